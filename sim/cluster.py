@@ -1,0 +1,62 @@
+"""Requests arrive, a router picks a replica, engines serve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import simpy
+
+from sim.engine import Engine
+from sim.moment import Kind, Moment
+from sim.request import Request
+
+Router = Callable[[list[Engine], Request], Engine]
+
+
+class RoundRobin:
+    """One replica after the other, blind to their load."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def __call__(self, engines: list[Engine], request: Request) -> Engine:
+        engine = engines[self._next % len(engines)]
+        self._next += 1
+        return engine
+
+
+class LeastOutstanding:
+    """The replica with the fewest unanswered requests; the first among equals."""
+
+    def __call__(self, engines: list[Engine], request: Request) -> Engine:
+        return min(engines, key=lambda engine: engine.outstanding)
+
+
+class Cluster:
+    """Feeds a stream of requests, sorted by arrival, to its engines."""
+
+    def __init__(self, env: simpy.Environment, engines: list[Engine], *, router: Router) -> None:
+        self.engines = engines
+        self.arrived = 0
+        self._env = env
+        self._router = router
+        self._requests: Iterator[Request] = iter(())
+
+    def serve(self, requests: Iterable[Request]) -> None:
+        """Run until every request is answered or refused."""
+        self._requests = iter(requests)
+        self._await(next(self._requests, None))
+        self._env.run()
+
+    def _await(self, request: Request | None) -> None:
+        if request is not None:
+            at_ns = request.arrival_ns
+            Moment(self._env, at_ns, lambda: self._deliver(request), kind=Kind.ARRIVAL)
+
+    def _deliver(self, request: Request | None) -> None:
+        """Hand over every request of this instant; wait for the next."""
+        while request is not None and request.arrival_ns == self._env.now:
+            self._router(self.engines, request).submit(request, index=self.arrived)
+            self.arrived += 1
+            request = next(self._requests, None)
+        self._await(request)

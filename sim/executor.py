@@ -1,0 +1,24 @@
+"""Who runs a plan: the latency model's arithmetic, or real kernels. Only time differs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sim.latency import LatencyModel, Nanoseconds
+from sim.plan import Plan
+
+
+class Executor(Protocol):
+    def run(self, plan: Plan, k: int) -> Nanoseconds:
+        """Run the plan k times; nanoseconds of each, int64[k]."""
+        ...
+
+
+class Simulated:
+    """Runs nothing, and says how long it would have taken."""
+
+    def __init__(self, latency: LatencyModel) -> None:
+        self.latency = latency
+
+    def run(self, plan: Plan, k: int) -> Nanoseconds:
+        return self.latency.durations(plan, k)

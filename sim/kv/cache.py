@@ -1,0 +1,97 @@
+"""What a scheduler asks of a KV cache. Full is an answer, not an exception."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+from sim.plan import Copy, Departure
+from sim.request import Sequence
+
+
+class Hit(NamedTuple):
+    """The part of a waiting sequence that is in the cache already."""
+
+    blocks: list[int]
+    tokens: int
+    idle: int
+    """Blocks of it that nobody holds: taking them uses up free blocks all the same."""
+
+
+NO_HIT = Hit([], 0, 0)
+
+
+class KVCache(Protocol):
+    """Room for computed tokens, by sequence. `check_kv_cache` tests an implementation.
+
+    A sequence is *in* the cache from `admit` (or `fork`) to `release`. The cache writes
+    `blocks`, `published` and `names` of a sequence, and nothing else of it.
+    """
+
+    block_size: int
+
+    @property
+    def num_blocks(self) -> int:
+        """All blocks of the pool, the null block included."""
+        ...
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that can be had without taking one from a sequence."""
+        ...
+
+    @property
+    def idle_blocks(self) -> int:
+        """Those free blocks whose content can still be found."""
+        ...
+
+    @property
+    def evicted_blocks(self) -> int:
+        """How many blocks lost findable content to a new holder, so far."""
+        ...
+
+    def match(self, sequence: Sequence) -> Hit:
+        """What of a sequence outside the cache is there already; one token is always left
+        to compute. Does not modify."""
+        ...
+
+    def has_room(self, tokens: int, *, hit: Hit, spare_blocks: int = 0) -> bool:
+        """Would `tokens` tokens that begin with `hit` fit and leave `spare_blocks` free?"""
+        ...
+
+    def admit(self, sequence: Sequence, hit: Hit) -> int:
+        """Let a sequence in, with the blocks of its hit. Returns how many of them were idle."""
+        ...
+
+    def grow(self, sequence: Sequence, n: int) -> bool:
+        """Make room for the next n tokens after `sequence.computed`, and let others find
+        the blocks this fills. False, and nothing has changed, where blocks are short."""
+        ...
+
+    def extend_by(self, sequences: Iterable[Sequence], k: int) -> None:
+        """Grow each by k tokens in k steps: every sequence, in order, by one token, k times.
+
+        The caller has made sure that it fits.
+        """
+        ...
+
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """Let `child` in, sharing every block of `parent`; its computed tokens are the
+        parent's. Whoever writes first into a block that both hold copies it."""
+        ...
+
+    def release(self, sequence: Sequence) -> Departure:
+        """Let a sequence go: it holds nothing afterwards."""
+        ...
+
+    def take_copies(self) -> list[Copy]:
+        """Block copies due before the next step, each reported once."""
+        ...
+
+    def translate(self, sequence: Sequence, position: int) -> tuple[int, int]:
+        """Physical (block, offset) of a token that has room. IndexError where it has none."""
+        ...
+
+    def check(self) -> None:
+        """Raise AssertionError where the books do not balance. Slow."""
+        ...

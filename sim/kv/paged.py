@@ -1,0 +1,127 @@
+"""Paged KV cache: blocks on demand, shared by forks, copied on write.
+
+Kwon et al., "Efficient Memory Management for Large Language Model Serving with
+PagedAttention", SOSP 2023; block ids as vLLM V1 hands them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sim.kv.cache import NO_HIT, Hit
+from sim.kv.pool import FreeOrder, Pool
+from sim.plan import Copy, Departure
+from sim.request import Sequence
+
+
+class Paged:
+    """Each sequence holds just the blocks that its computed tokens need::
+
+    block table      [ 7 | 3 | 9 ]           block size 4
+    tokens            0123 4567 89..         10 computed, the next goes to block 9
+    """
+
+    def __init__(
+        self, num_blocks: int, *, block_size: int, free_order: FreeOrder = "unkeyed_first"
+    ) -> None:
+        self.block_size = block_size
+        self.pool = Pool(num_blocks, free_order=free_order)
+        self._members: set[Sequence] = set()
+        self._forked: set[Sequence] = set()
+        """Sequences whose last, partly filled block may be shared."""
+        self._copies: list[Copy] = []
+
+    @property
+    def num_blocks(self) -> int:
+        return self.pool.num_blocks
+
+    @property
+    def free_blocks(self) -> int:
+        return self.pool.free
+
+    @property
+    def idle_blocks(self) -> int:
+        return self.pool.idle_cached
+
+    @property
+    def evicted_blocks(self) -> int:
+        return self.pool.evicted
+
+    def match(self, sequence: Sequence) -> Hit:
+        return NO_HIT
+
+    def has_room(self, tokens: int, *, hit: Hit, spare_blocks: int = 0) -> bool:
+        new = self._blocks_for(tokens) - len(hit.blocks)
+        return new + hit.idle + spare_blocks <= self.pool.free
+
+    def admit(self, sequence: Sequence, hit: Hit) -> int:
+        self._members.add(sequence)
+        sequence.blocks = list(hit.blocks)
+        return self.pool.hold(hit.blocks)
+
+    def grow(self, sequence: Sequence, n: int) -> bool:
+        missing = self._blocks_for(sequence.computed + n) - len(sequence.blocks)
+        writes_shared = sequence in self._forked and self._shares_last(sequence)
+        if missing + writes_shared > self.pool.free:
+            return False
+        if writes_shared:
+            self._copy_last(sequence)
+        if missing > 0:
+            sequence.blocks += self.pool.take(missing)
+        return True
+
+    def extend_by(self, sequences: Iterable[Sequence], k: int) -> None:
+        members = list(sequences)
+        for _ in range(k):
+            for sequence in members:
+                self.grow(sequence, 1)
+                sequence.computed += 1
+
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        self._members.add(child)
+        child.blocks = list(parent.blocks)
+        child.computed = parent.computed
+        child.published = parent.published
+        self.pool.hold(child.blocks)
+        self._forked |= {parent, child}
+
+    def release(self, sequence: Sequence) -> Departure:
+        blocks, sequence.blocks, sequence.published = sequence.blocks, [], 0
+        self._members.discard(sequence)
+        self._forked.discard(sequence)
+        still_held = self.pool.release(blocks)
+        return Departure(sequence, sequence.computed, blocks, still_held)
+
+    def take_copies(self) -> list[Copy]:
+        copies, self._copies = self._copies, []
+        return copies
+
+    def translate(self, sequence: Sequence, position: int) -> tuple[int, int]:
+        index, offset = divmod(position, self.block_size)
+        return sequence.blocks[index], offset
+
+    def check(self) -> None:
+        self.pool.check()
+        holders: dict[int, int] = {}
+        for sequence in self._members:
+            assert len(sequence.blocks) >= self._blocks_for(sequence.computed), sequence.id
+            for block in sequence.blocks:
+                holders[block] = holders.get(block, 0) + 1
+        for block in range(1, self.pool.num_blocks):
+            assert self.pool.holders(block) == holders.get(block, 0), f"holders of block {block}"
+
+    def _blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.block_size)
+
+    def _shares_last(self, sequence: Sequence) -> bool:
+        """Is the next token's block partly filled, and held by others too?"""
+        index, offset = divmod(sequence.computed, self.block_size)
+        return offset > 0 and self.pool.holders(sequence.blocks[index]) > 1
+
+    def _copy_last(self, sequence: Sequence) -> None:
+        index = sequence.computed // self.block_size
+        shared = sequence.blocks[index]
+        (own,) = self.pool.take(1)
+        self.pool.release([shared])
+        sequence.blocks[index] = own
+        self._copies.append(Copy(shared, own))

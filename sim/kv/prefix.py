@@ -1,0 +1,49 @@
+"""Prefix caching: full blocks stay findable by content, in use or idle."""
+
+from __future__ import annotations
+
+from sim.kv.cache import Hit
+from sim.kv.names import Names
+from sim.kv.paged import Paged
+from sim.kv.pool import FreeOrder
+from sim.request import Sequence
+
+
+class PrefixCached(Paged):
+    """A paged cache whose full blocks are named after their whole prefix (vLLM V1).
+
+    Blocks are published when they are *scheduled*, before they are computed, so a sequence
+    admitted later in the same step already shares them. Answers are published like prompts.
+    """
+
+    def __init__(
+        self, num_blocks: int, *, block_size: int, free_order: FreeOrder = "unkeyed_first"
+    ) -> None:
+        super().__init__(num_blocks, block_size=block_size, free_order=free_order)
+        self._names = Names(block_size)
+
+    def match(self, sequence: Sequence) -> Hit:
+        # The last token is always computed, since its logits give the next one: a prompt
+        # of whole blocks misses its last block.
+        most = (sequence.num_tokens - 1) // self.block_size
+        blocks = self.pool.lookup(self._keys(sequence, 0, most))
+        return Hit(blocks, len(blocks) * self.block_size, self.pool.idle(blocks))
+
+    def admit(self, sequence: Sequence, hit: Hit) -> int:
+        sequence.published = len(hit.blocks)
+        return super().admit(sequence, hit)
+
+    def grow(self, sequence: Sequence, n: int) -> bool:
+        if not super().grow(sequence, n):
+            return False
+        full = (sequence.computed + n) // self.block_size
+        if full > sequence.published:
+            new = slice(sequence.published, full)
+            self.pool.publish(sequence.blocks[new], self._keys(sequence, new.start, new.stop))
+            sequence.published = full
+        return True
+
+    def _keys(self, sequence: Sequence, start: int, stop: int) -> list[int]:
+        if sequence.names is None:
+            sequence.names = self._names.chain(sequence.prompt, sequence.output_stream)
+        return sequence.names.upto(stop)[start:stop]

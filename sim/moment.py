@@ -1,0 +1,42 @@
+"""Events at one instant, in an order that is stated rather than accidental.
+
+SimPy breaks ties by insertion. Here: arrivals first, then step ends, then the wake-ups of
+idle engines, and among equals the lower replica. So a request that arrives exactly when a
+step ends is seen by the next one, and a burst does not wake an engine after its first member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+
+import simpy
+
+
+class Kind(IntEnum):
+    ARRIVAL = 0
+    STEP_END = 1
+    WAKE_UP = 2
+
+
+_REPLICAS = 1 << 20
+
+
+class Moment(simpy.Event):
+    """Calls `action` at `at_ns`, which must not lie in the past."""
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        at_ns: int,
+        action: Callable[[], None],
+        *,
+        kind: Kind,
+        replica: int = 0,
+    ) -> None:
+        super().__init__(env)
+        self._ok = True
+        self._value = None
+        self.callbacks = [lambda _: action()]
+        priority = kind * _REPLICAS + replica
+        env.schedule(self, priority=priority, delay=at_ns - env.now)  # type: ignore[arg-type]

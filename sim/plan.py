@@ -1,0 +1,154 @@
+"""A plan: what one step computes. Plain data; whoever runs it needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from sim.request import Sequence
+
+
+class Limit(IntEnum):
+    """What closed a step, in the order in which it is tested.
+
+    The order makes the label independent of who happens to be waiting behind the head,
+    so it can only change where the plan itself does (or when the queue was empty).
+    """
+
+    NONE = 0
+    """Nobody was left waiting: more work would have been admitted."""
+    SEATS = 1
+    """max_num_seqs sequences are running."""
+    TOKENS = 2
+    """max_num_batched_tokens are scheduled, or (chunking off) the head's prompt exceeds the rest."""
+    BLOCKS = 3
+    """Too few free KV blocks: for the head's next chunk, or a running sequence was preempted."""
+    GATE = 4
+    """The head's chunk would fit, but not its whole sequence plus the watermark."""
+
+
+class Chunk(NamedTuple):
+    """Several tokens of one sequence (or the single one that is not a plain decode)."""
+
+    sequence: Sequence
+    computed_before: int
+    n: int
+
+
+class Admission(NamedTuple):
+    """A sequence that entered the running list in this step."""
+
+    sequence: Sequence
+    hit_tokens: int
+    """Tokens found in the prefix cache: computed_before of its first chunk."""
+    woken_blocks: int
+    """Hit blocks that nobody held; the other hit blocks are shared with their holders."""
+    resumed: bool
+    """True where a preemption had sent it back to the queue."""
+
+
+class Departure(NamedTuple):
+    """A sequence that gave its blocks back, by preemption or because it finished."""
+
+    sequence: Sequence
+    computed: int
+    """Tokens it held in the cache when it left."""
+    blocks: list[int]
+    """The block table it gave back."""
+    shared_blocks: int
+    """How many of these blocks others go on holding."""
+
+
+class Copy(NamedTuple):
+    """One block to copy before the step runs (copy on write)."""
+
+    source: int
+    target: int
+
+
+class Decodes(Protocol):
+    """The sequences that compute one token each, in admission order.
+
+    A live view of the scheduler's decode group: valid until the next schedule().
+    """
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Sequence]: ...
+
+    @property
+    def context_sum(self) -> int:
+        """Tokens attended to by all of them in this step, each one's new token included."""
+        ...
+
+    @property
+    def context_max(self) -> int:
+        """The longest of these contexts; 0 for an empty group."""
+        ...
+
+
+class DecodeList:
+    """Decodes gathered one by one: what a scheduler that walks its running list uses."""
+
+    __slots__ = ("_members", "context_sum")
+
+    def __init__(self) -> None:
+        self._members: dict[Sequence, int] = {}
+        self.context_sum = 0
+
+    def add(self, sequence: Sequence, *, context: int) -> None:
+        self._members[sequence] = context
+        self.context_sum += context
+
+    def withdraw(self, sequence: Sequence) -> bool:
+        """Take a member out again; False if it was none."""
+        context = self._members.pop(sequence, None)
+        if context is None:
+            return False
+        self.context_sum -= context
+        return True
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self._members)
+
+    @property
+    def context_max(self) -> int:
+        return max(self._members.values(), default=0)
+
+
+@dataclass(slots=True)
+class Plan:
+    """One step's work, in admission order within each part.
+
+    `chunks` holds every row that is not a one-token decode; `decodes` is the decode group.
+    What happened on the way to this plan stands beside them: who was preempted, who was
+    admitted, and what kept the rest out.
+    """
+
+    decodes: Decodes
+    step: int = 0
+    """Number of the step on its replica, counted from 0."""
+    chunks: list[Chunk] = field(default_factory=list)
+    copies: list[Copy] = field(default_factory=list)
+    preempted: list[Departure] = field(default_factory=list)
+    admitted: list[Admission] = field(default_factory=list)
+    limit: Limit = Limit.NONE
+    refused: Sequence | None = None
+    """The head of the queue, where it was looked at and found no room."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.chunks and not len(self.decodes)
+
+    def rows(self) -> list[Chunk]:
+        """All rows in admission order, decodes written as chunks of one token.
+
+        To be asked after schedule(), whose tokens count as computed already.
+        """
+        decodes = (Chunk(seq, seq.computed - 1, 1) for seq in self.decodes)
+        return sorted((*self.chunks, *decodes), key=lambda row: row.sequence.admission)

@@ -1,0 +1,255 @@
+"""Writes down what happens on one replica, as it happens."""
+
+from __future__ import annotations
+
+from sim.latency import LatencyModel
+from sim.memory import MemoryBook, Slots
+from sim.plan import Departure, Plan
+from sim.record import Event, Records, Table
+from sim.request import Request, Sequence
+from sim.scheduling.face import Scheduler
+from sim.ttft import Ttft, TtftBook
+
+CHECK_EVERY_STEPS = 1000
+
+
+class _Progress:
+    """What a request's row will say, as far as it is known."""
+
+    __slots__ = ("admit_ns", "first_token_ns", "hit_tokens", "segment_from", "ttft", "wanted")
+
+    def __init__(self, wanted_tokens: int) -> None:
+        self.wanted = wanted_tokens
+        self.admit_ns = 0
+        self.first_token_ns = 0
+        self.hit_tokens = 0
+        self.segment_from: int | None = None
+        """The step that gave the first token since its latest admission."""
+        self.ttft: Ttft | None = None
+
+
+class _StepRow:
+    """A row of `steps` and its twin in `memory`, while it grows."""
+
+    def __init__(self, plan: Plan, replica: int, scheduler: Scheduler, now_ns: int) -> None:
+        self.first_step = plan.step
+        self.steps = 0
+        self.finished = 0
+        self.evicted_blocks = 0
+        self._replica = replica
+        self._start_ns = now_ns
+        self._end_ns = now_ns
+        self._limit = plan.limit
+        self._running = len(scheduler.running)
+        self._waiting = scheduler.num_waiting
+        self._decodes = len(plan.decodes)
+        self._decode_context = plan.decodes.context_sum
+        self._chunks = len(plan.chunks)
+        self._chunk_tokens = sum(chunk.n for chunk in plan.chunks)
+        self._admitted = len(plan.admitted)
+        self._hit_tokens = sum(admission.hit_tokens for admission in plan.admitted)
+        self._preempted = len(plan.preempted)
+        self._copied = len(plan.copies)
+        self._first: Slots | None = None
+        self._last: Slots | None = None
+
+    def goes_on_with(self, plan: Plan) -> bool:
+        """Is the plan more of the same?"""
+        return not (
+            self.finished
+            or self._chunks
+            or self._admitted
+            or self._preempted
+            or plan.chunks
+            or plan.admitted
+            or plan.preempted
+            or plan.limit != self._limit
+            or len(plan.decodes) != self._decodes
+        )
+
+    def ran(self, first: Slots, last: Slots, steps: int, end_ns: int) -> None:
+        """So many steps more have run; slots during the first and the last of them."""
+        if self._first is None:
+            self._first = first
+        self._last = last
+        self.steps += steps
+        self._end_ns = end_ns
+
+    def write(self, steps: Table, memory: Table) -> None:
+        assert self._first is not None and self._last is not None
+        steps.append(
+            (
+                self._replica,
+                self.first_step,
+                self.steps,
+                self._start_ns,
+                self._end_ns,
+                self._limit,
+                self._running,
+                self._waiting,
+                self._decodes,
+                self._decode_context,
+                self._chunks,
+                self._chunk_tokens,
+                self._admitted,
+                self._hit_tokens,
+                self._preempted,
+                self.finished,
+                self._copied,
+                self.evicted_blocks,
+            )
+        )
+        memory.append((self._replica, self.first_step, *self._first, *self._last))
+
+
+class Recorder:
+    """An observer that fills `Records`.
+
+    `front_end_ns` is the constant time a request spends outside the engine before its first
+    token (HTTP, tokenizer); it is added to TTFT and shown as host time. Counters are checked
+    against a full recount every `check_every` steps.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        *,
+        scheduler: Scheduler,
+        latency: LatencyModel,
+        replica: int = 0,
+        front_end_ns: int = 0,
+        check_every: int = CHECK_EVERY_STEPS,
+    ) -> None:
+        self.records = records
+        self.memory = MemoryBook(scheduler.kv)
+        self._ttft = TtftBook(latency)
+        self._latency = latency
+        self._scheduler = scheduler
+        self._replica = replica
+        self._front_end_ns = front_end_ns
+        self._check_every = check_every
+        self._progress: dict[Sequence, _Progress] = {}
+        self._tables = records.tables
+        self._row: _StepRow | None = None
+        self._evicted = 0
+        self._slot_ns = [0] * len(Slots._fields)
+        records.slot_ns.append(self._slot_ns)
+
+    def arrived(
+        self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
+    ) -> None:
+        self._progress[sequence] = _Progress(request.output_tokens)
+        self._ttft.arrived(sequence, now_ns)
+        self.memory.arrived(sequence, answer_tokens)
+
+    def refused(self, request: Request, reason: str, now_ns: int) -> None:
+        self.records.refused.append((request, reason))
+
+    def began(self, plan: Plan, now_ns: int) -> None:
+        self._ttft.began(plan, now_ns)
+        self.memory.began(plan)
+        for sequence, computed, _, _ in plan.preempted:
+            self._note(plan.step, Event.PREEMPT, sequence, computed)
+            self._close_segment(sequence, plan.step)
+        for sequence, hit_tokens, _, resumed in plan.admitted:
+            if resumed:
+                self._note(plan.step, Event.RESUME, sequence, hit_tokens)
+            else:
+                self._note(plan.step, Event.ADMIT, sequence, hit_tokens)
+                progress = self._progress[sequence]
+                progress.admit_ns = now_ns
+                progress.hit_tokens = hit_tokens
+        row = self._row
+        if row is None or not row.goes_on_with(plan):
+            self._flush()
+            self._row = _StepRow(plan, self._replica, self._scheduler, now_ns)
+
+    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int]) -> None:
+        (end_ns,) = ends_ns
+        self._tables["step_ends"].append((self._replica, plan.step, end_ns))
+        slots = self.memory.ran(plan)
+        for part, value in enumerate(slots):
+            self._slot_ns[part] += value * (end_ns - start_ns)
+        assert self._row is not None
+        self._row.ran(slots, slots, 1, end_ns)
+        evicted, self._evicted = self._evicted, self._scheduler.kv.evicted_blocks
+        self._row.evicted_blocks += self._evicted - evicted
+        for sequence, ttft in self._ttft.ran(plan, start_ns, ends_ns):
+            ttft.host += self._front_end_ns
+            progress = self._progress[sequence]
+            progress.ttft = ttft
+            progress.first_token_ns = end_ns
+        for sequence, computed_before, n in plan.chunks:
+            alone_ns = int(self._latency.alone(computed_before, n)[0])
+            self._tables["chunks"].append(
+                (self._replica, plan.step, sequence.index, computed_before, n, alone_ns)
+            )
+            if sequence.computed == sequence.num_tokens:
+                self._progress[sequence].segment_from = plan.step
+        if (plan.step + 1) % self._check_every == 0:
+            self.check()
+
+    def ended(self, departures: list[Departure], now_ns: int) -> None:
+        assert self._row is not None
+        self._row.finished = len(departures)
+        self.memory.ended(departures)
+        for departure in departures:
+            self._finish(departure.sequence, now_ns)
+
+    def close(self) -> None:
+        """The run is over: write the row still open, and check the books once more."""
+        self._flush()
+        self.check()
+        assert not self._progress, f"{len(self._progress)} requests were never answered"
+
+    def check(self) -> None:
+        self._scheduler.check()
+        self.memory.check(self._scheduler.running)
+
+    def _note(self, step: int, event: Event, sequence: Sequence, tokens: int) -> None:
+        self._tables["events"].append((self._replica, step, event, sequence.index, tokens))
+
+    def _close_segment(self, sequence: Sequence, end_step: int) -> None:
+        """The request, if it was giving tokens, gave one in each step before `end_step`."""
+        progress = self._progress[sequence]
+        first, progress.segment_from = progress.segment_from, None
+        if first is not None:
+            self._tables["segments"].append(
+                (self._replica, sequence.index, first, end_step - first)
+            )
+
+    def _finish(self, sequence: Sequence, now_ns: int) -> None:
+        assert self._row is not None
+        last_step = self._row.first_step + self._row.steps - 1
+        self._note(last_step, Event.FINISH, sequence, sequence.generated)
+        self._close_segment(sequence, last_step + 1)
+        progress = self._progress.pop(sequence)
+        ttft = progress.ttft
+        assert ttft is not None
+        self._tables["requests"].append(
+            (
+                sequence.index,
+                self._replica,
+                sequence.arrival_ns,
+                progress.admit_ns,
+                progress.first_token_ns,
+                now_ns,
+                sequence.prompt_tokens,
+                sequence.generated,
+                progress.wanted,
+                progress.hit_tokens,
+                sequence.preemptions,
+                sequence.priority,
+                progress.first_token_ns - sequence.arrival_ns + self._front_end_ns,
+                *ttft.parts(),
+                ttft.saved_by_prefix,
+            )
+        )
+        self.records.ids.append(sequence.id)
+        self.records.tenants.append(sequence.tenant)
+        self.records.sessions.append(sequence.session)
+
+    def _flush(self) -> None:
+        if self._row is not None:
+            self._row.write(self._tables["steps"], self._tables["memory"])
+            self._row = None

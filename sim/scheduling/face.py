@@ -1,0 +1,53 @@
+"""What the engine asks of a scheduler. `check_scheduler` tests an implementation."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sim.kv.cache import KVCache
+from sim.plan import Departure, Plan
+from sim.request import Sequence
+
+
+class Scheduler(Protocol):
+    """Decides what each step computes. Owns the queue, the running list and the cache.
+
+    The engine's turn is: `schedule`, run the plan, `commit`; arrivals come in between
+    through `add`. A scheduler reads no clock: it is given `now_ns`.
+    """
+
+    kv: KVCache
+    running: list[Sequence]
+
+    @property
+    def has_work(self) -> bool:
+        """Is anyone waiting or running?"""
+        ...
+
+    @property
+    def num_waiting(self) -> int: ...
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a request that has arrived."""
+        ...
+
+    def schedule(self, now_ns: int) -> Plan:
+        """Decide the next step; its tokens count as computed, its blocks are taken and
+        published from here on. An empty plan means that nobody can run."""
+        ...
+
+    def stable_for(self, plan: Plan) -> tuple[int, int | None, bool]:
+        """(steps, until_ns, cut_on_arrival): the plan would be decided again, unchanged, for
+        so many steps (this one included), while steps start before `until_ns` (None: for
+        ever), and, if the flag is set, until a request arrives. (1, None, True) promises
+        nothing and is always right."""
+        ...
+
+    def commit(self, plan: Plan, k: int, ended: list[Sequence]) -> list[Departure]:
+        """Append the tokens of a plan that ran k times, and let go of the `ended`
+        sequences, in that order."""
+        ...
+
+    def check(self) -> None:
+        """Raise AssertionError where the books do not balance. Slow."""
+        ...

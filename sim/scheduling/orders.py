@@ -1,0 +1,89 @@
+"""Who is served first, and who gives way first: vLLM's two scheduling policies."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import Protocol
+
+from sim.request import Sequence
+
+
+class Order(Protocol):
+    """The waiting queue, and the choice of a victim when blocks run short."""
+
+    def __len__(self) -> int: ...
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a new arrival."""
+        ...
+
+    def add_preempted(self, sequence: Sequence) -> None:
+        """Queue a sequence that had to give way."""
+        ...
+
+    def head(self) -> Sequence | None:
+        """Who is next; None when nobody waits."""
+        ...
+
+    def pop(self) -> Sequence:
+        """Remove and return the head. IndexError when nobody waits."""
+        ...
+
+    def victim(self, running: list[Sequence]) -> int:
+        """Index of the running sequence to preempt."""
+        ...
+
+
+class Fcfs:
+    """First come, first served; the latest admitted gives way and resumes first."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Sequence] = deque()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def add(self, sequence: Sequence) -> None:
+        self._queue.append(sequence)
+
+    def add_preempted(self, sequence: Sequence) -> None:
+        self._queue.appendleft(sequence)
+
+    def head(self) -> Sequence | None:
+        return self._queue[0] if self._queue else None
+
+    def pop(self) -> Sequence:
+        return self._queue.popleft()
+
+    def victim(self, running: list[Sequence]) -> int:
+        return len(running) - 1
+
+
+class Priority:
+    """The lowest priority value first, then the earliest arrival, then the id.
+
+    The victim is the running sequence with the highest (priority, arrival), the first in
+    the running list among equals: there the id does not count.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, str, Sequence]] = []
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, sequence: Sequence) -> None:
+        key = (sequence.priority, sequence.arrival_ns, sequence.id, sequence)
+        heapq.heappush(self._heap, key)
+
+    add_preempted = add
+
+    def head(self) -> Sequence | None:
+        return self._heap[0][-1] if self._heap else None
+
+    def pop(self) -> Sequence:
+        return heapq.heappop(self._heap)[-1]
+
+    def victim(self, running: list[Sequence]) -> int:
+        return max(range(len(running)), key=lambda i: (running[i].priority, running[i].arrival_ns))

@@ -1,0 +1,217 @@
+"""vLLM V1's scheduler, synchronous: who computes how many tokens in the next step.
+
+Matches vLLM 0.33 decision for decision, physical block ids included (docs/reference/
+vllm-rules.md says what older versions did otherwise; `python -m experiments.conformance`
+compares with recorded runs). Sequences never outgrow max_model_len: the engine rejects
+longer prompts and ends answers there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+
+from sim.kv.cache import Hit, KVCache
+from sim.plan import Admission, Chunk, DecodeList, Departure, Limit, Plan
+from sim.request import Sequence
+from sim.scheduling.orders import Order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """vLLM's options of the same names; tokens and sequences."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: int = 0
+    """Most tokens of one sequence per step while there are others; 0 for no such cap."""
+    long_prefill_exempts_lone: bool = True
+    """The threshold is off while a request is alone (vLLM 0.33); else it always holds."""
+    scheduler_reserve_full_isl: bool = True
+    """Admit a sequence only if all its known tokens would fit, not just its first chunk."""
+    watermark_blocks: int = 0
+    """Blocks an admission must leave free while others run: watermark x num_gpu_blocks."""
+
+
+class VllmScheduler:
+    """Running sequences first, in order of admission; then the queue, head by head.
+
+    There is no prefill phase and no decode phase: in each step each sequence is given
+    tokens so that its computed tokens catch up with the tokens it has.
+    """
+
+    def __init__(self, *, kv: KVCache, order: Order, limits: Limits) -> None:
+        self.kv = kv
+        self.order = order
+        self.limits = limits
+        self.running: list[Sequence] = []
+        self._admissions = count()
+
+    # --- the four verbs of the engine
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a request that has arrived."""
+        self.order.add(sequence)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running) or len(self.order) > 0
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self.order)
+
+    def schedule(self, now_ns: int) -> Plan:
+        """Decide the next step. Its tokens count as computed from here on."""
+        decodes = DecodeList()
+        plan = Plan(decodes=decodes)
+        cap = self._cap()
+        budget = self._continue_running(plan, decodes, cap)
+        plan.limit = self._admit_waiting(plan, cap, budget)
+        plan.copies = self.kv.take_copies()
+        for sequence, _, n in plan.chunks:
+            sequence.computed += n
+        for sequence in decodes:
+            sequence.computed += 1
+        return plan
+
+    def stable_for(self, plan: Plan) -> tuple[int, int | None, bool]:
+        """For how many steps, and until when, the plan would be decided again unchanged,
+        and whether an arrival ends that. Here: for one step; the walk promises no more."""
+        return 1, None, True
+
+    def commit(self, plan: Plan, k: int, ended: list[Sequence]) -> list[Departure]:
+        """Take note that the plan ran k times and gave its tokens.
+
+        `ended` are the sequences whose answers ended with these tokens, in the order of
+        the plan's rows; they are let go. The last token of an answer is never computed.
+        """
+        for sequence, _, _ in plan.chunks:
+            if sequence.computed == sequence.num_tokens:
+                sequence.generated += 1
+                sequence.decoding = True
+        for sequence in plan.decodes:
+            sequence.generated += k
+        if not ended:
+            return []
+        gone = set(ended)
+        self.running = [sequence for sequence in self.running if sequence not in gone]
+        return [self.kv.release(sequence) for sequence in ended]
+
+    # --- running sequences
+
+    def _continue_running(self, plan: Plan, decodes: DecodeList, cap: int) -> int:
+        """Give every running sequence its tokens while the budget lasts; returns the rest.
+
+        Where blocks are short, sequences are preempted until it fits. A sequence that has
+        to give way itself is simply gone from the list, and the walk goes on behind it.
+        """
+        running = self.running
+        budget = self.limits.max_num_batched_tokens
+        index = 0
+        while index < len(running) and budget > 0:
+            sequence = running[index]
+            n = min(sequence.num_tokens - sequence.computed, cap, budget)
+            fits = self.kv.grow(sequence, n)
+            while not fits:
+                at = self.order.victim(running)
+                victim = running.pop(at)
+                index -= at < index
+                budget += _withdraw(victim, plan, decodes)
+                plan.preempted.append(self._preempt(victim))
+                if victim is sequence:
+                    break
+                fits = self.kv.grow(sequence, n)
+            if fits:
+                if sequence.decoding:
+                    decodes.add(sequence, context=sequence.num_tokens)
+                else:
+                    plan.chunks.append(Chunk(sequence, sequence.computed, n))
+                budget -= n
+                index += 1
+        return budget
+
+    def _preempt(self, victim: Sequence) -> Departure:
+        """Recompute: all its blocks go back, its tokens stay, it queues to be computed anew."""
+        departure = self.kv.release(victim)
+        victim.computed = 0
+        victim.decoding = False
+        victim.preemptions += 1
+        self.order.add_preempted(victim)
+        return departure
+
+    # --- waiting sequences
+
+    def _admit_waiting(self, plan: Plan, cap: int, budget: int) -> Limit:
+        """Admit heads of the queue until one finds no room; returns what closed the step.
+
+        Nobody overtakes a refused head, and a step that preempted admits nobody.
+        """
+        if plan.preempted:
+            return Limit.BLOCKS
+        limits, running = self.limits, self.running
+        while True:
+            if budget == 0:
+                return Limit.TOKENS
+            if len(running) == limits.max_num_seqs:
+                return Limit.SEATS
+            head = self.order.head()
+            if head is None:
+                return Limit.NONE
+            plan.refused = head
+            hit = self.kv.match(head)
+            n = min(head.num_tokens - hit.tokens, cap)
+            if n > budget and not limits.enable_chunked_prefill:
+                return Limit.TOKENS
+            n = min(n, budget)
+            if not self.kv.has_room(hit.tokens + n, hit=hit):
+                return Limit.BLOCKS
+            at_least = head.num_tokens if limits.scheduler_reserve_full_isl else hit.tokens + n
+            spare = limits.watermark_blocks if running else 0
+            if not self.kv.has_room(at_least, hit=hit, spare_blocks=spare):
+                return Limit.GATE
+            plan.refused = None
+            self._admit(self.order.pop(), hit, plan)
+            self.kv.grow(head, n)
+            plan.chunks.append(Chunk(head, hit.tokens, n))
+            budget -= n
+
+    def _admit(self, head: Sequence, hit: Hit, plan: Plan) -> None:
+        woken = self.kv.admit(head, hit)
+        head.computed = hit.tokens
+        head.admission = next(self._admissions)
+        self.running.append(head)
+        plan.admitted.append(Admission(head, hit.tokens, woken, head.preemptions > 0))
+
+    def _cap(self) -> int:
+        """Most tokens that one sequence may compute in this step."""
+        limits = self.limits
+        alone = len(self.running) + len(self.order) <= 1
+        if not limits.long_prefill_token_threshold or (alone and limits.long_prefill_exempts_lone):
+            return limits.max_num_batched_tokens
+        return limits.long_prefill_token_threshold
+
+    def check(self) -> None:
+        """Raise AssertionError where running list, cache and progress disagree. Slow."""
+        self.kv.check()
+        admissions = [sequence.admission for sequence in self.running]
+        assert admissions == sorted(set(admissions)), "running is not in admission order"
+        assert len(self.running) <= self.limits.max_num_seqs
+        for sequence in self.running:
+            assert 0 < sequence.computed <= sequence.num_tokens, sequence.id
+
+
+def _withdraw(victim: Sequence, plan: Plan, decodes: DecodeList) -> int:
+    """Take a victim's row out of the plan, if it has one; returns the tokens it frees.
+
+    Its blocks keep the keys they were given in this step although nothing will be computed:
+    vLLM's quirk, matched here.
+    """
+    if decodes.withdraw(victim):
+        return 1
+    for at, chunk in enumerate(plan.chunks):
+        if chunk.sequence is victim:
+            del plan.chunks[at]
+            return chunk.n
+    return 0
