@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from bisect import bisect_left
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import simpy
 
 from sim.executor import Executor
 from sim.moment import Kind, Moment
-from sim.plan import Departure, Plan
+from sim.plan import Departure, Plan, Take
 from sim.request import Request, Sequence
 from sim.scheduling.face import Scheduler
 from sim.world import World
+
+LONGEST_STRETCH = 1024
+"""Steps; bounds the work that an arrival can waste."""
 
 
 class Observer(Protocol):
@@ -27,8 +32,9 @@ class Observer(Protocol):
         """A plan was made, and starts to run."""
         ...
 
-    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int]) -> None:
-        """The plan has run once for each of these ends; nothing was let go yet."""
+    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: list[Take]) -> None:
+        """The plan has run, once for each of these ends, its decodes taking these blocks
+        after the first step; nothing was let go yet."""
         ...
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
@@ -37,7 +43,13 @@ class Observer(Protocol):
 
 
 class Engine:
-    """Steps through simulated time, one plan after another, idle while nobody is there."""
+    """Steps through simulated time, one plan after another, idle while nobody is there.
+
+    Where the scheduler promises that a plan would be decided again, its repetitions are run
+    as one stretch: one event at its end. An arrival that could change the decision cuts the
+    stretch at the first step end at or after it. What a stretch does is applied when it
+    ends, so a cut has nothing to undo.
+    """
 
     def __init__(
         self,
@@ -52,6 +64,7 @@ class Engine:
         self.scheduler = scheduler
         self.replica = replica
         self.steps = 0
+        self.decisions = 0
         self.outstanding = 0
         """Requests accepted and not yet answered: what a router may read."""
         self._env = env
@@ -59,6 +72,7 @@ class Engine:
         self._world = world
         self._observers = observers
         self._awake = False
+        self._stretch: _Stretch | None = None
 
     def submit(self, request: Request, *, index: int) -> None:
         """A request arrives now, as the index-th of the trace."""
@@ -78,38 +92,76 @@ class Engine:
         if not self._awake:
             self._awake = True
             Moment(self._env, now_ns, self._start, kind=Kind.WAKE_UP, replica=self.replica)
+        elif self._stretch is not None and self._stretch.cut_on_arrival:
+            self._cut(self._stretch, now_ns)
 
     def _start(self) -> None:
+        """Decide the next step, and see for how long the decision stands."""
         now_ns = int(self._env.now)
-        plan = self.scheduler.schedule(now_ns)
-        if plan.is_empty:
-            raise Stalled(self.replica, now_ns, self.scheduler)
+        scheduler = self.scheduler
+        plan = scheduler.schedule(now_ns)
+        if plan.is_empty and not plan.preempted:
+            raise Stalled(self.replica, now_ns, scheduler)
         plan.step = self.steps
+        self.decisions += 1
         for observer in self._observers:
             observer.began(plan, now_ns)
-        (duration_ns,) = self._executor.run(plan, 1).tolist()
+        k, until_ns, cut_on_arrival = scheduler.stable_for(plan)
+        if k > 1:
+            k = min(k, self._world.steps_left(plan), LONGEST_STRETCH)
+        ends_ns = (now_ns + np.cumsum(self._executor.run(plan, k))).tolist()
+        if until_ns is not None:
+            del ends_ns[1 + bisect_left(ends_ns, until_ns) :]
+        self._stretch = _Stretch(plan, now_ns, ends_ns, cut_on_arrival)
+        self._await_end(self._stretch)
+
+    def _cut(self, stretch: _Stretch, now_ns: int) -> None:
+        """End the stretch with the step that is running."""
+        steps = 1 + bisect_left(stretch.ends_ns, now_ns)
+        if steps < len(stretch.ends_ns):
+            self._stretch = _Stretch(stretch.plan, stretch.start_ns, stretch.ends_ns[:steps], False)
+            self._await_end(self._stretch)
+
+    def _await_end(self, stretch: _Stretch) -> None:
         Moment(
             self._env,
-            now_ns + duration_ns,
-            lambda: self._end(plan, now_ns),
+            stretch.ends_ns[-1],
+            lambda: self._end(stretch),
             kind=Kind.STEP_END,
             replica=self.replica,
         )
 
-    def _end(self, plan: Plan, start_ns: int) -> None:
-        now_ns = int(self._env.now)
-        self.steps += 1
+    def _end(self, stretch: _Stretch) -> None:
+        """The stretch is over, unless it was cut: then this event is stale."""
+        if stretch is not self._stretch:
+            return
+        self._stretch = None
+        plan, start_ns, ends_ns, _ = stretch
+        k = len(ends_ns)
+        now_ns = ends_ns[-1]
+        self.steps += k
+        takes = self.scheduler.extend_by(plan, k) if k > 1 else []
         for observer in self._observers:
-            observer.ran(plan, start_ns, [now_ns])
-        ended = self._world.ended(plan, 1)
+            observer.ran(plan, start_ns, ends_ns, takes)
+        ended = self._world.ended(plan, k)
         self.outstanding -= len(ended)
-        departures = self.scheduler.commit(plan, 1, ended)
-        for observer in self._observers:
-            observer.ended(departures, now_ns)
+        departures = self.scheduler.commit(plan, k, ended)
+        if departures:
+            for observer in self._observers:
+                observer.ended(departures, now_ns)
         if self.scheduler.has_work:
             self._start()
         else:
             self._awake = False
+
+
+class _Stretch(NamedTuple):
+    """A plan that runs once or several times over, and when each time ends."""
+
+    plan: Plan
+    start_ns: int
+    ends_ns: list[int]
+    cut_on_arrival: bool
 
 
 class Stalled(RuntimeError):
@@ -118,6 +170,6 @@ class Stalled(RuntimeError):
     def __init__(self, replica: int, now_ns: int, scheduler: Scheduler) -> None:
         super().__init__(
             f"replica {replica} stalled at {now_ns} ns: {scheduler.num_waiting} requests wait,"
-            f" {len(scheduler.running)} run, {scheduler.kv.free_blocks} blocks are free,"
+            f" {scheduler.num_running} run, {scheduler.kv.free_blocks} blocks are free,"
             f" and the scheduler plans nothing"
         )

@@ -3,7 +3,8 @@
     pool = used + reserved + internal + external + idle cached + free + null block
 
 taken during a step: its tokens count as computed, nothing it ends is freed yet. Kept by
-counters that change only with admissions, chunks, takes and departures; `check` recounts.
+counters that change only with admissions, chunks, takes and departures, and integrated
+change by change; `check` recounts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import heapq
 from typing import NamedTuple
 
 from sim.kv.cache import KVCache
-from sim.plan import Departure, Plan
+from sim.plan import Departure, Plan, Take
 from sim.request import Sequence
 
 
@@ -39,11 +40,15 @@ class Slots(NamedTuple):
 class _Tail:
     """How a sequence's last block will be left: `internal` slots of it never written."""
 
-    __slots__ = ("counted", "final_tokens", "gone", "internal")
+    __slots__ = ("before_last", "counted", "delay", "gone", "index", "internal")
 
-    def __init__(self, final_tokens: int, internal: int) -> None:
-        self.final_tokens = final_tokens
-        self.internal = internal
+    def __init__(self, sequence: Sequence, *, final_tokens: int, block_size: int) -> None:
+        self.index = sequence.index
+        self.before_last = (final_tokens - 1) // block_size * block_size
+        """Tokens in all blocks but the last."""
+        self.internal = -final_tokens % block_size
+        self.delay = 0
+        """Steps that left the sequence out since its last block was expected."""
         self.counted = False
         self.gone = False
 
@@ -52,10 +57,15 @@ class MemoryBook:
     """Counts the slots of one replica's pool."""
 
     def __init__(self, kv: KVCache) -> None:
+        self.slot_ns = [0] * len(Slots._fields)
+        """Each part of `Slots`, integrated over the time that steps ran."""
         self._kv = kv
         self._used = 0
         self._internal = 0
         self._savings = 0
+        self._held = 0
+        self._idle = 0
+        """Blocks with a holder, and idle cached ones, in the step last looked at."""
         self._final_tokens: dict[Sequence, int] = {}
         self._tails: dict[Sequence, _Tail] = {}
         self._last_block_at: list[tuple[int, int, _Tail]] = []
@@ -65,37 +75,76 @@ class MemoryBook:
         # The last token of an answer is never computed, so it needs no slot.
         self._final_tokens[sequence] = sequence.prompt_tokens + answer_tokens - 1
 
-    def began(self, plan: Plan) -> None:
-        """A plan was made: its victims have left, its newcomers hold their hits."""
+    def began(self, plan: Plan) -> Slots:
+        """A plan was made: its victims have left, its newcomers hold their hits, and its
+        tokens count as there. Returns the slots during its first step."""
         for departure in plan.preempted:
             self._left(departure)
         size = self._kv.block_size
         for sequence, hit_tokens, woken_blocks, _ in plan.admitted:
             self._used += woken_blocks * size
             self._savings += hit_tokens - woken_blocks * size
-            final_tokens = self._final_tokens[sequence]
-            self._tails[sequence] = _Tail(final_tokens, -final_tokens % size)
-
-    def ran(self, plan: Plan) -> Slots:
-        """The plan's step has run (once): its tokens are there."""
-        size = self._kv.block_size
+            self._tails[sequence] = _Tail(
+                sequence, final_tokens=self._final_tokens[sequence], block_size=size
+            )
         self._used += len(plan.decodes)
         for sequence, _, n in plan.chunks:
             self._used += n
             tail = self._tails[sequence]
-            if tail.counted:
-                continue
-            before_last = (tail.final_tokens - 1) // size * size
-            if sequence.computed > before_last:
-                self._take_last(tail)
-            elif sequence.computed == sequence.num_tokens:  # decodes from the next step on
-                at = plan.step + 1 + before_last - sequence.computed
-                heapq.heappush(self._last_block_at, (at, sequence.index, tail))
-        while self._last_block_at and self._last_block_at[0][0] <= plan.step:
-            tail = heapq.heappop(self._last_block_at)[-1]
-            if not tail.gone:
-                self._take_last(tail)
+            if not tail.counted and (
+                sequence.computed > tail.before_last or sequence.computed == sequence.num_tokens
+            ):
+                self._expect_last(tail, plan.step, tail.before_last + 1 - sequence.computed)
+        self._internal += self._last_blocks_taken(plan.step)
+        self._look()
         return self.slots()
+
+    def left_out(self, sequence: Sequence) -> None:
+        """A plan was made that gives a decoding sequence no token."""
+        self._tails[sequence].delay += 1
+
+    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: list[Take]) -> Slots:
+        """The plan has run; returns the slots during its last step."""
+        end_ns = ends_ns[-1]
+        for part, slots in enumerate(self.slots()):
+            self.slot_ns[part] += slots * (end_ns - start_ns)
+        if len(ends_ns) > 1:
+            self._repeat(plan, ends_ns, takes)
+        return self.slots()
+
+    def _repeat(self, plan: Plan, ends_ns: list[int], takes: list[Take]) -> None:
+        """Add what the steps after the first change: each change counts from the start of
+        its step to the end of the last one."""
+        size, steps, end_ns = self._kv.block_size, len(ends_ns), ends_ns[-1]
+        decodes = len(plan.decodes)
+        token_ns = decodes * (steps * end_ns - sum(ends_ns))
+        self._used += decodes * (steps - 1)
+        held_ns = idle_ns = free_ns = internal_ns = 0
+        for offset, blocks, idle_after in takes:
+            left_ns = end_ns - ends_ns[offset - 1]
+            lost = self._idle - idle_after
+            held_ns += blocks * left_ns
+            idle_ns -= lost * left_ns
+            free_ns -= (blocks - lost) * left_ns
+            self._held += blocks
+            self._idle = idle_after
+        while self._last_block_at and self._last_block_at[0][0] < plan.step + steps:
+            step = self._last_block_at[0][0]
+            internal = self._last_blocks_taken(step)
+            internal_ns += internal * (end_ns - ends_ns[step - plan.step - 1])
+            self._internal += internal
+        changes = Slots(
+            used=token_ns,
+            reserved=held_ns * size - token_ns - internal_ns,
+            internal=internal_ns,
+            external=0,
+            idle=idle_ns * size,
+            free=free_ns * size,
+            null=0,
+            savings=0,
+        )
+        for part, slot_ns in enumerate(changes):
+            self.slot_ns[part] += slot_ns
 
     def ended(self, departures: list[Departure]) -> None:
         for departure in departures:
@@ -103,22 +152,23 @@ class MemoryBook:
             del self._final_tokens[departure.sequence]
 
     def slots(self) -> Slots:
+        """As of the step last looked at."""
         kv, size = self._kv, self._kv.block_size
-        idle = kv.idle_blocks
-        held = kv.num_blocks - 1 - kv.free_blocks
         return Slots(
             used=self._used,
-            reserved=held * size - self._used - self._internal,
+            reserved=self._held * size - self._used - self._internal,
             internal=self._internal,
             external=0,
-            idle=idle * size,
-            free=(kv.free_blocks - idle) * size,
+            idle=self._idle * size,
+            free=(kv.num_blocks - 1 - self._held - self._idle) * size,
             null=size,
             savings=self._savings,
         )
 
     def check(self, running: list[Sequence]) -> None:
-        """Recount from the block tables; AssertionError where the counters are off. Slow."""
+        """Recount from the block tables, before anything the latest step ends has left;
+        AssertionError where the counters are off. Slow."""
+        self._look()
         size = self._kv.block_size
         filled: dict[int, int] = {}
         wanted: dict[int, int] = {}
@@ -144,9 +194,29 @@ class MemoryBook:
         assert recount == self.slots(), f"recounted {recount}, booked {self.slots()}"
         assert sum(recount[:-1]) == self._kv.num_blocks * size, "slots do not add up to the pool"
 
-    def _take_last(self, tail: _Tail) -> None:
-        tail.counted = True
-        self._internal += tail.internal
+    def _look(self) -> None:
+        self._held = self._kv.num_blocks - 1 - self._kv.free_blocks
+        self._idle = self._kv.idle_blocks
+
+    def _expect_last(self, tail: _Tail, step: int, missing: int) -> None:
+        """The sequence lacks so many tokens until it begins its last block; it computes one
+        a step from here on."""
+        heapq.heappush(self._last_block_at, (step + max(0, missing), tail.index, tail))
+
+    def _last_blocks_taken(self, step: int) -> int:
+        """Internal slots of the last blocks that are taken in this step."""
+        internal = 0
+        while self._last_block_at and self._last_block_at[0][0] <= step:
+            tail = heapq.heappop(self._last_block_at)[-1]
+            if tail.gone:
+                continue
+            if tail.delay:
+                self._expect_last(tail, step, tail.delay)
+                tail.delay = 0
+            else:
+                tail.counted = True
+                internal += tail.internal
+        return internal
 
     def _left(self, departure: Departure) -> None:
         sequence, computed, _, shared_blocks = departure

@@ -23,11 +23,11 @@ class Limit(IntEnum):
     SEATS = 1
     """max_num_seqs sequences are running."""
     TOKENS = 2
-    """max_num_batched_tokens are scheduled, or (chunking off) the head's prompt exceeds the rest."""
+    """The budget of the step is spent, or (chunking off) the head's prompt exceeds the rest."""
     BLOCKS = 3
-    """Too few free KV blocks: for the head's next chunk, or a running sequence was preempted."""
+    """Too few free KV blocks for the head's chunk, or a running sequence was preempted."""
     GATE = 4
-    """The head's chunk would fit, but not its whole sequence plus the watermark."""
+    """All of the head's tokens, plus the watermark, do not fit (the whole-sequence gate)."""
 
 
 class Chunk(NamedTuple):
@@ -67,6 +67,16 @@ class Copy(NamedTuple):
 
     source: int
     target: int
+
+
+class Take(NamedTuple):
+    """Blocks that the decodes of a repeated plan took in one of its steps."""
+
+    offset: int
+    """The step, counted from the plan's first."""
+    blocks: int
+    idle_after: int
+    """Idle cached blocks of the pool afterwards."""
 
 
 class Decodes(Protocol):

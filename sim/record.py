@@ -85,6 +85,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     # One row per uninterrupted run of steps that each gave the request one token.
     "segments": ("replica", "request", "first_step", "tokens"),
     "events": ("replica", "step", "event", "request", "tokens"),
+    # The end of each step.
     "step_ends": ("replica", "step", "end_ns"),
 }
 
@@ -112,15 +113,41 @@ class Records:
     """All tables of one run; its replicas write into the same ones."""
 
     def __init__(self) -> None:
-        self.tables = {name: Table(columns) for name, columns in COLUMNS.items()}
+        self.tables = {
+            name: Table(columns) for name, columns in COLUMNS.items() if name != "step_ends"
+        }
+        self.step_ends: list[array[int]] = []
+        """Per replica: the end of each of its steps, ns."""
+        self.slot_ns: list[list[int]] = []
+        """Per replica: each part of `Slots`, integrated over the time that steps ran."""
         self.ids: list[str] = []
         """The trace's ids, in the order of `requests`; likewise"""
         self.tenants: list[str | None] = []
         self.sessions: list[str | None] = []
         self.refused: list[tuple[Request, str]] = []
         """Requests that were turned away, with the reason."""
-        self.slot_ns: list[list[int]] = []
-        """Per replica: each part of `Slots`, integrated over the time steps ran."""
+
+    def open_replica(self, slot_ns: list[int]) -> array[int]:
+        """Make room for one more replica; returns where its step ends go."""
+        self.slot_ns.append(slot_ns)
+        self.step_ends.append(array("q"))
+        return self.step_ends[-1]
 
     def arrays(self, name: str) -> dict[str, NDArray[np.int64]]:
-        return self.tables[name].arrays()
+        """A table by column, int64[rows]; rows of `steps` and `memory` by replica and step,
+        all others in the order in which things happened."""
+        if name == "step_ends":
+            return self._step_end_arrays()
+        columns = self.tables[name].arrays()
+        if name in ("steps", "memory"):
+            order = np.lexsort((columns["first_step"], columns["replica"]))
+            columns = {column: values[order] for column, values in columns.items()}
+        return columns
+
+    def _step_end_arrays(self) -> dict[str, NDArray[np.int64]]:
+        counts = [len(ends) for ends in self.step_ends]
+        return {
+            "replica": np.repeat(np.arange(len(counts)), counts),
+            "step": np.concatenate([np.arange(n) for n in counts]),
+            "end_ns": np.concatenate([np.array(ends, dtype=np.int64) for ends in self.step_ends]),
+        }

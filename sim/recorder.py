@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.latency import LatencyModel
 from sim.memory import MemoryBook, Slots
-from sim.plan import Departure, Plan
+from sim.plan import Departure, Plan, Take
 from sim.record import Event, Records, Table
 from sim.request import Request, Sequence
 from sim.scheduling.face import Scheduler
@@ -16,22 +16,22 @@ CHECK_EVERY_STEPS = 1000
 class _Progress:
     """What a request's row will say, as far as it is known."""
 
-    __slots__ = ("admit_ns", "first_token_ns", "hit_tokens", "segment_from", "ttft", "wanted")
+    __slots__ = ("admit_ns", "first_token_ns", "hit_tokens", "ttft", "wanted")
 
     def __init__(self, wanted_tokens: int) -> None:
         self.wanted = wanted_tokens
         self.admit_ns = 0
         self.first_token_ns = 0
         self.hit_tokens = 0
-        self.segment_from: int | None = None
-        """The step that gave the first token since its latest admission."""
         self.ttft: Ttft | None = None
 
 
 class _StepRow:
     """A row of `steps` and its twin in `memory`, while it grows."""
 
-    def __init__(self, plan: Plan, replica: int, scheduler: Scheduler, now_ns: int) -> None:
+    def __init__(
+        self, plan: Plan, first: Slots, *, replica: int, scheduler: Scheduler, now_ns: int
+    ) -> None:
         self.first_step = plan.step
         self.steps = 0
         self.finished = 0
@@ -40,7 +40,7 @@ class _StepRow:
         self._start_ns = now_ns
         self._end_ns = now_ns
         self._limit = plan.limit
-        self._running = len(scheduler.running)
+        self._running = scheduler.num_running
         self._waiting = scheduler.num_waiting
         self._decodes = len(plan.decodes)
         self._decode_context = plan.decodes.context_sum
@@ -50,8 +50,7 @@ class _StepRow:
         self._hit_tokens = sum(admission.hit_tokens for admission in plan.admitted)
         self._preempted = len(plan.preempted)
         self._copied = len(plan.copies)
-        self._first: Slots | None = None
-        self._last: Slots | None = None
+        self._first = self._last = first
 
     def goes_on_with(self, plan: Plan) -> bool:
         """Is the plan more of the same?"""
@@ -67,16 +66,13 @@ class _StepRow:
             or len(plan.decodes) != self._decodes
         )
 
-    def ran(self, first: Slots, last: Slots, steps: int, end_ns: int) -> None:
-        """So many steps more have run; slots during the first and the last of them."""
-        if self._first is None:
-            self._first = first
+    def ran(self, last: Slots, ends_ns: list[int]) -> None:
+        """So many steps more have run; these are the slots during the last of them."""
         self._last = last
-        self.steps += steps
-        self._end_ns = end_ns
+        self.steps += len(ends_ns)
+        self._end_ns = ends_ns[-1]
 
     def write(self, steps: Table, memory: Table) -> None:
-        assert self._first is not None and self._last is not None
         steps.append(
             (
                 self._replica,
@@ -129,11 +125,14 @@ class Recorder:
         self._front_end_ns = front_end_ns
         self._check_every = check_every
         self._progress: dict[Sequence, _Progress] = {}
+        self._segments: dict[Sequence, int] = {}
+        """The step since which a sequence has given a token in every step."""
+        self._paused: set[Sequence] = set()
+        """Sequences that would give tokens, but the latest plan left them out."""
         self._tables = records.tables
         self._row: _StepRow | None = None
         self._evicted = 0
-        self._slot_ns = [0] * len(Slots._fields)
-        records.slot_ns.append(self._slot_ns)
+        self._step_ends = records.open_replica(self.memory.slot_ns)
 
     def arrived(
         self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
@@ -147,10 +146,13 @@ class Recorder:
 
     def began(self, plan: Plan, now_ns: int) -> None:
         self._ttft.began(plan, now_ns)
-        self.memory.began(plan)
+        slots = self.memory.began(plan)
         for sequence, computed, _, _ in plan.preempted:
             self._note(plan.step, Event.PREEMPT, sequence, computed)
+            self._paused.discard(sequence)
             self._close_segment(sequence, plan.step)
+        if self._paused or len(plan.decodes) != len(self._segments):
+            self._reconcile_segments(plan)
         for sequence, hit_tokens, _, resumed in plan.admitted:
             if resumed:
                 self._note(plan.step, Event.RESUME, sequence, hit_tokens)
@@ -162,16 +164,15 @@ class Recorder:
         row = self._row
         if row is None or not row.goes_on_with(plan):
             self._flush()
-            self._row = _StepRow(plan, self._replica, self._scheduler, now_ns)
+            self._row = _StepRow(
+                plan, slots, replica=self._replica, scheduler=self._scheduler, now_ns=now_ns
+            )
 
-    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int]) -> None:
-        (end_ns,) = ends_ns
-        self._tables["step_ends"].append((self._replica, plan.step, end_ns))
-        slots = self.memory.ran(plan)
-        for part, value in enumerate(slots):
-            self._slot_ns[part] += value * (end_ns - start_ns)
+    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: list[Take]) -> None:
+        end_ns = ends_ns[-1]
+        self._step_ends.extend(ends_ns)
         assert self._row is not None
-        self._row.ran(slots, slots, 1, end_ns)
+        self._row.ran(self.memory.ran(plan, start_ns, ends_ns, takes), ends_ns)
         evicted, self._evicted = self._evicted, self._scheduler.kv.evicted_blocks
         self._row.evicted_blocks += self._evicted - evicted
         for sequence, ttft in self._ttft.ran(plan, start_ns, ends_ns):
@@ -185,8 +186,8 @@ class Recorder:
                 (self._replica, plan.step, sequence.index, computed_before, n, alone_ns)
             )
             if sequence.computed == sequence.num_tokens:
-                self._progress[sequence].segment_from = plan.step
-        if (plan.step + 1) % self._check_every == 0:
+                self._segments[sequence] = plan.step
+        if (plan.step + len(ends_ns)) // self._check_every > plan.step // self._check_every:
             self.check()
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
@@ -210,13 +211,23 @@ class Recorder:
         self._tables["events"].append((self._replica, step, event, sequence.index, tokens))
 
     def _close_segment(self, sequence: Sequence, end_step: int) -> None:
-        """The request, if it was giving tokens, gave one in each step before `end_step`."""
-        progress = self._progress[sequence]
-        first, progress.segment_from = progress.segment_from, None
+        """The sequence, if it was giving tokens, gave one in each step before `end_step`."""
+        first = self._segments.pop(sequence, None)
         if first is not None:
-            self._tables["segments"].append(
-                (self._replica, sequence.index, first, end_step - first)
-            )
+            row = (self._replica, sequence.index, first, end_step - first)
+            self._tables["segments"].append(row)
+
+    def _reconcile_segments(self, plan: Plan) -> None:
+        """A decode may be left out of a plan: its segment ends, and another begins later."""
+        decodes = set(plan.decodes)
+        left_out = [sequence for sequence in self._segments if sequence not in decodes]
+        for sequence in left_out:
+            self._close_segment(sequence, plan.step)
+        for sequence in self._paused & decodes:
+            self._segments[sequence] = plan.step
+        self._paused = (self._paused - decodes).union(left_out)
+        for sequence in self._paused:
+            self.memory.left_out(sequence)
 
     def _finish(self, sequence: Sequence, now_ns: int) -> None:
         assert self._row is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+
 from sim.plan import Plan
 from sim.request import Request, Sequence
 
@@ -32,14 +34,18 @@ class World:
     def expect(self, sequence: Sequence, answer_tokens: int) -> None:
         self._answer_tokens[sequence] = answer_tokens
 
+    def steps_left(self, plan: Plan) -> int:
+        """How often the plan can run until the first of its decodes ends."""
+        answer_tokens = self._answer_tokens
+        return min(answer_tokens[sequence] - sequence.generated for sequence in plan.decodes)
+
     def ended(self, plan: Plan, k: int) -> list[Sequence]:
         """Sequences whose answer ends when the plan has run k times, in row order."""
         answer_tokens = self._answer_tokens
         ended = [
             sequence
-            for sequence, _, _ in plan.chunks
-            if sequence.computed == sequence.num_tokens
-            and sequence.generated + 1 == answer_tokens[sequence]
+            for sequence in _giving_first(plan)
+            if sequence.generated + 1 == answer_tokens[sequence]
         ]
         ended += [
             sequence
@@ -50,3 +56,39 @@ class World:
         for sequence in ended:
             del answer_tokens[sequence]
         return ended
+
+
+class CalendarWorld(World):
+    """The same world for schedulers whose decodes compute in every step: it notes in which
+    step an answer will end when it begins (or resumes), and never lists the decodes."""
+
+    def __init__(self, *, max_model_len: int) -> None:
+        super().__init__(max_model_len=max_model_len)
+        self._calendar: list[tuple[int, int, int, Sequence]] = []
+        """(last step, admission, preemptions so far, sequence)"""
+
+    def steps_left(self, plan: Plan) -> int:
+        calendar = self._calendar
+        while calendar[0][2] != calendar[0][3].preemptions:  # it was preempted meanwhile
+            heapq.heappop(calendar)
+        return calendar[0][0] - plan.step + 1
+
+    def ended(self, plan: Plan, k: int) -> list[Sequence]:
+        calendar = self._calendar
+        for sequence in _giving_first(plan):
+            last = plan.step + self._answer_tokens[sequence] - sequence.generated - 1
+            entry = (last, sequence.admission, sequence.preemptions, sequence)
+            heapq.heappush(calendar, entry)
+        last_step = plan.step + k - 1
+        ended = []
+        while calendar and calendar[0][0] <= last_step:
+            _, _, preemptions, sequence = heapq.heappop(calendar)
+            if preemptions == sequence.preemptions:
+                ended.append(sequence)
+                del self._answer_tokens[sequence]
+        return ended
+
+
+def _giving_first(plan: Plan) -> list[Sequence]:
+    """Sequences whose chunk completes them, so that the step gives a token."""
+    return [sequence for sequence, _, _ in plan.chunks if sequence.computed == sequence.num_tokens]

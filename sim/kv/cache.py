@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from sim.plan import Copy, Departure
@@ -66,13 +65,6 @@ class KVCache(Protocol):
     def grow(self, sequence: Sequence, n: int) -> bool:
         """Make room for the next n tokens after `sequence.computed`, and let others find
         the blocks this fills. False, and nothing has changed, where blocks are short."""
-        ...
-
-    def extend_by(self, sequences: Iterable[Sequence], k: int) -> None:
-        """Grow each by k tokens in k steps: every sequence, in order, by one token, k times.
-
-        The caller has made sure that it fits.
-        """
         ...
 
     def fork(self, parent: Sequence, child: Sequence) -> None:

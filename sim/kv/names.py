@@ -53,8 +53,16 @@ class Chain:
             self._name_more(blocks - len(self._names) + _AHEAD_BLOCKS)
         return self._names
 
+    def stream_at(self, position: int) -> int:
+        """The stream of the token at this position of the sequence."""
+        for stream, _, length in self._runs:
+            if position < length:
+                return stream
+            position -= length
+        raise IndexError(position)
+
     def _name_more(self, blocks: int) -> None:
-        """Name the whole blocks left in the current run, at most `blocks`, or one that mixes runs."""
+        """Name whole blocks of the current run, at most `blocks`, or one block of mixed runs."""
         names, size = self._names, self._source.block_size
         stream, start, length = self._runs[self._run]
         parent = names[-1] if names else 0
@@ -91,8 +99,9 @@ def _maximal(runs: list[Run]) -> list[Run]:
     for stream, start, length in runs:
         if length == 0:
             continue
-        if merged and merged[-1][0] == stream and merged[-1][1] + merged[-1][2] == start:
-            start, length = merged[-1][1], merged[-1][2] + length
-            merged.pop()
-        merged.append((stream, start, length))
+        last = merged[-1] if merged else None
+        if last is not None and last[0] == stream and last[1] + last[2] == start:
+            merged[-1] = (stream, last[1], last[2] + length)
+        else:
+            merged.append((stream, start, length))
     return merged

@@ -6,8 +6,6 @@ PagedAttention", SOSP 2023; block ids as vLLM V1 hands them out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from sim.kv.cache import NO_HIT, Hit
 from sim.kv.pool import FreeOrder, Pool
 from sim.plan import Copy, Departure
@@ -50,9 +48,16 @@ class Paged:
     def match(self, sequence: Sequence) -> Hit:
         return NO_HIT
 
+    def key_after(self, sequence: Sequence, hit: Hit) -> int | None:
+        """The key whose publication would lengthen the hit; None if nothing would."""
+        return None
+
     def has_room(self, tokens: int, *, hit: Hit, spare_blocks: int = 0) -> bool:
-        new = self._blocks_for(tokens) - len(hit.blocks)
+        new = self.blocks_for(tokens) - len(hit.blocks)
         return new + hit.idle + spare_blocks <= self.pool.free
+
+    def blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.block_size)
 
     def admit(self, sequence: Sequence, hit: Hit) -> int:
         self._members.add(sequence)
@@ -60,7 +65,7 @@ class Paged:
         return self.pool.hold(hit.blocks)
 
     def grow(self, sequence: Sequence, n: int) -> bool:
-        missing = self._blocks_for(sequence.computed + n) - len(sequence.blocks)
+        missing = self.blocks_for(sequence.computed + n) - len(sequence.blocks)
         writes_shared = sequence in self._forked and self._shares_last(sequence)
         if missing + writes_shared > self.pool.free:
             return False
@@ -70,12 +75,11 @@ class Paged:
             sequence.blocks += self.pool.take(missing)
         return True
 
-    def extend_by(self, sequences: Iterable[Sequence], k: int) -> None:
-        members = list(sequences)
-        for _ in range(k):
-            for sequence in members:
-                self.grow(sequence, 1)
-                sequence.computed += 1
+    def extend(self, takers: list[Sequence], fillers: list[Sequence]) -> None:
+        """Grow a decode group by one token each, where the caller knows who needs a block
+        for it (`takers`), who fills one (`fillers`), and that there is room for it."""
+        for sequence, block in zip(takers, self.pool.take(len(takers)), strict=True):
+            sequence.blocks.append(block)
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
         self._members.add(child)
@@ -104,14 +108,11 @@ class Paged:
         self.pool.check()
         holders: dict[int, int] = {}
         for sequence in self._members:
-            assert len(sequence.blocks) >= self._blocks_for(sequence.computed), sequence.id
+            assert len(sequence.blocks) >= self.blocks_for(sequence.computed), sequence.id
             for block in sequence.blocks:
                 holders[block] = holders.get(block, 0) + 1
         for block in range(1, self.pool.num_blocks):
             assert self.pool.holders(block) == holders.get(block, 0), f"holders of block {block}"
-
-    def _blocks_for(self, tokens: int) -> int:
-        return -(-tokens // self.block_size)
 
     def _shares_last(self, sequence: Sequence) -> bool:
         """Is the next token's block partly filled, and held by others too?"""

@@ -40,6 +40,8 @@ class Pool:
         """Blocks in the queue that have a key."""
         self.evicted = 0
         """Blocks that were handed out anew although they had a key, so far."""
+        self.given_back = 0
+        """Blocks that joined the queue because their last holder let go, so far."""
         self._free_order = free_order
         self._holders = [0] * num_blocks
         self._key: list[int | None] = [None] * num_blocks
@@ -100,6 +102,7 @@ class Pool:
                 unkeyed.append(block)
         self._unkeyed.extend(reversed(unkeyed))
         self.free += len(blocks) - still_held
+        self.given_back += len(blocks) - still_held
         return still_held
 
     # --- content
@@ -116,6 +119,10 @@ class Pool:
     def lookup(self, keys: list[int]) -> list[int]:
         """The blocks that hold the longest cached run of leading keys. Does not modify."""
         return list(takewhile(bool, map(self._first.get, keys)))  # type: ignore[arg-type]
+
+    def has(self, key: int) -> bool:
+        """Would a look-up of this key find a block?"""
+        return key in self._first
 
     def idle(self, blocks: list[int]) -> int:
         """How many of these blocks nobody holds."""

@@ -43,6 +43,20 @@ class PrefixCached(Paged):
             sequence.published = full
         return True
 
+    def key_after(self, sequence: Sequence, hit: Hit) -> int | None:
+        index = len(hit.blocks)
+        if index == (sequence.num_tokens - 1) // self.block_size:
+            return None
+        return self._keys(sequence, index, index + 1)[0]
+
+    def extend(self, takers: list[Sequence], fillers: list[Sequence]) -> None:
+        super().extend(takers, fillers)
+        for sequence in fillers:
+            index = sequence.published
+            (key,) = self._keys(sequence, index, index + 1)
+            self.pool.publish([sequence.blocks[index]], [key])
+            sequence.published = index + 1
+
     def _keys(self, sequence: Sequence, start: int, stop: int) -> list[int]:
         if sequence.names is None:
             sequence.names = self._names.chain(sequence.prompt, sequence.output_stream)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from sim.kv.cache import KVCache
-from sim.plan import Departure, Plan
+from sim.plan import Departure, Plan, Take
 from sim.request import Sequence
 
 
@@ -17,7 +17,14 @@ class Scheduler(Protocol):
     """
 
     kv: KVCache
-    running: list[Sequence]
+
+    @property
+    def running(self) -> list[Sequence]:
+        """In admission order. O(batch) where it is made on demand."""
+        ...
+
+    @property
+    def num_running(self) -> int: ...
 
     @property
     def has_work(self) -> bool:
@@ -43,6 +50,11 @@ class Scheduler(Protocol):
         nothing and is always right."""
         ...
 
+    def extend_by(self, plan: Plan, k: int) -> list[Take]:
+        """The plan ran k times instead of once: take and publish what its decodes need in
+        the k - 1 further steps, step by step. Returns who took when."""
+        ...
+
     def commit(self, plan: Plan, k: int, ended: list[Sequence]) -> list[Departure]:
         """Append the tokens of a plan that ran k times, and let go of the `ended`
         sequences, in that order."""
@@ -51,3 +63,14 @@ class Scheduler(Protocol):
     def check(self) -> None:
         """Raise AssertionError where the books do not balance. Slow."""
         ...
+
+
+class OneStep:
+    """For schedulers that promise nothing: every step is decided anew. Always right."""
+
+    def stable_for(self, plan: Plan) -> tuple[int, int | None, bool]:
+        return 1, None, True
+
+    def extend_by(self, plan: Plan, k: int) -> list[Take]:
+        assert k == 1, "nobody promised that the plan repeats"
+        return []

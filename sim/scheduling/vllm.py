@@ -1,8 +1,8 @@
 """vLLM V1's scheduler, synchronous: who computes how many tokens in the next step.
 
-Matches vLLM 0.33 decision for decision, physical block ids included (docs/reference/
-vllm-rules.md says what older versions did otherwise; `python -m experiments.conformance`
-compares with recorded runs). Sequences never outgrow max_model_len: the engine rejects
+Matches vLLM 0.33 decision for decision, physical block ids included, and older versions as
+far as `sim.scheduling.versions` knows them (`python -m experiments.conformance` compares
+with recorded runs). Sequences never outgrow max_model_len: the engine rejects
 longer prompts and ends answers there.
 """
 
@@ -14,7 +14,9 @@ from itertools import count
 from sim.kv.cache import Hit, KVCache
 from sim.plan import Admission, Chunk, DecodeList, Departure, Limit, Plan
 from sim.request import Sequence
+from sim.scheduling.face import OneStep
 from sim.scheduling.orders import Order
+from sim.scheduling.versions import VERSIONS, Rules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,25 +28,26 @@ class Limits:
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: int = 0
     """Most tokens of one sequence per step while there are others; 0 for no such cap."""
-    long_prefill_exempts_lone: bool = True
-    """The threshold is off while a request is alone (vLLM 0.33); else it always holds."""
     scheduler_reserve_full_isl: bool = True
     """Admit a sequence only if all its known tokens would fit, not just its first chunk."""
     watermark_blocks: int = 0
     """Blocks an admission must leave free while others run: watermark x num_gpu_blocks."""
 
 
-class VllmScheduler:
+class VllmScheduler(OneStep):
     """Running sequences first, in order of admission; then the queue, head by head.
 
     There is no prefill phase and no decode phase: in each step each sequence is given
     tokens so that its computed tokens catch up with the tokens it has.
     """
 
-    def __init__(self, *, kv: KVCache, order: Order, limits: Limits) -> None:
+    def __init__(
+        self, *, kv: KVCache, order: Order, limits: Limits, rules: Rules = VERSIONS["0.33"]
+    ) -> None:
         self.kv = kv
         self.order = order
         self.limits = limits
+        self.rules = rules
         self.running: list[Sequence] = []
         self._admissions = count()
 
@@ -57,6 +60,10 @@ class VllmScheduler:
     @property
     def has_work(self) -> bool:
         return bool(self.running) or len(self.order) > 0
+
+    @property
+    def num_running(self) -> int:
+        return len(self.running)
 
     @property
     def num_waiting(self) -> int:
@@ -75,11 +82,6 @@ class VllmScheduler:
         for sequence in decodes:
             sequence.computed += 1
         return plan
-
-    def stable_for(self, plan: Plan) -> tuple[int, int | None, bool]:
-        """For how many steps, and until when, the plan would be decided again unchanged,
-        and whether an arrival ends that. Here: for one step; the walk promises no more."""
-        return 1, None, True
 
     def commit(self, plan: Plan, k: int, ended: list[Sequence]) -> list[Departure]:
         """Take note that the plan ran k times and gave its tokens.
@@ -104,8 +106,8 @@ class VllmScheduler:
     def _continue_running(self, plan: Plan, decodes: DecodeList, cap: int) -> int:
         """Give every running sequence its tokens while the budget lasts; returns the rest.
 
-        Where blocks are short, sequences are preempted until it fits. A sequence that has
-        to give way itself is simply gone from the list, and the walk goes on behind it.
+        Where blocks are short, others give way until it fits, or the sequence itself does:
+        then it is gone from the list, and the walk goes on with whoever stands behind it.
         """
         running = self.running
         budget = self.limits.max_num_batched_tokens
@@ -113,8 +115,7 @@ class VllmScheduler:
         while index < len(running) and budget > 0:
             sequence = running[index]
             n = min(sequence.num_tokens - sequence.computed, cap, budget)
-            fits = self.kv.grow(sequence, n)
-            while not fits:
+            while not self.kv.grow(sequence, n):
                 at = self.order.victim(running)
                 victim = running.pop(at)
                 index -= at < index
@@ -122,14 +123,16 @@ class VllmScheduler:
                 plan.preempted.append(self._preempt(victim))
                 if victim is sequence:
                     break
-                fits = self.kv.grow(sequence, n)
-            if fits:
+            else:
                 if sequence.decoding:
                     decodes.add(sequence, context=sequence.num_tokens)
                 else:
                     plan.chunks.append(Chunk(sequence, sequence.computed, n))
                 budget -= n
                 index += 1
+                continue
+            if self.rules.self_preemption_stops:
+                break
         return budget
 
     def _preempt(self, victim: Sequence) -> Departure:
@@ -165,12 +168,13 @@ class VllmScheduler:
             if n > budget and not limits.enable_chunked_prefill:
                 return Limit.TOKENS
             n = min(n, budget)
-            if not self.kv.has_room(hit.tokens + n, hit=hit):
-                return Limit.BLOCKS
-            at_least = head.num_tokens if limits.scheduler_reserve_full_isl else hit.tokens + n
             spare = limits.watermark_blocks if running else 0
-            if not self.kv.has_room(at_least, hit=hit, spare_blocks=spare):
+            if limits.scheduler_reserve_full_isl and not self.kv.has_room(
+                head.num_tokens, hit=hit, spare_blocks=spare
+            ):
                 return Limit.GATE
+            if not self.kv.has_room(hit.tokens + n, hit=hit, spare_blocks=spare):
+                return Limit.BLOCKS
             plan.refused = None
             self._admit(self.order.pop(), hit, plan)
             self.kv.grow(head, n)
@@ -188,7 +192,7 @@ class VllmScheduler:
         """Most tokens that one sequence may compute in this step."""
         limits = self.limits
         alone = len(self.running) + len(self.order) <= 1
-        if not limits.long_prefill_token_threshold or (alone and limits.long_prefill_exempts_lone):
+        if not limits.long_prefill_token_threshold or (alone and self.rules.lone_request_exempt):
             return limits.max_num_batched_tokens
         return limits.long_prefill_token_threshold
 

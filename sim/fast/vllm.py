@@ -1,0 +1,282 @@
+"""vLLM's scheduler again, FCFS only, touching just what changed.
+
+Decides what `sim.scheduling.vllm` decides, bit for bit; that one is the reference to read
+first, and the law (tests/test_law.py) compares them. What is different here: decodes are not
+walked (see `Group`), a refused head is not looked at again before anything can have changed
+for it, and `stable_for` says for how long a decision stands.
+
+That every decode computes its token in every step, whatever stands before it in the running
+list, is a theorem for FCFS: what running sequences ask for never grows, and nobody is
+admitted but with tokens that are left over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+from operator import attrgetter
+
+from sim.fast.group import Group
+from sim.kv.cache import Hit
+from sim.kv.paged import Paged
+from sim.plan import Admission, Chunk, Departure, Limit, Plan, Take
+from sim.request import Sequence
+from sim.scheduling.orders import Fcfs
+from sim.scheduling.versions import VERSIONS, Rules
+from sim.scheduling.vllm import Limits
+
+_ADMISSION = attrgetter("admission")
+_FOR_EVER = 1 << 62
+
+
+@dataclass(slots=True)
+class _Refusal:
+    """A head of the queue that did not fit, and what must happen before it can.
+
+    The gate is: blocks of the whole sequence + watermark > free + hit blocks in use. The left
+    side is fixed. The right side rises by what is released, and when the first missing block
+    of the hit is published; nothing else raises it.
+    """
+
+    head: Sequence
+    given_back: int
+    """How far `Pool.given_back` must have come before the head may fit."""
+    index: int
+    missing: int | None
+    """The key that ends its hit, block number `index`; None where everything is a hit."""
+
+
+class FastVllm:
+    """See `sim.scheduling.vllm.VllmScheduler`; needs FCFS and a paged cache."""
+
+    def __init__(
+        self, *, kv: Paged, order: Fcfs, limits: Limits, rules: Rules = VERSIONS["0.33"]
+    ) -> None:
+        self.kv = kv
+        self.order = order
+        self.limits = limits
+        self.rules = rules
+        self.group = Group(kv.block_size)
+        self._running: dict[Sequence, None] = {}
+        self._partial: dict[Sequence, None] = {}
+        """Running sequences that are not in the group, in admission order."""
+        self._refusal: _Refusal | None = None
+        self._admissions = count()
+
+    @property
+    def running(self) -> list[Sequence]:
+        return list(self._running)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self.order)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._running) or len(self.order) > 0
+
+    def add(self, sequence: Sequence) -> None:
+        self.order.add(sequence)
+
+    def schedule(self, now_ns: int) -> Plan:
+        group, kv = self.group, self.kv
+        group.step = step = group.step + 1
+        plan = Plan(decodes=group)
+        cap = self._cap()
+        takers = group.takers(step)
+        if self._partial or len(takers) > kv.pool.free:
+            chunk_tokens = self._walk(plan, cap)
+        else:
+            kv.extend(takers, group.fillers(step))
+            chunk_tokens = 0
+        budget = self.limits.max_num_batched_tokens - len(group) - chunk_tokens
+        plan.limit = self._admit_waiting(plan, cap, budget)
+        for sequence, _, n in plan.chunks:
+            sequence.computed += n
+        return plan
+
+    def stable_for(self, plan: Plan) -> tuple[int, int | None, bool]:
+        """A step of nothing but decodes repeats until blocks run out, or until a block that
+        the refused head waits for is published; an arrival ends it only where it might be
+        admitted."""
+        if plan.chunks or plan.preempted:
+            return 1, None, True
+        steps = self.group.steps_within(self.kv.pool.free)
+        if plan.refused is not None:
+            steps = min(steps, self._steps_refused())
+        return steps, None, plan.limit == Limit.NONE
+
+    def extend_by(self, plan: Plan, k: int) -> list[Take]:
+        group, kv = self.group, self.kv
+        first = group.step
+        takes = []
+        for offset in range(1, k):
+            takers, fillers = group.takers(first + offset), group.fillers(first + offset)
+            if takers or fillers:
+                kv.extend(takers, fillers)
+            if takers:
+                takes.append(Take(offset, len(takers), kv.pool.idle_cached))
+        group.step = first + k - 1
+        return takes
+
+    def commit(self, plan: Plan, k: int, ended: list[Sequence]) -> list[Departure]:
+        for sequence, _, _ in plan.chunks:
+            if sequence.computed == sequence.num_tokens:
+                sequence.generated += 1
+                sequence.decoding = True
+                del self._partial[sequence]
+                if sequence not in ended:
+                    self.group.join(sequence)
+        departures = []
+        for sequence in ended:
+            if sequence in self.group:
+                self.group.refresh(sequence, in_step=True)
+                self.group.leave(sequence)
+                sequence.generated += 1
+            del self._running[sequence]
+            departures.append(self.kv.release(sequence))
+        return departures
+
+    # --- running sequences
+
+    def _walk(self, plan: Plan, cap: int) -> int:
+        """Serve those that need blocks, fill one, or are partly computed, in admission order;
+        where blocks are short, the last of the running give way. Returns the chunks' tokens.
+
+        Decodes that do neither cannot fail; they can only be victims.
+        """
+        group, step = self.group, self.group.step
+        chunk_tokens = 0
+        work = {*group.takers(step), *group.fillers(step), *self._partial}
+        for sequence in sorted(work, key=_ADMISSION):
+            if sequence not in self._running:
+                continue
+            if sequence in group:
+                group.refresh(sequence, in_step=False)
+                n = 1
+            else:
+                budget = self.limits.max_num_batched_tokens - len(group) - chunk_tokens
+                n = min(sequence.num_tokens - sequence.computed, cap, budget)
+                assert n > 0, "a running sequence was left without tokens"
+            while not self.kv.grow(sequence, n):
+                victim = next(reversed(self._running))
+                plan.preempted.append(self._preempt(victim))
+                if victim is sequence:
+                    return chunk_tokens
+            if sequence not in group:
+                plan.chunks.append(Chunk(sequence, sequence.computed, n))
+                chunk_tokens += n
+        return chunk_tokens
+
+    def _preempt(self, victim: Sequence) -> Departure:
+        if victim in self.group:
+            self.group.refresh(victim, in_step=False)
+            self.group.leave(victim)
+        self._partial.pop(victim, None)
+        del self._running[victim]
+        departure = self.kv.release(victim)
+        victim.computed = 0
+        victim.decoding = False
+        victim.preemptions += 1
+        self.order.add_preempted(victim)
+        return departure
+
+    # --- waiting sequences
+
+    def _admit_waiting(self, plan: Plan, cap: int, budget: int) -> Limit:
+        if plan.preempted:
+            return Limit.BLOCKS
+        limits, running = self.limits, self._running
+        while True:
+            if budget == 0:
+                return Limit.TOKENS
+            if len(running) == limits.max_num_seqs:
+                return Limit.SEATS
+            head = self.order.head()
+            if head is None:
+                return Limit.NONE
+            plan.refused = head
+            if self._still_refused(head):
+                return Limit.GATE
+            hit = self.kv.match(head)
+            n = min(head.num_tokens - hit.tokens, cap)
+            if n > budget and not limits.enable_chunked_prefill:
+                return Limit.TOKENS
+            n = min(n, budget)
+            spare = limits.watermark_blocks if running else 0
+            if limits.scheduler_reserve_full_isl and not self.kv.has_room(
+                head.num_tokens, hit=hit, spare_blocks=spare
+            ):
+                self._remember(head, hit, spare)
+                return Limit.GATE
+            if not self.kv.has_room(hit.tokens + n, hit=hit, spare_blocks=spare):
+                return Limit.BLOCKS
+            plan.refused = None
+            self._admit(self.order.pop(), hit, plan)
+            self.kv.grow(head, n)
+            plan.chunks.append(Chunk(head, hit.tokens, n))
+            budget -= n
+
+    def _admit(self, head: Sequence, hit: Hit, plan: Plan) -> None:
+        woken = self.kv.admit(head, hit)
+        head.computed = hit.tokens
+        head.admission = next(self._admissions)
+        self._running[head] = self._partial[head] = None
+        self._refusal = None
+        plan.admitted.append(Admission(head, hit.tokens, woken, head.preemptions > 0))
+
+    def _remember(self, head: Sequence, hit: Hit, spare: int) -> None:
+        pool = self.kv.pool
+        needed = self.kv.blocks_for(head.num_tokens) - len(hit.blocks) + hit.idle + spare
+        self._refusal = _Refusal(
+            head,
+            given_back=pool.given_back + needed - pool.free,
+            index=len(hit.blocks),
+            missing=self.kv.key_after(head, hit),
+        )
+
+    def _still_refused(self, head: Sequence) -> bool:
+        """Can nothing have changed for the head since it was refused?"""
+        refusal, pool = self._refusal, self.kv.pool
+        return (
+            refusal is not None
+            and refusal.head is head
+            and bool(self._running)  # else the watermark no longer counts
+            and pool.given_back < refusal.given_back
+            and not (refusal.missing is not None and pool.has(refusal.missing))
+        )
+
+    def _steps_refused(self) -> int:
+        refusal = self._refusal
+        if refusal is None or not self.limits.enable_chunked_prefill:
+            return 1
+        if refusal.missing is None:
+            return _FOR_EVER
+        assert refusal.head.names is not None
+        end = (refusal.index + 1) * self.kv.block_size
+        stream = refusal.head.names.stream_at(end - 1)
+        steps = self.group.steps_before_key(refusal.missing, refusal.index, stream)
+        return _FOR_EVER if steps is None else steps
+
+    def _cap(self) -> int:
+        limits = self.limits
+        alone = len(self._running) + len(self.order) <= 1
+        if not limits.long_prefill_token_threshold or (alone and self.rules.lone_request_exempt):
+            return limits.max_num_batched_tokens
+        return limits.long_prefill_token_threshold
+
+    def check(self) -> None:
+        """Raise AssertionError where lists, group, cache and progress disagree. Slow."""
+        for _ in self.group:  # brings its members up to date
+            pass
+        self.group.check()
+        self.kv.check()
+        assert set(self._running) == {*self.group, *self._partial}
+        for members in (self._running, self._partial):
+            admissions = [sequence.admission for sequence in members]
+            assert admissions == sorted(set(admissions)), "not in admission order"
+        assert len(self._running) <= self.limits.max_num_seqs
