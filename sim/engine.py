@@ -18,6 +18,9 @@ from sim.world import World
 LONGEST_STRETCH = 1024
 """Steps; bounds the work that an arrival can waste."""
 
+MOST_PREEMPTIONS = 10_000
+"""Of one request. More, and nobody gets anywhere any more."""
+
 
 class Observer(Protocol):
     """Sees everything that happens on a replica and changes none of it."""
@@ -102,6 +105,9 @@ class Engine:
         plan = scheduler.schedule(now_ns)
         if plan.is_empty and not plan.preempted:
             raise Stalled(self.replica, now_ns, scheduler)
+        for departure in plan.preempted:
+            if departure.sequence.preemptions > MOST_PREEMPTIONS:
+                raise Livelocked(self.replica, now_ns, departure.sequence)
         plan.step = self.steps
         self.decisions += 1
         for observer in self._observers:
@@ -172,4 +178,15 @@ class Stalled(RuntimeError):
             f"replica {replica} stalled at {now_ns} ns: {scheduler.num_waiting} requests wait,"
             f" {scheduler.num_running} run, {scheduler.kv.free_blocks} blocks are free,"
             f" and the scheduler plans nothing"
+        )
+
+
+class Livelocked(RuntimeError):
+    """Requests preempt each other for ever."""
+
+    def __init__(self, replica: int, now_ns: int, sequence: Sequence) -> None:
+        super().__init__(
+            f"replica {replica} makes no progress at {now_ns} ns: request {sequence.id} was"
+            f" preempted {sequence.preemptions} times and has {sequence.generated} tokens."
+            " Give the KV cache more blocks, or let scheduler_reserve_full_isl be true"
         )

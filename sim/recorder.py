@@ -146,13 +146,13 @@ class Recorder:
 
     def began(self, plan: Plan, now_ns: int) -> None:
         self._ttft.began(plan, now_ns)
-        slots = self.memory.began(plan)
         for sequence, computed, _, _ in plan.preempted:
             self._note(plan.step, Event.PREEMPT, sequence, computed)
             self._paused.discard(sequence)
             self._close_segment(sequence, plan.step)
         if self._paused or len(plan.decodes) != len(self._segments):
             self._reconcile_segments(plan)
+        slots = self.memory.began(plan)
         for sequence, hit_tokens, _, resumed in plan.admitted:
             if resumed:
                 self._note(plan.step, Event.RESUME, sequence, hit_tokens)

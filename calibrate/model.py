@@ -1,0 +1,209 @@
+"""Models as shapes: what a Hugging Face config.json says of weights, KV cache and work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+from calibrate import weights
+from calibrate.hf_config import Config, Fields, ModelError
+from calibrate.naming import did_you_mean
+from calibrate.weights import Weights, llama_weights, opt_weights
+from sim.kv.spec import KVSpec
+
+__all__ = ["Model", "ModelError", "load_model"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One decoder-only transformer in bf16 or fp16. Sizes count numbers, not bytes."""
+
+    name: str
+    architecture: str
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    key_size: int
+    """Size of one head's query and key."""
+    value_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    rotary_size: int
+    """How much of a key is rotated; 0 where positions are learned."""
+    latent_size: int | None
+    """Size of MLA's compressed K and V; None where each head keeps its own."""
+    weights: Weights | None
+    """None for a mixture of experts: its cache is exact, its weights are not counted."""
+
+    @classmethod
+    def from_config(cls, config: Config, *, name: str) -> Model:
+        """The model that a config.json describes.
+
+        Raises ModelError, naming the architecture and the feature or field, for what is
+        missing, unknown, or would be simulated wrongly: sliding windows, state-space and
+        linear-attention layers, quantised weights.
+        """
+        fields = Fields(config, name=name)
+        architecture = fields.architecture()
+        fields.refuse_unmodelled()
+        reader = _READERS.get(architecture)
+        if reader is None:
+            known = ", ".join(_READERS)
+            raise fields.error(f"architecture {architecture} is not modelled; known: {known}")
+        return reader(fields)
+
+    @property
+    def moe(self) -> bool:
+        """Whether it is a mixture of experts, whose work and weights we do not model."""
+        return self.weights is None
+
+    @property
+    def dense(self) -> Weights:
+        """The weights. Raises ModelError for a mixture of experts."""
+        if self.weights is None:
+            raise ModelError(
+                f"{self.name}: {self.architecture} is a mixture of experts: its cache can be"
+                " sized, its weights, activations and step time are not modelled (a memory plan"
+                " can be given weights_bytes and activation_bytes)"
+            )
+        return self.weights
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights. Raises ModelError for a mixture of experts."""
+        return self.dense.parameters * weights.BYTES
+
+    @property
+    def rotary_bytes(self) -> int:
+        """Bytes of the table of cosines and sines that vLLM keeps, one row per position."""
+        return self.max_position_embeddings * self.rotary_size * weights.BYTES
+
+    def kv_spec(self, dtype: str, *, tensor_parallel_size: int = 1) -> KVSpec:
+        """The KV cache on one of `tensor_parallel_size` GPUs. Raises ValueError as KVSpec does."""
+        if self.latent_size is not None:
+            return KVSpec.of_latent(
+                dtype,
+                layers=self.layers,
+                latent_size=self.latent_size,
+                rotary_size=self.rotary_size,
+            )
+        return KVSpec.of_heads(
+            dtype,
+            layers=self.layers,
+            kv_heads=self.kv_heads,
+            key_size=self.key_size,
+            value_size=self.value_size,
+            tensor_parallel_size=tensor_parallel_size,
+        )
+
+
+def load_model(name_or_path: str) -> Model:
+    """The model of that name (any case, with or without organisation), or of a config.json.
+
+    A path may name the file or the folder that holds it. Raises ModelError: for an unknown
+    name with the nearest ones, for a file with its path.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        path /= "config.json"
+    elif not path.is_file():
+        return _shipped(name_or_path)
+    name = path.parent.resolve().name if path.name == "config.json" else path.stem
+    try:
+        return Model.from_config(_parse(path.read_bytes()), name=name)
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from None
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+def _shipped(name: str) -> Model:
+    wanted = name.casefold().rpartition("/")[2]
+    known: dict[str, str] = {}
+    for entry in files("calibrate").joinpath("models").iterdir():
+        stem = entry.name.removesuffix(".json")
+        config = _parse(entry.read_bytes())
+        aliases = config["_aliases"]
+        assert isinstance(aliases, list)
+        if wanted in {str(alias).casefold() for alias in (stem, *aliases)}:
+            return Model.from_config(config, name=stem)
+        known[stem.casefold()] = stem
+    raise ModelError(
+        f"unknown model {name!r}: no such file or folder, and none of the shipped models;"
+        f" {did_you_mean(wanted, known)}"
+    )
+
+
+def _parse(text: bytes) -> dict[str, object]:
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise ModelError(f"not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ModelError("not a JSON object")
+    return config
+
+
+def _shape(fields: Fields) -> Model:
+    """Everything but the weights; all we read of a mixture of experts."""
+    heads = fields.whole("num_attention_heads")
+    hidden_size = fields.whole("hidden_size")
+    if not fields.has("head_dim") and hidden_size % heads:
+        raise fields.error("field 'hidden_size' is no multiple of 'num_attention_heads'")
+    head_size = fields.whole("head_dim", default=hidden_size // heads)
+    return Model(
+        name=fields.name,
+        architecture=fields.architecture(),
+        layers=fields.whole("num_hidden_layers"),
+        hidden_size=hidden_size,
+        heads=heads,
+        kv_heads=fields.whole("num_key_value_heads", default=heads),
+        key_size=head_size,
+        value_size=head_size,
+        vocab_size=fields.whole("vocab_size"),
+        max_position_embeddings=fields.whole("max_position_embeddings"),
+        rotary_size=head_size,
+        latent_size=None,
+        weights=None,
+    )
+
+
+def _llama(fields: Fields) -> Model:
+    model = _shape(fields)
+    counted = llama_weights(
+        fields, heads=model.heads, kv_heads=model.kv_heads, head_size=model.key_size
+    )
+    return replace(model, weights=counted)
+
+
+def _opt(fields: Fields) -> Model:
+    return replace(_shape(fields), rotary_size=0, weights=opt_weights(fields))
+
+
+def _deepseek(fields: Fields) -> Model:
+    """Latent attention (MLA): one compressed vector per token stands for all heads' K and V."""
+    rotary_size = fields.whole("qk_rope_head_dim")
+    return replace(
+        _shape(fields),
+        key_size=fields.whole("qk_nope_head_dim") + rotary_size,
+        value_size=fields.whole("v_head_dim"),
+        rotary_size=rotary_size,
+        latent_size=fields.whole("kv_lora_rank"),
+    )
+
+
+_READERS: dict[str, Callable[[Fields], Model]] = {
+    "LlamaForCausalLM": _llama,
+    "MistralForCausalLM": _llama,
+    "Qwen2ForCausalLM": _llama,
+    "Qwen3ForCausalLM": _llama,
+    "OPTForCausalLM": _opt,
+    "MixtralForCausalLM": _shape,
+    "Qwen3MoeForCausalLM": _shape,
+    "DeepseekV2ForCausalLM": _deepseek,
+    "DeepseekV3ForCausalLM": _deepseek,
+}

@@ -1,0 +1,170 @@
+"""Step times from shapes and a datasheet: a model, not a measurement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrate import weights
+from calibrate.device import Device
+from calibrate.model import Model
+from sim.latency import Nanoseconds
+
+if TYPE_CHECKING:
+    from sim.plan import Plan
+
+COMPUTE_EFFICIENCY = 0.70
+BANDWIDTH_EFFICIENCY = 0.71
+"""Shares of the datasheet's peaks that whole steps reach.
+
+Set by two points of measured kernel tables (aiconfigurator-core 0.12, vLLM 0.24, one H200,
+Llama-3.1-8B, bf16): 43.4 ms for a prefill of 2048 tokens, 9.47 ms for a decode step of 64
+sequences at context 2048. For other devices and models they are a guess: kernels profiled on an
+RTX PRO 6000 (LLMServingSim, vLLM 0.19) take 10 % and 14 % less than this says of the same two.
+"""
+
+_Floats = NDArray[np.float64]
+Count = TypeVar("Count", int, _Floats)
+
+
+class Work(NamedTuple):
+    """What one step, or several together, computes and moves."""
+
+    flop: float
+    bytes: float
+
+    @property
+    def intensity_flop_per_byte(self) -> float:
+        """Below the device's ridge the work is bound by memory, above it by compute."""
+        return self.flop / self.bytes
+
+
+class Roofline:
+    """A latency model: each operator takes the longer of computing and moving its data.
+
+    A step is the sum over layers' matrices, output head, attention of the chunks, attention
+    of the decodes, and the write of the new K and V::
+
+        max(FLOP / (compute_efficiency x peak), bytes / (bandwidth_efficiency x bandwidth))
+
+    Weights are read once a step and the KV cache once by each sequence that attends to it;
+    norms, embeddings and activations are left to the efficiencies. Every chunk and every
+    decode is one row of logits. Weights are bf16 whatever the KV cache's dtype.
+
+    Raises ModelError for a mixture of experts and ValueError for tensor parallelism (the
+    all-reduce is not modelled), efficiencies outside (0, 1], or an unknown KV dtype.
+    """
+
+    modelled = True
+
+    def __init__(
+        self,
+        model: Model,
+        device: Device,
+        *,
+        kv_cache_dtype: str = "auto",
+        tensor_parallel_size: int = 1,
+        compute_efficiency: float = COMPUTE_EFFICIENCY,
+        bandwidth_efficiency: float = BANDWIDTH_EFFICIENCY,
+        host_ns: int = 0,
+    ) -> None:
+        if tensor_parallel_size != 1:
+            raise ValueError(
+                f"the roofline has no model of the all-reduce, so tensor_parallel_size must be 1,"
+                f" got {tensor_parallel_size}; a measured table can price it"
+            )
+        for name, share in (
+            ("compute_efficiency", compute_efficiency),
+            ("bandwidth_efficiency", bandwidth_efficiency),
+        ):
+            if not 0 < share <= 1:
+                raise ValueError(f"{name} must lie in (0, 1], got {share}")
+        self.host_ns = host_ns
+        self.source = (
+            f"modelled: roofline of {model.name} on {device.name}, efficiencies"
+            f" {compute_efficiency:g} of {device.bf16_flop_per_s / 1e12:g} TFLOP/s and"
+            f" {bandwidth_efficiency:g} of {device.bandwidth_bytes_per_s / 1e12:g} TB/s,"
+            f" host {host_ns} ns a step"
+        )
+        self.ridge_flop_per_byte = device.ridge_flop_per_byte
+
+        matrices = model.layers * model.dense.layer_matrices
+        head = model.vocab_size * model.hidden_size
+        self._token_flop = 2 * matrices
+        self._row_flop = 2 * head
+        self._pair_flop = 2 * model.layers * model.heads * (model.key_size + model.value_size)
+        self._kv_bytes = model.kv_spec(kv_cache_dtype).bytes_per_token
+        self._weight_bytes = (matrices + head) * weights.BYTES
+
+        flop_ns = 1e9 / (compute_efficiency * device.bf16_flop_per_s)
+        byte_ns = 1e9 / (bandwidth_efficiency * device.bandwidth_bytes_per_s)
+        self._token_ns = self._token_flop * flop_ns
+        self._matrices_ns = matrices * weights.BYTES * byte_ns
+        self._row_ns = self._row_flop * flop_ns
+        self._head_ns = head * weights.BYTES * byte_ns
+        self._pair_ns = self._pair_flop * flop_ns
+        self._kv_ns = self._kv_bytes * byte_ns
+
+    def durations(self, plan: Plan, k: int) -> Nanoseconds:
+        """Durations of the plan's step and of the k - 1 that repeat it, int64[k].
+
+        In the j-th step every decode's context is j tokens longer. The plan is not empty.
+        """
+        decodes = plan.decodes
+        tokens = rows = len(decodes)
+        area = fetched = 0
+        for _, computed_before, n in plan.chunks:
+            tokens += n
+            rows += 1
+            area += attention_area(computed_before, n)
+            fetched += computed_before + n
+        context = decodes.context_sum + len(decodes) * np.arange(k, dtype=np.float64)
+        return self.host_ns + self._engine_ns(tokens, rows, area, fetched, context)
+
+    def alone(self, computed_before: int, n: int, k: int = 1) -> Nanoseconds:
+        """Engine time of one chunk of n tokens with nothing beside it, int64[k].
+
+        The j-th entry is the chunk that starts at computed_before + j * n. Without host time;
+        0 for n = 0.
+        """
+        if n == 0:
+            return np.zeros(k, dtype=np.int64)
+        before = computed_before + n * np.arange(k, dtype=np.float64)
+        return self._engine_ns(n, 1, attention_area(before, n), before + n, 0)
+
+    def _engine_ns(
+        self,
+        tokens: int,
+        rows: int,
+        area: int | _Floats,
+        fetched: int | _Floats,
+        context: int | _Floats,
+    ) -> Nanoseconds:
+        """Rounded once, half to even. Area and fetched are the chunks', context the decodes'."""
+        fixed_ns = (
+            max(tokens * self._token_ns, self._matrices_ns)
+            + max(rows * self._row_ns, self._head_ns)
+            + tokens * self._kv_ns
+        )
+        chunks_ns = np.maximum(area * self._pair_ns, fetched * self._kv_ns)
+        decodes_ns = context * max(self._pair_ns, self._kv_ns)
+        return np.rint(fixed_ns + chunks_ns + decodes_ns).astype(np.int64)
+
+    def work(self, *, tokens: int, rows: int, area: int, context: int, steps: int = 1) -> Work:
+        """FLOP and bytes of a step, or of several: the weights are read once in each.
+
+        `tokens` are scheduled, `rows` get logits, `area` counts the (query, key) pairs of the
+        attention (see `attention_area`), `context` the tokens whose K and V are fetched:
+        computed_before + n for a chunk. One-token decodes have as much area as context.
+        """
+        return Work(
+            flop=self._token_flop * tokens + self._row_flop * rows + self._pair_flop * area,
+            bytes=self._weight_bytes * steps + self._kv_bytes * (tokens + context),
+        )
+
+
+def attention_area(computed_before: Count, n: int) -> Count:
+    """Pairs that n queries behind computed_before tokens attend to: n (c + (n + 1) / 2)."""
+    return n * computed_before + n * (n + 1) // 2

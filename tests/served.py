@@ -1,0 +1,149 @@
+"""Requests served by the real scheduler and cache, and the frames that are left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import simpy
+
+from experiments.context import Context
+from sim.cluster import Cluster, RoundRobin
+from sim.engine import Engine
+from sim.executor import Simulated
+from sim.kv.paged import Paged
+from sim.kv.prefix import PrefixCached
+from sim.latency import LatencyModel, Linear
+from sim.record import COLUMNS, Records
+from sim.recorder import Recorder
+from sim.request import Request
+from sim.scheduling.orders import Fcfs, Priority
+from sim.scheduling.versions import VERSIONS
+from sim.scheduling.vllm import Limits, VllmScheduler
+from sim.world import World
+from tests.worlds import SmallWorld
+
+Frames = dict[str, pd.DataFrame]
+ROOMY = Limits(max_num_seqs=8, max_num_batched_tokens=64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """What serves; vLLM's names where it has them."""
+
+    num_gpu_blocks: int = 1000
+    block_size: int = 4
+    limits: Limits = ROOMY
+    priority: bool = False
+    prefix_caching: bool = True
+    version: str = "0.33"
+    max_model_len: int = 10_000
+    replicas: int = 1
+    front_end_ns: int = 0
+    latency: LatencyModel = field(
+        default_factory=lambda: Linear(base_ns=1000, per_token_ns=10, per_context_token_ns=1)
+    )
+
+    @classmethod
+    def of(cls, world: SmallWorld, **more: Any) -> Server:
+        base_ns, per_token_ns, per_context_token_ns = world.latency
+        latency = Linear(
+            base_ns=base_ns, per_token_ns=per_token_ns, per_context_token_ns=per_context_token_ns
+        )
+        options: dict[str, Any] = {
+            "num_gpu_blocks": world.num_blocks,
+            "block_size": world.block_size,
+            "limits": world.limits,
+            "priority": world.priority,
+            "prefix_caching": world.prefix_caching,
+            "version": world.version,
+            "max_model_len": world.max_model_len,
+            "replicas": world.replicas,
+            "latency": latency,
+        }
+        return cls(**(options | more))
+
+
+def ask(index: int, *, at_ns: int = 0, prompt: int = 10, output: int = 3, **more: Any) -> Request:
+    """A request; its prompt is its own content, or the first tokens of stream `of`."""
+    runs = ((more.pop("of", 2 * index + 1000), 0, prompt),)
+    return Request(f"r{index}", at_ns, runs, output, 2 * index + 1001, **more)
+
+
+def serve(requests: Iterable[Request], server: Server) -> tuple[Frames, Context]:
+    """Run to the end, one step after the other; the tables and their context."""
+    env, records = simpy.Environment(), Records()
+    engines, recorders = [], []
+    rules = VERSIONS[server.version]
+    cache = PrefixCached if server.prefix_caching else Paged
+    for replica in range(server.replicas):
+        scheduler = VllmScheduler(
+            kv=cache(
+                server.num_gpu_blocks, block_size=server.block_size, free_order=rules.free_order
+            ),
+            order=Priority() if server.priority else Fcfs(),
+            limits=server.limits,
+            rules=rules,
+        )
+        recorders.append(
+            Recorder(
+                records,
+                scheduler=scheduler,
+                latency=server.latency,
+                replica=replica,
+                front_end_ns=server.front_end_ns,
+            )
+        )
+        engines.append(
+            Engine(
+                env,
+                scheduler=scheduler,
+                executor=Simulated(server.latency),
+                world=World(max_model_len=server.max_model_len),
+                observers=[recorders[-1]],
+                replica=replica,
+            )
+        )
+    cluster = Cluster(env, engines, router=RoundRobin())
+    cluster.serve(requests)
+    for recorder in recorders:
+        recorder.close()
+    return _frames(records), _context(records, server, arrived=cluster.arrived)
+
+
+def _frames(records: Records) -> Frames:
+    frames = {name: pd.DataFrame(records.arrays(name)) for name in COLUMNS}
+    for name in ("id", "tenant", "session"):
+        frames["requests"][name] = pd.Series(getattr(records, f"{name}s"), dtype="str")
+    frames["refused"] = pd.DataFrame(
+        [
+            (one.id, one.arrival_ns, one.prompt_tokens, one.output_tokens, reason)
+            for one, reason in records.refused
+        ],
+        columns=["id", "arrival_ns", "prompt_tokens", "output_tokens", "reason"],
+    )
+    return frames
+
+
+def _context(records: Records, server: Server, *, arrived: int) -> Context:
+    return {
+        "config": {"name": "small", "model": None, "device": None, "slo": {}},
+        "arrived": arrived,
+        "deployment": {
+            "num_gpu_blocks": server.num_gpu_blocks,
+            "block_size": server.block_size,
+        },
+        "latency": {
+            "source": server.latency.source,
+            "modelled": server.latency.modelled,
+            "knows_alone": server.latency.knows_alone,
+            "ridge_flop_per_byte": None,
+        },
+        "trace": {"name": "by hand", "notes": {}},
+        "slot_ns": records.slot_ns,
+        "model_work": None,
+        "wall_s": 1.0,
+        "cpu_s": 1.0,
+    }

@@ -1,0 +1,235 @@
+"""Small random worlds, and a way to run one: what the property tests and the law share.
+
+Rare rules show in one world of a hundred, so the worlds are drawn to be awkward: arrivals on
+a coarse grid that coincides with step ends, budgets of a few tokens, pools a few blocks
+larger than the longest request, prompts that quote each other's answers in part, answers of
+one token, two requests that give the same answer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import simpy
+
+from sim.cluster import Cluster, LeastOutstanding, RoundRobin
+from sim.engine import Engine
+from sim.executor import Simulated
+from sim.fast.vllm import FastVllm
+from sim.kv.paged import Paged
+from sim.kv.prefix import PrefixCached
+from sim.latency import Linear
+from sim.plan import Departure, Plan
+from sim.record import Records
+from sim.recorder import Recorder
+from sim.request import Request
+from sim.scheduling.orders import Fcfs, Priority
+from sim.scheduling.versions import VERSIONS
+from sim.scheduling.vllm import Limits, VllmScheduler
+from sim.world import CalendarWorld, World
+
+BLOCK_SIZES = (1, 2, 3, 4, 5, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class SmallWorld:
+    """Everything that a run depends on."""
+
+    requests: list[Request]
+    limits: Limits
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+    prefix_caching: bool
+    priority: bool
+    version: str
+    latency: tuple[int, int, int]
+    replicas: int
+    router: str
+
+
+@dataclass
+class Trail:
+    """An observer that keeps what the records leave out: physical blocks, in order."""
+
+    replica: int
+    entries: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def arrived(self, *_: object) -> None: ...
+
+    def refused(self, *_: object) -> None: ...
+
+    def ran(self, *_: object) -> None: ...
+
+    def began(self, plan: Plan, now_ns: int) -> None:
+        for departure in plan.preempted:
+            self._note(now_ns, "preempt", departure)
+        for sequence, hit_tokens, woken, _ in plan.admitted:
+            entry = (self.replica, now_ns, "admit", sequence.id, hit_tokens, woken)
+            self.entries.append((*entry, tuple(sequence.blocks)))
+
+    def ended(self, departures: list[Departure], now_ns: int) -> None:
+        for departure in departures:
+            self._note(now_ns, "finish", departure)
+
+    def _note(self, now_ns: int, event: str, departure: Departure) -> None:
+        sequence, computed, blocks, shared = departure
+        entry = (self.replica, now_ns, event, sequence.id, computed, shared, tuple(blocks))
+        self.entries.append(entry)
+
+
+@dataclass
+class Outcome:
+    records: Records
+    trails: list[Trail]
+    engines: list[Engine]
+
+    def content(self) -> dict[str, Any]:
+        """Everything that must not depend on how the engine got there."""
+        records = self.records
+        tables = {
+            (name, column): values.tolist()
+            for name in (*records.tables, "step_ends")
+            for column, values in records.arrays(name).items()
+        }
+        return {
+            **tables,
+            "ids": records.ids,
+            "refused": [(request.id, reason) for request, reason in records.refused],
+            "slot_ns": records.slot_ns,
+            "blocks": [trail.entries for trail in self.trails],
+            "queues": [list(engine.scheduler.kv.pool.queue()) for engine in self.engines],
+        }
+
+
+def serve(
+    world: SmallWorld,
+    *,
+    fast: bool = False,
+    check_every: int = 1,
+    scheduler: Callable[..., Any] | None = None,
+) -> Outcome:
+    """Run a world. `fast` takes the fast scheduler where the order is FCFS."""
+    env = simpy.Environment()
+    records = Records()
+    trails, engines = [], []
+    fast = fast and not world.priority
+    base_ns, per_token_ns, per_context_token_ns = world.latency
+    latency = Linear(
+        base_ns=base_ns, per_token_ns=per_token_ns, per_context_token_ns=per_context_token_ns
+    )
+    rules = VERSIONS[world.version]
+    for replica in range(world.replicas):
+        cache = PrefixCached if world.prefix_caching else Paged
+        kv = cache(world.num_blocks, block_size=world.block_size, free_order=rules.free_order)
+        policy = scheduler or (FastVllm if fast else VllmScheduler)
+        planner = policy(
+            kv=kv,
+            order=Priority() if world.priority else Fcfs(),
+            limits=world.limits,
+            rules=rules,
+        )
+        recorder = Recorder(
+            records, scheduler=planner, latency=latency, replica=replica, check_every=check_every
+        )
+        trails.append(Trail(replica))
+        engines.append(
+            Engine(
+                env,
+                scheduler=planner,
+                executor=Simulated(latency),
+                world=(CalendarWorld if fast else World)(max_model_len=world.max_model_len),
+                observers=[recorder, trails[-1]],
+                replica=replica,
+            )
+        )
+        engines[-1].recorder = recorder  # type: ignore[attr-defined]
+    router = RoundRobin() if world.router == "round_robin" else LeastOutstanding()
+    Cluster(env, engines, router=router).serve(world.requests)
+    for engine in engines:
+        engine.recorder.close()  # type: ignore[attr-defined]
+    return Outcome(records, trails, engines)
+
+
+def small_world(rng: random.Random, *, priority: bool | None = None) -> SmallWorld:
+    """Draw a world."""
+    block_size = rng.choice(BLOCK_SIZES)
+    latency = rng.choice([(100, 0, 0), (100, 0, 0), (40, 20, 0), (100, 7, 1), (1, 3, 0)])
+    requests = _requests(rng, tick_ns=rng.choice([50, 100, 20, 350]))
+    priority = rng.random() < 0.15 if priority is None else priority
+    reserve_full_isl = rng.random() < 0.8
+    if priority and not reserve_full_isl:
+        # Equals preempt each other's half-computed prompts for ever: vLLM livelocks there.
+        requests = [
+            replace(request, arrival_ns=request.arrival_ns + index)
+            for index, request in enumerate(requests)
+        ]
+    longest = max(request.prompt_tokens + request.output_tokens for request in requests)
+    max_model_len = longest if rng.random() < 0.85 else max(4, longest - rng.randint(1, 20))
+    need = -(-max_model_len // block_size)
+    spare = rng.choice([0, 0, 1, 2, 3, need // 4, need // 2, need, 3 * need])
+    chunked = rng.random() < 0.85
+    budget = rng.choice([rng.randint(2, 12), rng.randint(8, 40), rng.randint(30, 120)])
+    limits = Limits(
+        max_num_seqs=rng.choice([1, 2, 3, 5, 8, 20, 20]),
+        max_num_batched_tokens=budget if chunked else max(budget, max_model_len),
+        enable_chunked_prefill=chunked,
+        long_prefill_token_threshold=rng.choice([0, 0, 0, rng.randint(1, 20)]),
+        scheduler_reserve_full_isl=reserve_full_isl,
+        watermark_blocks=rng.choice([0, 0, 0, 1, 3]),
+    )
+    return SmallWorld(
+        requests=requests,
+        limits=limits,
+        num_blocks=1 + need + spare,
+        block_size=block_size,
+        max_model_len=max_model_len,
+        prefix_caching=rng.random() < 0.7,
+        priority=priority,
+        version=rng.choice(["0.33", "0.33", "0.32", "0.19"]),
+        latency=latency,
+        replicas=rng.choice([1, 1, 1, 2, 3]),
+        router=rng.choice(["round_robin", "least_outstanding"]),
+    )
+
+
+def _requests(rng: random.Random, *, tick_ns: int) -> list[Request]:
+    """Requests that arrive in bursts on a grid and share what they can."""
+    documents = [(stream, rng.randint(1, 60)) for stream in range(4)]
+    answers: list[tuple[int, int]] = []
+    requests = []
+    at_ns = 0
+    sharing = rng.choice([0.0, 0.5, 0.9])
+    for index in range(rng.randint(4, 30)):
+        at_ns += tick_ns * rng.choice([0, 0, 0, 1, 1, 2, 3, rng.randint(0, 30)])
+        prompt = []
+        if rng.random() < sharing:
+            stream, length = rng.choice(documents)
+            prompt.append((stream, 0, rng.choice([length, rng.randint(1, length)])))
+        if answers and rng.random() < sharing:
+            if rng.random() < 0.5 and requests:
+                prompt = list(rng.choice(requests).prompt)
+            stream, length = rng.choice(answers)
+            prompt.append((stream, 0, rng.choice([length, rng.randint(1, length)])))
+        if not prompt or rng.random() < 0.6:
+            prompt.append((1000 + index, 0, rng.choice([1, rng.randint(1, 10), rng.randint(1, 40)])))
+        output_tokens = rng.choice([1, rng.randint(1, 6), rng.randint(1, 45), rng.randint(20, 70)])
+        output_stream = 2000 + index
+        if answers and rng.random() < sharing / 3:
+            output_stream = rng.choice(answers)[0]
+        answers.append((output_stream, output_tokens))
+        requests.append(
+            Request(
+                id=f"r{index:02}",
+                arrival_ns=at_ns,
+                prompt=tuple(prompt),
+                output_tokens=output_tokens,
+                output_stream=output_stream,
+                max_tokens=rng.choice([None, None, output_tokens, output_tokens + 3]),
+                priority=rng.randint(0, 2),
+            )
+        )
+    return requests

@@ -1,0 +1,163 @@
+"""pagesim's own trace format: JSON lines that hold all a Request holds.
+
+The fields are those of the recorded vLLM runs (`trace.jsonl`), with exact nanoseconds::
+
+    {"request_id": "s0-t1", "arrival_ns": 15, "prompt": [[0, 0, 512], [3, 0, 20]],
+     "output_tokens": 7, "out_stream": 4, "priority": 0, "session": "s0"}
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sim.request import Request, Run
+from traces.file import TraceFile
+from traces.intake import INT64, TOKENS, Intake
+from traces.jsonl import Record, first_keys, read_records, shorten
+
+_REQUIRED = ("request_id", "prompt", "output_tokens", "out_stream")
+_OPTIONAL = (
+    *("arrival_ns", "arrival_us", "arrival_s", "prompt_tokens"),
+    *("priority", "max_tokens", "tenant", "session"),
+)
+_POSITIVE = range(1, TOKENS.stop)
+_MICROSECONDS = range(INT64.stop // 1000)
+_PRIORITIES = range(-(2**63), 2**63)
+
+
+class NativeTrace:
+    """JSON lines (also .gz) in pagesim's own format; see the module for an example.
+
+    `prompt` is a list of [stream, start, length]; the k-th token of the answer is
+    (out_stream, k). Arrival is `arrival_ns` or `arrival_us`, one of them, and is kept as
+    recorded: nothing is shifted and nothing dropped. Redundant fields of the recorded runs
+    are checked (`prompt_tokens`) or ignored (`arrival_s`). Iterating raises TraceError for
+    missing or unknown fields, values out of range, rows out of order, and a request_id or
+    out_stream that was used before.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = TraceFile(path)
+        self.name = self._file.path.name
+        self.notes: Counter[str] = Counter()
+        self.shifted_by: str | None = None
+
+    @staticmethod
+    def recognises(first_line: str) -> bool:
+        return first_keys(first_line).issuperset(_REQUIRED)
+
+    def __iter__(self) -> Iterator[Request]:
+        intake = Intake(self._file, notes=self.notes, shifted=False)
+        used: dict[str | int, int] = {}
+        for record in read_records(self._file):
+            record.check_fields(required=_REQUIRED, optional=_OPTIONAL)
+            request = _request(record, intake)
+            names: dict[str, str | int] = {
+                "request_id": request.id,
+                "out_stream": request.output_stream,
+            }
+            for key, name in names.items():
+                if name in used:
+                    found = f"{key} = {name!r}, used on line {used[name]}"
+                    raise record.error(found=found, allowed="a new one for each request")
+                used[name] = record.line
+            yield request
+        intake.finish()
+
+    def fingerprint(self) -> str:
+        return self._file.fingerprint("native")
+
+
+def write_trace(path: str | Path, requests: Iterable[Request]) -> None:
+    """Write requests as a native trace, gzipped where the name ends in .gz.
+
+    The file appears under its name only when it is complete. Equal requests give equal
+    bytes. Raises OSError where the folder cannot be written.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with unfinished.open("wb") as raw:
+            if path.suffix == ".gz":
+                # Without a time stamp and a name in its header, equal content is equal bytes.
+                with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as zipped:
+                    zipped.writelines(map(_line, requests))
+            else:
+                raw.writelines(map(_line, requests))
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _line(request: Request) -> bytes:
+    fields = {
+        "request_id": request.id,
+        "arrival_ns": request.arrival_ns,
+        "prompt": request.prompt,
+        "output_tokens": request.output_tokens,
+        "out_stream": request.output_stream,
+        "priority": request.priority,
+        "max_tokens": request.max_tokens,
+        "tenant": request.tenant,
+        "session": request.session,
+    }
+    stated = {key: value for key, value in fields.items() if value is not None}
+    return json.dumps(stated, separators=(",", ":")).encode() + b"\n"
+
+
+def _request(record: Record, intake: Intake) -> Request:
+    arrival_ns = _arrival_ns(record)
+    intake.place(arrival_ns, line=record.line, shown=f"arrival at {arrival_ns} ns")
+    output_tokens = record.whole("output_tokens", _POSITIVE)
+    # A limit below the answer's length would contradict the answer.
+    limits = range(output_tokens, TOKENS.stop)
+    return Request(
+        id=record.text("request_id"),
+        arrival_ns=arrival_ns,
+        prompt=_prompt(record),
+        output_tokens=output_tokens,
+        output_stream=record.whole("out_stream", INT64),
+        max_tokens=record.optional_whole("max_tokens", limits),
+        priority=record.optional_whole("priority", _PRIORITIES) or 0,
+        tenant=record.optional_text("tenant"),
+        session=record.optional_text("session"),
+    )
+
+
+def _arrival_ns(record: Record) -> int:
+    if ("arrival_ns" in record) == ("arrival_us" in record):
+        count = "both" if "arrival_ns" in record else "neither"
+        found = f"{count} of arrival_ns and arrival_us"
+        raise record.error(found=found, allowed="one of them")
+    if "arrival_ns" in record:
+        return record.whole("arrival_ns", INT64)
+    return record.whole("arrival_us", _MICROSECONDS) * 1000
+
+
+def _prompt(record: Record) -> tuple[Run, ...]:
+    prompt = tuple(_run(record, item) for item in record.items("prompt"))
+    tokens = sum(length for _, _, length in prompt)
+    if tokens not in _POSITIVE:
+        found = f"a prompt of {tokens} tokens"
+        raise record.error(found=found, allowed=f"1 to {TOKENS.stop - 1} tokens")
+    stated = record.optional_whole("prompt_tokens", TOKENS)
+    if stated not in (None, tokens):
+        found = f"prompt_tokens = {stated} beside a prompt of {tokens}"
+        raise record.error(found=found, allowed="the sum of the runs' lengths")
+    return prompt
+
+
+def _run(record: Record, item: object) -> Run:
+    if isinstance(item, list) and len(item) == 3 and all(type(n) is int for n in item):
+        stream, start, length = item
+        if stream in INT64 and start in TOKENS and length in _POSITIVE:
+            return stream, start, length
+    raise record.error(
+        found=f"the run {shorten(item)} in prompt",
+        allowed="[stream, start, length], whole numbers from 0, 0 and 1",
+    )
