@@ -58,6 +58,7 @@ class Roofline:
     """
 
     modelled = True
+    knows_alone = True
 
     def __init__(
         self,

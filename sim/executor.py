@@ -10,7 +10,7 @@ from sim.plan import Plan
 
 class Executor(Protocol):
     def run(self, plan: Plan, k: int) -> Nanoseconds:
-        """Run the plan k times; nanoseconds of each, int64[k]."""
+        """Run the plan up to k times, at least once; nanoseconds of each time, int64."""
         ...
 
 

@@ -26,7 +26,8 @@ class LatencyModel(Protocol):
     """False where nothing is known of a chunk by itself (recorded durations)."""
 
     def durations(self, plan: Plan, k: int) -> Nanoseconds:
-        """Durations of the plan's step and of the k - 1 that repeat it, int64[k].
+        """Durations of the plan's step and of the k - 1 that repeat it, int64[k] (or of as
+        many of them, at least one, as are known).
 
         In the j-th step (j = 0 .. k - 1) every decode's context is j tokens longer.
         Chunks are priced in every step alike: a plan with chunks is asked with k = 1
@@ -99,8 +100,8 @@ class Replay:
 
     def durations(self, plan: Plan, k: int) -> Nanoseconds:
         steps = self._recorded[plan.step : plan.step + k]
-        if len(steps) < k:
-            raise IndexError(f"step {plan.step + len(steps)} is beyond the recorded steps")
+        if not len(steps):
+            raise IndexError(f"step {plan.step} is beyond the {len(self._recorded)} recorded steps")
         return steps
 
     def alone(self, computed_before: int, n: int, k: int = 1) -> Nanoseconds:

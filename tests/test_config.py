@@ -95,6 +95,10 @@ def refusal(path: Path, text: str, *overrides: str) -> str:
         ),
         ("trace: {kind: mooncake}\n", "https://github.com/kvcache-ai/Mooncake/"),
         (
+            "trace: {kind: chat}\nlatency: {kind: replay, path: x}\ncluster: {replicas: 2}\n",
+            "DIR/c.yaml:2: latency: a recording is of one engine; allowed: cluster.replicas 1",
+        ),
+        (
             "trace: {kind: chat}\nlatency: {kind: linear, base_ns: 0, per_token_ns: 0,"
             " per_context_token_ns: 1}\n",
             "latency: found steps that take no time; allowed: base_ns or per_token_ns above 0",

@@ -31,8 +31,8 @@ def test_it_holds_in_small_worlds(seed: int) -> None:
 def eventful() -> tuple[Frames, Context]:
     """Chunked prefills, shared prefixes, preemptions, a refusal, two replicas."""
     tight = Limits(max_num_seqs=4, max_num_batched_tokens=7, scheduler_reserve_full_isl=False)
-    server = Server(num_gpu_blocks=8, limits=tight, max_model_len=28, replicas=2)
-    requests = [ask(i, at_ns=300 * i, prompt=9 + i % 5, output=9, of=i % 3) for i in range(12)]
+    server = Server(num_gpu_blocks=11, limits=tight, max_model_len=28, replicas=2)
+    requests = [ask(i, at_ns=300 * i, prompt=9 + i % 5, output=14, of=i % 3) for i in range(12)]
     frames, context = serve([*requests, ask(12, at_ns=9000, prompt=40)], server)
     assert len(frames["refused"]) == 1
     assert frames["requests"]["preemptions"].sum() > 2
@@ -51,7 +51,7 @@ def change(
 ) -> Any:
     """A corruption: one cell of a table is off."""
 
-    def corrupt(frames: Frames, context: Context) -> None:
+    def corrupt(frames: Frames, _context: Context) -> None:
         frame = frames[table]
         frame.loc[at(frame) if callable(at) else at, column] += by
 
@@ -61,22 +61,22 @@ def change(
 def drop(table: str, at: int) -> Any:
     """A corruption: one row of a table is missing."""
 
-    def corrupt(frames: Frames, context: Context) -> None:
+    def corrupt(frames: Frames, _context: Context) -> None:
         frame = frames[table]
         frames[table] = frame.drop(frame.index[at]).reset_index(drop=True)
 
     return corrupt
 
 
-def lose_a_request(frames: Frames, context: Context) -> None:
+def lose_a_request(_frames: Frames, context: Context) -> None:
     context["arrived"] += 1
 
 
-def answer_twice(frames: Frames, context: Context) -> None:
+def answer_twice(frames: Frames, _context: Context) -> None:
     frames["requests"].loc[0, "request"] = frames["requests"].loc[1, "request"]
 
 
-def leak_slots(frames: Frames, context: Context) -> None:
+def leak_slots(_frames: Frames, context: Context) -> None:
     context["slot_ns"][1][0] += 1
 
 
@@ -101,7 +101,7 @@ CORRUPTIONS = {
         "queue parts",
     ),
     "admitted before it came": (change("requests", "arrival_ns", 10**6), "time runs back"),
-    "finished at another time": (change("requests", "finish_ns"), "end of its step"),
+    "finished at another time": (change("requests", "finish_ns"), "finish_ns is not"),
     "an answer is longer": (change("requests", "output_tokens"), "lost or computed too often"),
     "a chunk is longer": (change("chunks", "tokens"), "lost or computed too often"),
     "a chunk is missing": (drop("chunks", 3), "lost or computed too often"),
@@ -115,7 +115,7 @@ CORRUPTIONS = {
         "preempted disagrees",
     ),
     "a segment is longer": (change("segments", "tokens"), "lost or computed too often"),
-    "a segment is elsewhere": (change("segments", "first_step"), "lost or computed too often"),
+    "a segment is elsewhere": (change("segments", "first_step"), "first_token_ns is not"),
     "preemptions miscounted": (change("requests", "preemptions"), "preemptions and resumptions"),
     "a step decodes more": (change("steps", "decodes"), "decode other sequences"),
     "a step has a chunk more": (change("steps", "chunks"), "disagrees with the chunks"),

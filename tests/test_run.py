@@ -270,7 +270,7 @@ def test_an_unwritable_folder_is_one_message(tmp_path: Path) -> None:
         ),
         ("duration_ns\n1.5\n", "DIR/steps.csv:2: found duration_ns = '1.5'"),
         ("duration_ns\n", "DIR/steps.csv: found no rows"),
-        ("duration_ns\n5\n", "step 1 is beyond the recorded steps; allowed: a recording of this"),
+        ("duration_ns\n5\n", "step 1 is beyond the 1 recorded steps; allowed: a recording"),
     ],
 )
 def test_a_wrong_recording_is_one_message(tmp_path: Path, text: str, message: str) -> None:

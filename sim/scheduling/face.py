@@ -16,7 +16,8 @@ class Scheduler(Protocol):
     through `add`. A scheduler reads no clock: it is given `now_ns`.
     """
 
-    kv: KVCache
+    @property
+    def kv(self) -> KVCache: ...
 
     @property
     def running(self) -> list[Sequence]:

@@ -1,0 +1,104 @@
+"""Our own run, written down as a recorded one: step by step, stretches unrolled."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import replace
+
+from experiments.recorded import RecordedStep
+from sim.plan import Departure, Plan, Take
+from sim.request import Request, Sequence
+from sim.scheduling.face import Scheduler
+
+
+class Reached(Exception):
+    """The step that a logbook was to stop at has been decided."""
+
+
+class Logbook:
+    """An observer of one replica that fills `steps`, in the form of a recording.
+
+    With `stop_at`, raises Reached when that step has been decided, so that one can look at
+    queues and pool as they are then.
+    """
+
+    def __init__(self, *, stop_at: int | None = None) -> None:
+        self.steps: list[RecordedStep] = []
+        self.scheduler: Scheduler | None = None
+        """Whose steps these are; to be set before the run."""
+        self._stop_at = stop_at
+        self._known_blocks: dict[Sequence, int] = {}
+        self._arrivals_ns: list[int] = []
+        """Since the latest plan was made."""
+
+    def arrived(
+        self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
+    ) -> None:
+        self._known_blocks[sequence] = 0
+        self._arrivals_ns.append(now_ns)
+
+    def refused(self, request: Request, reason: str, now_ns: int) -> None: ...
+
+    def began(self, plan: Plan, now_ns: int) -> None:
+        scheduler = self.scheduler
+        assert scheduler is not None
+        self._arrivals_ns.clear()
+        for departure in plan.preempted:
+            self._known_blocks[departure.sequence] = 0
+        rows = plan.rows()
+        gained = {row.sequence.id: self._gained(row.sequence) for row in rows}
+        self.steps.append(
+            RecordedStep(
+                start_ns=now_ns,
+                rows=[(row.sequence.id, row.n, row.computed_before) for row in rows],
+                admitted=[(seq.id, resumed, hit) for seq, hit, _, resumed in plan.admitted],
+                preempted=[departure.sequence.id for departure in plan.preempted],
+                finished=[],
+                free=scheduler.kv.free_blocks,
+                free_end=scheduler.kv.free_blocks,
+                running=scheduler.num_running,
+                waiting=scheduler.num_waiting,
+                blocks={id_: blocks for id_, blocks in gained.items() if blocks},
+            )
+        )
+        if plan.step == self._stop_at:
+            raise Reached
+
+    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: list[Take]) -> None:
+        """Write down the steps that repeated the plan's first."""
+        if len(ends_ns) == 1:
+            return
+        assert self.scheduler is not None
+        size = self.scheduler.kv.block_size
+        gained = {sequence.id: iter(self._gained(sequence)) for sequence in plan.decodes}
+        taken = {take.offset: take.blocks for take in takes}
+        waiting = self.steps[-1].waiting
+        assert waiting is not None
+        for offset in range(1, len(ends_ns)):
+            last = self.steps[-1]
+            rows = [(id_, n, before + 1) for id_, n, before in last.rows]
+            free = last.free - taken.get(offset, 0)
+            self.steps.append(
+                replace(
+                    last,
+                    start_ns=ends_ns[offset - 1],
+                    rows=rows,
+                    free=free,
+                    free_end=free,
+                    waiting=waiting + bisect_right(self._arrivals_ns, ends_ns[offset - 1]),
+                    blocks={id_: [next(gained[id_])] for id_, _, at in rows if at % size == 0},
+                )
+            )
+
+    def ended(self, departures: list[Departure], now_ns: int) -> None:
+        scheduler, last = self.scheduler, self.steps[-1]
+        assert scheduler is not None
+        last.finished = [departure.sequence.id for departure in departures]
+        last.free_end = scheduler.kv.free_blocks
+        last.running = scheduler.num_running
+
+    def _gained(self, sequence: Sequence) -> list[int]:
+        """Blocks of the sequence's table that are not written down yet."""
+        known = self._known_blocks[sequence]
+        self._known_blocks[sequence] = len(sequence.blocks)
+        return sequence.blocks[known:]

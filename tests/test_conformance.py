@@ -1,0 +1,124 @@
+"""Recorded runs of real vLLM are met decision for decision, block id for block id."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from experiments.conformance import compare, main
+from experiments.recorded import RecordedRun, RecordingError, read_run
+from tests.recorded_runs import GOLDEN, HERE, STEP_LOGS, SYNCHRONOUS, golden
+from tests.shared import SHARED, needs_shared
+
+LOCAL = sorted(folder.name for folder in HERE.iterdir())
+
+
+def assert_identical(run: RecordedRun, loop: str) -> None:
+    verdict = compare(run, loop=loop)  # type: ignore[arg-type]
+    assert verdict.difference is None
+    assert verdict.identical_steps == verdict.steps == len(run.steps)
+    assert verdict.identical_block_rows == verdict.block_rows
+    assert verdict.identical_requests == verdict.requests
+
+
+@pytest.mark.parametrize("loop", ["plain", "fast"])
+@pytest.mark.parametrize("name", LOCAL)
+def test_runs_that_come_with_the_tests(name: str, loop: str) -> None:
+    run = golden(name)
+    if loop == "fast" and run.config.engine.scheduling_policy == "priority":
+        loop = "plain"  # the fast loop knows no priorities
+    assert_identical(run, loop)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+def test_every_synchronous_run(name: str) -> None:
+    run = golden(name)
+    assert run.outcomes
+    assert_identical(run, "plain")
+    if run.config.engine.scheduling_policy == "fcfs":
+        assert_identical(run, "fast")
+
+
+@needs_shared
+@pytest.mark.parametrize("loop", ["plain", "fast"])
+@pytest.mark.parametrize("name", STEP_LOGS)
+def test_step_logs_of_a_real_engine(name: str, loop: str) -> None:
+    run = read_run(SHARED / "truth" / "vllm-cpu" / name)
+    assert run.config.engine.scheduler.version == "0.32"
+    assert_identical(run, loop)
+
+
+def test_the_step_log_under_memory_pressure_preempts_and_hits() -> None:
+    if not (SHARED / "truth").is_dir():
+        pytest.skip("needs ../shared/truth")
+    run = read_run(SHARED / "truth" / "vllm-cpu" / "q-tight2")
+    assert sum(len(step.preempted) for step in run.steps) == 17
+    verdict = compare(run)
+    assert verdict.identical_steps == 920
+
+
+def test_a_difference_is_described() -> None:
+    run = golden("s8_same_block_other_prefix")
+    steps = list(run.steps)
+    steps[100] = dataclasses.replace(steps[100], free=steps[100].free + 1)
+    verdict = compare(dataclasses.replace(run, steps=steps))
+    assert verdict.identical_steps == verdict.steps - 1
+    assert verdict.difference is not None
+    assert verdict.difference.startswith("step 100:\n  free: expected ")
+    for shown in ("running (computed/tokens)", "waiting: ", "head of the free queue: ["):
+        assert shown in verdict.difference
+
+
+def test_wrong_blocks_and_wrong_times_are_differences() -> None:
+    run = golden("s8_same_block_other_prefix")
+    steps = list(run.steps)
+    steps[0] = dataclasses.replace(steps[0], blocks={"nobody": [1]})
+    assert compare(dataclasses.replace(run, steps=steps)).identical_block_rows == len(steps) - 1
+    outcomes = {id_: dict(times) for id_, times in run.outcomes.items()}
+    some = next(iter(outcomes))
+    outcomes[some]["finish_ns"] += 1
+    verdict = compare(dataclasses.replace(run, outcomes=outcomes))
+    assert verdict.identical_requests == verdict.requests - 1
+    assert f"request {some}" in str(verdict.difference)
+
+
+def test_a_shorter_recording_is_a_difference() -> None:
+    run = golden("s8_same_block_other_prefix")
+    verdict = compare(dataclasses.replace(run, steps=run.steps[:-3]))
+    assert "2853 steps were recorded, 2856 came" in str(verdict.difference)
+
+
+def test_command_line(tmp_path: Path) -> None:
+    good = HERE / "s8_same_block_other_prefix"
+    result = CliRunner().invoke(main, [str(good)])
+    assert result.exit_code == 0
+    assert "2856/2856 steps, 2856/2856 block rows, 120/120 requests identical" in result.stdout
+    bad = tmp_path / "bad"
+    shutil.copytree(good, bad)
+    options = json.loads((bad / "options.json").read_text())
+    options["engine"]["num_gpu_blocks"] -= 1
+    (bad / "options.json").write_text(json.dumps(options))
+    result = CliRunner().invoke(main, [str(good), str(bad)])
+    assert result.exit_code == 1
+    assert "step 0:\n  free: expected" in result.stdout
+
+
+def test_unusable_folders(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, [str(tmp_path / "nothing")])
+    assert result.exit_code == 2
+    assert "options.json is missing" in result.stderr
+    (tmp_path / "options.json").write_text('{"engine": {}, "latency": {}}')
+    with pytest.raises(RecordingError, match=r"neither steps\.jsonl\.gz nor steps\.csv"):
+        read_run(tmp_path)
+
+
+@needs_shared
+def test_runs_with_batches_in_flight_are_refused() -> None:
+    with pytest.raises(RecordingError, match="several batches in flight"):
+        read_run(GOLDEN / "a1_async_ample")

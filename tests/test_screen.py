@@ -1,0 +1,59 @@
+"""The summary on a terminal of 100 columns."""
+
+from __future__ import annotations
+
+import random
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from experiments.metrics import summarize
+from experiments.screen import show
+from tests.served import Server, ask, serve
+from tests.worlds import small_world
+
+
+def print_summary(summary: dict[str, Any], *, folder: Path | None = None) -> str:
+    screen = StringIO()
+    show(summary, Console(file=screen, width=100), folder=folder)
+    return screen.getvalue()
+
+
+def test_what_is_modelled_lost_and_next_is_said() -> None:
+    requests = [ask(0), ask(1, output=9, max_tokens=2), ask(2, prompt=99)]
+    frames, context = serve(requests, Server(max_model_len=50))
+    context["config"] |= {"name": "mine", "model": "Llama-3.1-8B", "device": "H200"}
+    context["config"]["slo"] = {"ttft_ms": 250.0}
+    context["trace"]["notes"] = {"zero lengths dropped": 7}
+    context["deployment"]["memory"] = [{"term": "weights", "bytes": 2**30, "derivation": "given"}]
+    text = print_summary(summarize(frames, context), folder=Path("results/mine"))
+    for said in (
+        "mine  Llama-3.1-8B on H200  <-  by hand",
+        " MODELLED ",
+        "3 requests arrived, 2 answered",
+        "100 % keep TTFT <= 250 ms",
+        "1 rejected: prompt of N tokens leaves no room",
+        "1 answers clipped",
+        "zero lengths dropped: 7",
+        "own prefill",
+        "Nobody left waiting 100 % of the busy time.",
+        "weights 1.00",
+        "results/mine",
+    ):
+        assert said in text
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_it_fits_100_columns(seed: int) -> None:
+    world = small_world(random.Random(seed))
+    text = print_summary(summarize(*serve(world.requests, Server.of(world))))
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+
+
+def test_a_run_that_answers_nobody_is_shown() -> None:
+    summary = summarize(*serve([ask(0, prompt=50)], Server(max_model_len=20)))
+    assert "1 rejected" in print_summary(summary)
