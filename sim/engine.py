@@ -151,7 +151,7 @@ class Engine:
             observer.ran(plan, start_ns, ends_ns, takes)
         ended = self._world.ended(plan, k)
         self.outstanding -= len(ended)
-        departures = self.scheduler.commit(plan, k, ended)
+        departures = self.scheduler.commit(plan, ended)
         if departures:
             for observer in self._observers:
                 observer.ended(departures, now_ns)

@@ -40,7 +40,8 @@ class World:
         return min(answer_tokens[sequence] - sequence.generated for sequence in plan.decodes)
 
     def ended(self, plan: Plan, k: int) -> list[Sequence]:
-        """Sequences whose answer ends when the plan has run k times, in row order."""
+        """Sequences whose answer ends with the last of the k times that the plan ran, in row
+        order."""
         answer_tokens = self._answer_tokens
         ended = [
             sequence
@@ -50,7 +51,7 @@ class World:
         ended += [
             sequence
             for sequence in plan.decodes
-            if sequence.generated + k == answer_tokens[sequence]
+            if sequence.generated + 1 == answer_tokens[sequence]
         ]
         ended.sort(key=lambda sequence: sequence.admission)
         for sequence in ended:

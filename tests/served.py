@@ -10,13 +10,14 @@ import pandas as pd
 import simpy
 
 from experiments.context import Context
+from experiments.tables import make_frames
 from sim.cluster import Cluster, RoundRobin
 from sim.engine import Engine
 from sim.executor import Simulated
 from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
 from sim.latency import LatencyModel, Linear
-from sim.record import COLUMNS, Records
+from sim.record import Records
 from sim.recorder import Recorder
 from sim.request import Request
 from sim.scheduling.orders import Fcfs, Priority
@@ -110,21 +111,7 @@ def serve(requests: Iterable[Request], server: Server) -> tuple[Frames, Context]
     cluster.serve(requests)
     for recorder in recorders:
         recorder.close()
-    return _frames(records), _context(records, server, arrived=cluster.arrived)
-
-
-def _frames(records: Records) -> Frames:
-    frames = {name: pd.DataFrame(records.arrays(name)) for name in COLUMNS}
-    for name in ("id", "tenant", "session"):
-        frames["requests"][name] = pd.Series(getattr(records, f"{name}s"), dtype="str")
-    frames["refused"] = pd.DataFrame(
-        [
-            (one.id, one.arrival_ns, one.prompt_tokens, one.output_tokens, reason)
-            for one, reason in records.refused
-        ],
-        columns=["id", "arrival_ns", "prompt_tokens", "output_tokens", "reason"],
-    )
-    return frames
+    return make_frames(records), _context(records, server, arrived=cluster.arrived)
 
 
 def _context(records: Records, server: Server, *, arrived: int) -> Context:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,70 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrate.roofline import Work
-from experiments.attribution import decompose_ttft, judge_ttft
 from experiments.kv_use import share_memory
 from experiments.limits import judge_limits, share_limits
-from experiments.metrics import read_latencies, summarize
-from experiments.phases import share_phases
+from experiments.metrics import check, read_latencies, summarize
+from experiments.phases import PHASES, share_phases
 from sim.latency import Linear
+from sim.memory import Slots
 from sim.plan import Limit
+from sim.record import COLUMNS
 from sim.ttft import PARTS
 from tests.served import Frames, Server, ask, serve
 from tests.worlds import small_world
-
-
-def requests_with(**parts: list[int]) -> pd.DataFrame:
-    """Requests whose TTFT has these parts, in ms, and no others."""
-    count = len(next(iter(parts.values())))
-    columns = {f"{part}_ns": parts.get(part, [0] * count) for part in PARTS}
-    frame = pd.DataFrame(columns) * 1_000_000
-    return frame.assign(ttft_ns=frame.sum(axis=1), saved_by_prefix_ns=3_000_000)
-
-
-def shares(decomposed: dict[str, Any], of: str) -> dict[str, float]:
-    """The shares that are not 0."""
-    return {part: row[of] for part, row in decomposed["parts"].items() if row[of]}
-
-
-def test_variance_goes_to_the_part_that_varies() -> None:
-    requests = requests_with(own=[10, 10, 10], queue_seats=[0, 10, 20])
-    found = decompose_ttft(requests, knows_alone=True)
-    assert found["mean_ms"] == 20
-    assert found["saved_by_prefix_mean_ms"] == 3
-    assert shares(found, "share_of_mean") == {"own": 0.5, "queue_seats": 0.5}
-    assert shares(found, "share_of_variance") == {"queue_seats": 1}
-    assert judge_ttft(found) == (
-        "100 % of the variance of TTFT is queueing for seats (and 50 % of its mean);"
-        " what would change it: a larger max_num_seqs, or more replicas."
-    )
-
-
-def test_a_part_that_falls_as_ttft_rises_has_a_negative_share() -> None:
-    requests = requests_with(own=[10, 5, 0], queue_memory=[0, 15, 30])
-    found = decompose_ttft(requests, knows_alone=True)
-    assert shares(found, "share_of_variance") == {"own": -0.5, "queue_memory": 1.5}
-
-
-def test_negative_interference_is_kept_and_counted() -> None:
-    requests = requests_with(own=[10, 20], interference=[-2, 4])
-    found = decompose_ttft(requests, knows_alone=True)
-    assert found["requests_with_negative_interference"] == 1
-    assert found["parts"]["interference"]["mean_ms"] == 1
-
-
-def test_own_and_interference_are_one_where_durations_are_recorded() -> None:
-    requests = requests_with(own=[0, 0], interference=[5, 7], queue_flight=[1, 1])
-    found = decompose_ttft(requests, knows_alone=False)
-    assert shares(found, "share_of_variance") == {"compute": 1}
-    assert "own" not in found["parts"]
-    assert "interference" not in found["parts"]
-    assert found["saved_by_prefix_mean_ms"] is None
-
-
-def test_one_request_has_no_variance_to_share() -> None:
-    found = decompose_ttft(requests_with(own=[9], host=[1]), knows_alone=True)
-    assert not shares(found, "share_of_variance")
-    assert judge_ttft(found).startswith("90 % of TTFT, which does not vary, is the prefill itself")
 
 
 @settings(deadline=None)
@@ -233,6 +181,7 @@ def test_a_summary_by_hand(by_hand: tuple[Frames, Any]) -> None:
 
 def test_a_run_that_answers_nobody() -> None:
     frames, context = serve([ask(0, prompt=50)], Server(max_model_len=20))
+    check(frames, context)
     summary = summarize(frames, context)
     assert summary["counts"]["rejected"] == 1
     assert summary["latency_ms"]["ttft"] == {"count": 0}
@@ -241,3 +190,12 @@ def test_a_run_that_answers_nobody() -> None:
         "ttft": "No request got a first token.",
         "limits": "No step ran.",
     }
+
+
+def test_the_reference_defines_every_part_limit_and_column() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "reference" / "metrics.md").read_text()
+    parts = {f"{part}_ns" for part in PARTS}
+    memory = set(COLUMNS["memory"]) - {"replica", "first_step"}
+    columns = {column for names in COLUMNS.values() for column in names} - parts - memory
+    named = {*columns, *PARTS, *Slots._fields, *PHASES, *(limit.name.lower() for limit in Limit)}
+    assert [name for name in sorted(named) if f"`{name}`" not in text] == []

@@ -251,13 +251,13 @@ def a_victim_keeps_its_budget(patch: pytest.MonkeyPatch) -> None:
 def a_finished_prefill_gives_no_token(patch: pytest.MonkeyPatch) -> None:
     original = VllmScheduler.commit
 
-    def commit(self: VllmScheduler, plan: Plan, k: int, ended: list[Sequence]) -> list[Departure]:
+    def commit(self: VllmScheduler, plan: Plan, ended: list[Sequence]) -> list[Departure]:
         completed = [
             sequence
             for sequence, _, _ in plan.chunks
             if sequence.computed == sequence.num_tokens and sequence not in ended
         ]
-        departures = original(self, plan, k, ended)
+        departures = original(self, plan, ended)
         for sequence in completed:
             sequence.computed -= 1
             sequence.generated -= 1

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Any
 
-import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.latency import Linear, Nanoseconds, Replay
-from sim.plan import Limit, Plan
-from sim.record import Event
+from sim.plan import Plan
 from sim.scheduling.vllm import Limits
 from sim.ttft import PARTS
 from tests.served import Frames, Server, ask, serve
+from tests.ttft_replay import recompute
 from tests.worlds import small_world
-
-_READ = ("steps", "chunks", "events")
-CAUSES = {
-    Limit.SEATS: "queue_seats",
-    Limit.TOKENS: "queue_tokens",
-    Limit.BLOCKS: "queue_memory",
-    Limit.GATE: "queue_memory",
-}
 
 
 @dataclass
@@ -42,129 +32,6 @@ class Crooked:
 
     def alone(self, computed_before: int, n: int, k: int = 1) -> Nanoseconds:
         return self.base.alone(computed_before, n, k) + (n % 3) * 70 if n else self.base.alone(0, 0)
-
-
-def recompute(frames: Frames, server: Server) -> dict[int, dict[str, int]]:
-    """Parts of TTFT by request, step by step, from everything recorded but the parts."""
-    found: dict[int, dict[str, int]] = {}
-    requests = frames["requests"].set_index("request")
-    for replica, ends in frames["step_ends"].groupby("replica"):
-        here = requests[requests["replica"] == replica].sort_index()
-        mine = {name: frames[name][frames[name]["replica"] == replica] for name in _READ}
-        found |= _Replay(here, server, mine).run(mine["steps"], ends["end_ns"].tolist())
-    return found
-
-
-class _Replay:
-    """One replica's queue and prefills, step by step."""
-
-    def __init__(self, requests: pd.DataFrame, server: Server, tables: Frames) -> None:
-        self.requests = requests
-        self.server = server
-        self.parts = {request: dict.fromkeys(PARTS, 0) for request in requests.index}
-        self.saved = dict.fromkeys(requests.index, 0)
-        self.most = dict.fromkeys(requests.index, 0)
-        self.queue: list[int] = []
-        self.gave_way: set[int] = set()
-        self.prefilling: set[int] = set()
-        self.done: set[int] = set()
-        self.of_step: dict[str, dict[int, list[Any]]] = {"events": {}, "chunks": {}}
-        for name, by_step in self.of_step.items():
-            for row in tables[name].itertuples():
-                by_step.setdefault(row.step, []).append(row)
-
-    def run(self, steps: pd.DataFrame, ends_ns: list[int]) -> dict[int, dict[str, int]]:
-        not_yet = list(self.requests.index)
-        for row in steps.itertuples():
-            start_ns = row.start_ns
-            for step in range(row.first_step, row.first_step + row.steps):
-                while not_yet and self.requests["arrival_ns"][not_yet[0]] <= start_ns:
-                    request = not_yet.pop(0)
-                    flight_ns = start_ns - self.requests["arrival_ns"][request]
-                    self.parts[request]["queue_flight"] += flight_ns
-                    self.queue.append(request)
-                self.step(row, step, ends_ns[step] - start_ns)
-                start_ns = ends_ns[step]
-        assert self.done == set(self.requests.index)
-        return {
-            request: {
-                **parts,
-                "host": parts["host"] + self.server.front_end_ns,
-                "saved_by_prefix": self.saved[request],
-            }
-            for request, parts in self.parts.items()
-        }
-
-    def step(self, row: Any, step: int, duration_ns: int) -> None:
-        events = [
-            (Event(e.event), e.request, e.tokens) for e in self.of_step["events"].get(step, [])
-        ]
-        for event, request, _ in events:
-            if event is Event.PREEMPT:
-                self.queue.insert(0, request)
-                self.gave_way.add(request)
-                self.prefilling.discard(request)
-        for event, request, tokens in events:
-            if event in (Event.ADMIT, Event.RESUME):
-                self.queue.remove(request)
-                self.gave_way.discard(request)
-                if request not in self.done:
-                    self.prefilling.add(request)
-                    self.most[request] = max(self.most[request], tokens)
-                if event is Event.ADMIT:
-                    self.saved[request] = self.alone(0, tokens)
-        self.wait(row, duration_ns)
-        idle = set(self.prefilling)
-        for chunk in self.of_step["chunks"].get(step, []):
-            if chunk.request in self.prefilling:
-                idle.remove(chunk.request)
-                self.compute(chunk, duration_ns)
-        for request in idle:
-            self.parts[request]["interference"] += duration_ns
-
-    def wait(self, row: Any, duration_ns: int) -> None:
-        head = self.refused_head(row)
-        for request in self.queue:
-            if request in self.done:
-                continue
-            if request in self.gave_way:
-                part = "preemption"
-            elif head is not None and request != head:
-                part = "queue_behind"
-            else:
-                part = CAUSES[row.limit]
-            self.parts[request][part] += duration_ns
-
-    def refused_head(self, row: Any) -> int | None:
-        """Who was looked at, and found no room."""
-        spent = row.chunk_tokens + row.decodes == self.server.limits.max_num_batched_tokens
-        looked = row.limit in (Limit.BLOCKS, Limit.GATE) or (
-            row.limit == Limit.TOKENS and not spent
-        )
-        if row.preempted or not looked:
-            return None
-        if not self.server.priority:
-            return self.queue[0]
-        key = self.requests[["priority", "arrival_ns", "id"]].apply(tuple, axis=1)
-        return min(self.queue, key=lambda request: key[request])
-
-    def compute(self, chunk: Any, duration_ns: int) -> None:
-        parts, request = self.parts[chunk.request], chunk.request
-        again = min(chunk.tokens, max(0, self.most[request] - chunk.computed_before))
-        again_ns = self.alone(chunk.computed_before, again)
-        host_ns = self.server.latency.host_ns
-        parts["own"] += chunk.alone_ns - again_ns
-        parts["preemption"] += again_ns
-        parts["host"] += host_ns
-        parts["interference"] += duration_ns - host_ns - chunk.alone_ns
-        computed = chunk.computed_before + chunk.tokens
-        self.most[request] = max(self.most[request], computed)
-        if computed == self.requests["prompt_tokens"][request]:
-            self.prefilling.remove(request)
-            self.done.add(request)
-
-    def alone(self, computed_before: int, n: int) -> int:
-        return int(self.server.latency.alone(computed_before, n)[0]) if n else 0
 
 
 def recorded(frames: Frames) -> dict[int, dict[str, int]]:

@@ -155,12 +155,14 @@ def serve(
 
 
 def small_world(rng: random.Random, *, priority: bool | None = None) -> SmallWorld:
-    """Draw a world."""
-    block_size = rng.choice(BLOCK_SIZES)
+    """Draw a world; every third one is crowded: a refused head shares what others write."""
+    crowded = rng.random() < 0.35
+    block_size = rng.choice(BLOCK_SIZES[:6] if crowded else BLOCK_SIZES)
     latency = rng.choice([(100, 0, 0), (100, 0, 0), (40, 20, 0), (100, 7, 1), (1, 3, 0)])
-    requests = _requests(rng, tick_ns=rng.choice([50, 100, 20, 350]))
+    sharing = 0.9 if crowded else rng.choice([0.0, 0.5, 0.9])
+    requests = _requests(rng, tick_ns=rng.choice([50, 100, 20, 350]), sharing=sharing)
     priority = rng.random() < 0.15 if priority is None else priority
-    reserve_full_isl = rng.random() < 0.8
+    reserve_full_isl = crowded or rng.random() < 0.8
     if priority and not reserve_full_isl:
         # Equals preempt each other's half-computed prompts for ever: vLLM livelocks there.
         requests = [
@@ -170,11 +172,12 @@ def small_world(rng: random.Random, *, priority: bool | None = None) -> SmallWor
     longest = max(request.prompt_tokens + request.output_tokens for request in requests)
     max_model_len = longest if rng.random() < 0.85 else max(4, longest - rng.randint(1, 20))
     need = -(-max_model_len // block_size)
-    spare = rng.choice([0, 0, 1, 2, 3, need // 4, need // 2, need, 3 * need])
-    chunked = rng.random() < 0.85
+    spares = [need // 4, need // 3, need // 2, need]
+    spare = rng.choice(spares if crowded else [0, 0, 1, 2, 3, 3 * need, *spares])
+    chunked = crowded or rng.random() < 0.85
     budget = rng.choice([rng.randint(2, 12), rng.randint(8, 40), rng.randint(30, 120)])
     limits = Limits(
-        max_num_seqs=rng.choice([1, 2, 3, 5, 8, 20, 20]),
+        max_num_seqs=20 if crowded else rng.choice([1, 2, 3, 5, 8, 20, 20]),
         max_num_batched_tokens=budget if chunked else max(budget, max_model_len),
         enable_chunked_prefill=chunked,
         long_prefill_token_threshold=rng.choice([0, 0, 0, rng.randint(1, 20)]),
@@ -187,7 +190,7 @@ def small_world(rng: random.Random, *, priority: bool | None = None) -> SmallWor
         num_blocks=1 + need + spare,
         block_size=block_size,
         max_model_len=max_model_len,
-        prefix_caching=rng.random() < 0.7,
+        prefix_caching=crowded or rng.random() < 0.6,
         priority=priority,
         version=rng.choice(["0.33", "0.33", "0.32", "0.19"]),
         latency=latency,
@@ -196,31 +199,29 @@ def small_world(rng: random.Random, *, priority: bool | None = None) -> SmallWor
     )
 
 
-def _requests(rng: random.Random, *, tick_ns: int) -> list[Request]:
+def _requests(rng: random.Random, *, tick_ns: int, sharing: float) -> list[Request]:
     """Requests that arrive in bursts on a grid and share what they can."""
     documents = [(stream, rng.randint(1, 60)) for stream in range(4)]
-    answers: list[tuple[int, int]] = []
-    requests = []
+    requests: list[Request] = []
     at_ns = 0
-    sharing = rng.choice([0.0, 0.5, 0.9])
     for index in range(rng.randint(4, 30)):
         at_ns += tick_ns * rng.choice([0, 0, 0, 1, 1, 2, 3, rng.randint(0, 30)])
         prompt = []
         if rng.random() < sharing:
             stream, length = rng.choice(documents)
             prompt.append((stream, 0, rng.choice([length, rng.randint(1, length)])))
-        if answers and rng.random() < sharing:
-            if rng.random() < 0.5 and requests:
-                prompt = list(rng.choice(requests).prompt)
-            stream, length = rng.choice(answers)
-            prompt.append((stream, 0, rng.choice([length, rng.randint(1, length)])))
+        if requests and rng.random() < sharing:
+            # Quote an answer, most often a recent one that may still be in the making.
+            quoted = rng.choice(requests[-4:] if rng.random() < 0.7 else requests)
+            length = rng.choice([quoted.output_tokens, rng.randint(1, quoted.output_tokens)])
+            before = list(quoted.prompt) if rng.random() < 0.7 else prompt
+            prompt = [*before, (quoted.output_stream, 0, length)]
         if not prompt or rng.random() < 0.6:
             prompt.append((1000 + index, 0, rng.choice([1, rng.randint(1, 10), rng.randint(1, 40)])))
         output_tokens = rng.choice([1, rng.randint(1, 6), rng.randint(1, 45), rng.randint(20, 70)])
         output_stream = 2000 + index
-        if answers and rng.random() < sharing / 3:
-            output_stream = rng.choice(answers)[0]
-        answers.append((output_stream, output_tokens))
+        if requests and rng.random() < sharing / 3:
+            output_stream = rng.choice(requests).output_stream
         requests.append(
             Request(
                 id=f"r{index:02}",

@@ -123,7 +123,7 @@ class FastVllm:
         group.step = first + k - 1
         return takes
 
-    def commit(self, plan: Plan, k: int, ended: list[Sequence]) -> list[Departure]:
+    def commit(self, plan: Plan, ended: list[Sequence]) -> list[Departure]:
         for sequence, _, _ in plan.chunks:
             if sequence.computed == sequence.num_tokens:
                 sequence.generated += 1

@@ -52,13 +52,14 @@ class Scheduler(Protocol):
         ...
 
     def extend_by(self, plan: Plan, k: int) -> list[Take]:
-        """The plan ran k times instead of once: take and publish what its decodes need in
-        the k - 1 further steps, step by step. Returns who took when."""
+        """The plan ran k times instead of once: count the tokens of the times before the last
+        as given, and take and publish what the decodes need in the k - 1 further steps, step
+        by step. Returns who took when."""
         ...
 
-    def commit(self, plan: Plan, k: int, ended: list[Sequence]) -> list[Departure]:
-        """Append the tokens of a plan that ran k times, and let go of the `ended`
-        sequences, in that order."""
+    def commit(self, plan: Plan, ended: list[Sequence]) -> list[Departure]:
+        """Append the tokens of the plan's step, or of the last of its repetitions, and let
+        go of the `ended` sequences, in that order."""
         ...
 
     def check(self) -> None:

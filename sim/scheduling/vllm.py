@@ -83,8 +83,8 @@ class VllmScheduler(OneStep):
             sequence.computed += 1
         return plan
 
-    def commit(self, plan: Plan, k: int, ended: list[Sequence]) -> list[Departure]:
-        """Take note that the plan ran k times and gave its tokens.
+    def commit(self, plan: Plan, ended: list[Sequence]) -> list[Departure]:
+        """Take note that the plan's (latest) step ran and gave its tokens.
 
         `ended` are the sequences whose answers ended with these tokens, in the order of
         the plan's rows; they are let go. The last token of an answer is never computed.
@@ -94,7 +94,7 @@ class VllmScheduler(OneStep):
                 sequence.generated += 1
                 sequence.decoding = True
         for sequence in plan.decodes:
-            sequence.generated += k
+            sequence.generated += 1
         if not ended:
             return []
         gone = set(ended)

@@ -1,0 +1,167 @@
+"""The composition root: the one place where a config becomes objects that know each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import simpy
+
+from calibrate.model import ModelError
+from calibrate.roofline import Roofline
+from experiments.config import ChatTrace, Config, LinearLatency, ReplayLatency, RooflineLatency
+from experiments.deployment import Deployment
+from experiments.durations import Recording
+from experiments.engine_config import Engine as EngineConfig
+from experiments.errors import ConfigError
+from sim.cluster import Cluster, LeastOutstanding, RoundRobin, Router
+from sim.engine import Engine, Observer
+from sim.executor import Simulated
+from sim.fast.vllm import FastVllm
+from sim.kv.paged import Paged
+from sim.kv.prefix import PrefixCached
+from sim.latency import LatencyModel, Linear
+from sim.record import Records
+from sim.recorder import CHECK_EVERY_STEPS, Recorder
+from sim.request import Request
+from sim.scheduling.face import Scheduler
+from sim.scheduling.orders import Fcfs, Priority
+from sim.scheduling.versions import VERSIONS
+from sim.scheduling.vllm import Limits, VllmScheduler
+from sim.world import CalendarWorld, World
+from traces.reader import open_trace
+from traces.schema import Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulation:
+    """Everything one run consists of, ready to serve requests once."""
+
+    cluster: Cluster
+    recorders: list[Recorder]
+    records: Records
+
+    def serve(self, requests: Iterable[Request]) -> None:
+        """Run until every request is answered or refused; the records are complete then."""
+        self.cluster.serve(requests)
+        for recorder in self.recorders:
+            recorder.close()
+
+
+def build_simulation(
+    deployment: Deployment, *, latency: LatencyModel, observers: Iterable[Observer] = ()
+) -> Simulation:
+    """All replicas of a deployment, on one clock; `observers` watch each of them."""
+    config = deployment.config
+    env = simpy.Environment()
+    records = Records()
+    engines, recorders = [], []
+    for replica in range(config.cluster.replicas):
+        scheduler = build_scheduler(config.engine, num_gpu_blocks=deployment.num_gpu_blocks)
+        recorder = Recorder(
+            records,
+            scheduler=scheduler,
+            latency=latency,
+            replica=replica,
+            front_end_ns=config.latency.front_end_ns,
+            # A recount visits every block: this often, it costs a block for each step.
+            check_every=max(CHECK_EVERY_STEPS, deployment.num_gpu_blocks),
+        )
+        engine = Engine(
+            env,
+            scheduler=scheduler,
+            executor=Simulated(latency),
+            world=build_world(config.engine),
+            observers=[recorder, *observers],
+            replica=replica,
+        )
+        engines.append(engine)
+        recorders.append(recorder)
+    router: Router = RoundRobin() if config.cluster.router == "round_robin" else LeastOutstanding()
+    cluster = Cluster(env, engines, router=router)
+    return Simulation(cluster=cluster, recorders=recorders, records=records)
+
+
+def build_scheduler(engine: EngineConfig, *, num_gpu_blocks: int) -> Scheduler:
+    """One replica's scheduler and cache, from resolved options."""
+    assert engine.max_num_seqs is not None
+    assert engine.max_num_batched_tokens is not None
+    assert engine.kv_cache.free_order is not None
+    make_cache = PrefixCached if engine.enable_prefix_caching else Paged
+    kv = make_cache(
+        num_gpu_blocks, block_size=engine.block_size, free_order=engine.kv_cache.free_order
+    )
+    limits = Limits(
+        max_num_seqs=engine.max_num_seqs,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        enable_chunked_prefill=engine.enable_chunked_prefill,
+        long_prefill_token_threshold=engine.long_prefill_token_threshold,
+        scheduler_reserve_full_isl=engine.scheduler_reserve_full_isl,
+        watermark_blocks=int(engine.watermark * num_gpu_blocks),
+    )
+    rules = VERSIONS[engine.scheduler.version]
+    if engine.loop == "fast":
+        return FastVllm(kv=kv, order=Fcfs(), limits=limits, rules=rules)
+    order = Priority() if engine.scheduling_policy == "priority" else Fcfs()
+    return VllmScheduler(kv=kv, order=order, limits=limits, rules=rules)
+
+
+def build_world(engine: EngineConfig) -> World:
+    """What ends answers, in the way that suits the loop."""
+    assert engine.max_model_len is not None
+    make_world = CalendarWorld if engine.loop == "fast" else World
+    return make_world(max_model_len=engine.max_model_len)
+
+
+def build_latency(deployment: Deployment) -> LatencyModel:
+    """The clock. Raises ModelError or ConfigError where the roofline cannot price the model,
+    and ConfigError for a recording that cannot be read."""
+    config = deployment.config
+    match config.latency:
+        case LinearLatency() as linear:
+            return Linear(
+                base_ns=linear.base_ns,
+                per_token_ns=linear.per_token_ns,
+                per_context_token_ns=linear.per_context_token_ns,
+            )
+        case ReplayLatency() as replay:
+            return Recording(replay.path)
+        case RooflineLatency() as roofline:
+            return _build_roofline(deployment, roofline)
+
+
+def build_work(deployment: Deployment) -> Roofline | None:
+    """What counts FLOP and bytes of the steps; None where model and device do not tell."""
+    try:
+        return _build_roofline(deployment, RooflineLatency(kind="roofline"))
+    except (ConfigError, ModelError):
+        return None
+
+
+def _build_roofline(deployment: Deployment, options: RooflineLatency) -> Roofline:
+    engine = deployment.config.engine
+    if deployment.model is None or deployment.device is None:
+        raise ConfigError("latency.kind: a roofline needs model and device")
+    try:
+        return Roofline(
+            deployment.model,
+            deployment.device,
+            kv_cache_dtype=engine.kv_cache_dtype,
+            tensor_parallel_size=engine.tensor_parallel_size,
+            compute_efficiency=options.compute_efficiency,
+            bandwidth_efficiency=options.bandwidth_efficiency,
+            host_ns=options.host_ns,
+        )
+    except ModelError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"latency: {error}") from None
+
+
+def build_trace(config: Config) -> Trace:
+    """The requests. Raises TraceError for a file that fits no format."""
+    trace = config.trace
+    if isinstance(trace, ChatTrace):
+        return trace.workload(seed=config.seed)
+    options = trace.model_dump(exclude={"kind", "path"})
+    return open_trace(trace.path, kind=trace.kind, **options)

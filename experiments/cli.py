@@ -1,0 +1,15 @@
+"""The console command `pagesim`: the modules' commands under one name."""
+
+from __future__ import annotations
+
+from experiments.exits import make_app
+from experiments.run import run
+from experiments.schema import schema
+
+main = make_app(
+    run,
+    schema,
+    name="pagesim",
+    help="Simulate LLM serving: replay a request trace through a scheduler and a paged KV cache.",
+    no_args_is_help=True,
+)

@@ -1,0 +1,200 @@
+"""What a run is: a frozen, checked description. Adding a kind to a union registers it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from calibrate.roofline import BANDWIDTH_EFFICIENCY, COMPUTE_EFFICIENCY
+from experiments.engine_config import Engine, Fraction
+from experiments.explain import explain
+from experiments.section import Section, refuse
+from experiments.source import Source
+from traces.chat import ChatWorkload
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Latency(Section):
+    """What every latency kind has."""
+
+    front_end_ns: NonNegativeInt = 0
+    """Time of a request outside the engine before its first token (HTTP, tokenizer)."""
+
+
+class RooflineLatency(Latency):
+    """Modelled from the model's shape and the device's datasheet; nothing is measured."""
+
+    kind: Literal["roofline"]
+    compute_efficiency: Fraction = COMPUTE_EFFICIENCY
+    """Share of the datasheet's FLOP/s that steps reach."""
+    bandwidth_efficiency: Fraction = BANDWIDTH_EFFICIENCY
+    """Share of the datasheet's bytes/s that steps reach."""
+    host_ns: NonNegativeInt = 0
+    """Host time of every step during which the GPU idles."""
+
+
+class LinearLatency(Latency):
+    """step = base + per_token x tokens + per_context_token x context."""
+
+    kind: Literal["linear"]
+    base_ns: NonNegativeInt
+    """nanoseconds of every step"""
+    per_token_ns: NonNegativeInt
+    """nanoseconds for each scheduled token"""
+    per_context_token_ns: NonNegativeInt
+    """nanoseconds for each token of context, summed over the sequences"""
+
+    @model_validator(mode="after")
+    def _check_time(self) -> LinearLatency:
+        if not self.base_ns + self.per_token_ns:
+            refuse("found steps that take no time; allowed: base_ns or per_token_ns above 0")
+        return self
+
+
+class ReplayLatency(Latency):
+    """The i-th step takes the i-th recorded duration, whatever it computes."""
+
+    kind: Literal["replay"]
+    path: str = Field(description="a CSV file with a column duration_ns, one row per step")
+
+
+AnyLatency = Annotated[RooflineLatency | LinearLatency | ReplayLatency, Field(discriminator="kind")]
+
+
+class ChatTrace(Section):
+    """A synthetic chat service; traces/chat.py says what the parameters mean, and their source."""
+
+    kind: Literal["chat"]
+    requests: int = ChatWorkload.requests
+    sessions_per_second: float = ChatWorkload.sessions_per_second
+    turns_mean: float = ChatWorkload.turns_mean
+    system_prompts: int = ChatWorkload.system_prompts
+    system_prompt_tokens: int = ChatWorkload.system_prompt_tokens
+    system_prompt_skew: float = ChatWorkload.system_prompt_skew
+    first_message_median: float = ChatWorkload.first_message_median
+    first_message_sigma: float = ChatWorkload.first_message_sigma
+    later_message_median: float = ChatWorkload.later_message_median
+    later_message_sigma: float = ChatWorkload.later_message_sigma
+    answer_median: float = ChatWorkload.answer_median
+    answer_sigma: float = ChatWorkload.answer_sigma
+    answer_max_tokens: int = ChatWorkload.answer_max_tokens
+    think_mean_s: float = ChatWorkload.think_mean_s
+    answer_ns_per_token: int = ChatWorkload.answer_ns_per_token
+    max_prompt_tokens: int = ChatWorkload.max_prompt_tokens
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> ChatTrace:
+        try:
+            self.workload(seed=0)
+        except ValueError as error:
+            parameter, _, why = str(error).partition(" = ")
+            refuse("found " + why.replace(": allowed", "; allowed:"), at=parameter)
+        return self
+
+    def workload(self, *, seed: int) -> ChatWorkload:
+        return ChatWorkload(seed=seed, **self.model_dump(exclude={"kind"}))
+
+
+class AzureTrace(Section):
+    """Azure's LLM inference traces of 2023."""
+
+    kind: Literal["azure"]
+    path: str = Field(
+        description="a CSV file with the header TIMESTAMP,ContextTokens,GeneratedTokens, named"
+        " with --set trace.path=FILE; AzureLLMInferenceTrace_conv.csv is at"
+        " https://github.com/Azure/AzurePublicDataset/tree/master/data"
+    )
+
+
+class MooncakeTrace(Section):
+    """Mooncake's traces, whose hash ids name blocks of the prompts."""
+
+    kind: Literal["mooncake"]
+    path: str = Field(
+        description="a JSON lines file (also .gz) with timestamp, input_length, output_length"
+        " and hash_ids, named with --set trace.path=FILE; conversation_trace.jsonl is at"
+        " https://github.com/kvcache-ai/Mooncake/tree/main/FAST25-release/traces"
+    )
+    block_tokens: PositiveInt = 512
+    """Prompt tokens per hash id."""
+
+
+class NativeTrace(Section):
+    """pagesim's own trace format."""
+
+    kind: Literal["native"]
+    path: str = Field(description="a JSON lines file (also .gz) in pagesim's own format")
+
+
+class AutoTrace(Section):
+    """A trace file of the format that its first line shows."""
+
+    kind: Literal["auto"]
+    path: str = Field(description="a trace file in the format azure, mooncake or native")
+
+
+TraceFile = AzureTrace | MooncakeTrace | NativeTrace | AutoTrace
+AnyTrace = Annotated[ChatTrace | TraceFile, Field(discriminator="kind")]
+
+
+class Cluster(Section):
+    """How many replicas serve, and who gets the next request."""
+
+    replicas: PositiveInt = 1
+    router: Literal["round_robin", "least_outstanding"] = "round_robin"
+
+
+class Slo(Section):
+    """Limits a good answer keeps, in milliseconds; null: no such limit."""
+
+    ttft_ms: Positive | None = None
+    tpot_ms: Positive | None = None
+    e2e_ms: Positive | None = None
+
+
+class Config(Section):
+    """One run of pagesim."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "run"
+    """Begins the name of the folder with the results."""
+    model: str | None = None
+    """A shipped model's name, or the path of a Hugging Face config.json."""
+    device: str | None = None
+    """A shipped GPU's name."""
+    engine: Engine = Engine()
+    latency: AnyLatency = RooflineLatency(kind="roofline")
+    trace: AnyTrace = Field(
+        description="where requests come from; kind: chat, azure, mooncake, native or auto"
+    )
+    cluster: Cluster = Cluster()
+    slo: Slo = Slo()
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Everything drawn at random follows from it."""
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Config:
+        if isinstance(self.latency, ReplayLatency) and self.cluster.replicas > 1:
+            refuse("a recording is of one engine; allowed: cluster.replicas 1", at="latency")
+        return self
+
+
+def load_config(path: str | Path, *, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML file; each override is `a.b=v` and replaces a value.
+
+    A config that says no name is called after its file. Raises ConfigError.
+    """
+    source = Source(path)
+    for assignment in overrides:
+        source.override(assignment)
+    source.values.setdefault("name", Path(path).stem)
+    return parse_config(source.values, source=source)
+
+
+def parse_config(values: Mapping[str, Any], *, source: Source | None = None) -> Config:
+    """Check values as they come from YAML. Raises ConfigError, with places if `source` has them."""
+    with explain(source):
+        return Config.model_validate(values)

@@ -1,0 +1,248 @@
+"""Nothing is lost: what must hold between the tables of any run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.context import Context, Frames
+from experiments.kv_use import POOL_PARTS, count_pool_slots
+from experiments.timeline import Ints, StepAxis, count_intervals
+from sim.memory import Slots
+from sim.record import Event
+from sim.ttft import PARTS
+
+
+def check(frames: Frames, context: Context) -> None:
+    """Raise AssertionError, saying what is wrong where, unless the tables agree.
+
+    Requests: arrived = finished + rejected, times in order, parts that sum to TTFT. Steps:
+    consecutive, in time, with an end each. Tokens: what chunks and decodes computed is what
+    answers needed, by request and by step. Memory: slots that add up to the pool.
+    """
+    _check_requests(frames, context)
+    _check_steps(frames)
+    _check_references(frames)
+    axis = StepAxis(frames["step_ends"])
+    _check_moments(frames, axis)
+    _check_events(frames, axis)
+    _check_tokens_of_requests(frames, axis)
+    _check_tokens_of_steps(frames, axis)
+    _check_memory(frames, context)
+
+
+def _check_requests(frames: Frames, context: Context) -> None:
+    requests = frames["requests"]
+    finished, rejected, arrived = len(requests), len(frames["refused"]), context["arrived"]
+    _require(
+        arrived == finished + rejected,
+        f"{arrived} requests arrived, but {finished} finished and {rejected} were rejected",
+    )
+    _require(bool(requests["request"].is_unique), "a request finished twice")
+    times = ["arrival_ns", "admit_ns", "first_token_ns", "finish_ns"]
+    _require_rows((np.diff(requests[times], axis=1) >= 0).all(axis=1), requests, "time runs back")
+    columns = [f"{part}_ns" for part in PARTS]
+    _require_rows(
+        requests[columns].sum(axis=1) == requests["ttft_ns"],
+        requests,
+        "the parts do not sum to ttft_ns",
+    )
+    queue = [column for column in columns if column.startswith("queue_")]
+    _require_rows(
+        requests[queue].sum(axis=1) == requests["admit_ns"] - requests["arrival_ns"],
+        requests,
+        "the queue parts do not sum to the time before admission",
+    )
+
+
+def _check_steps(frames: Frames) -> None:
+    """Row follows row without a gap in numbers or a step back in time."""
+    steps, ends = frames["steps"], frames["step_ends"]
+    rows = steps.sort_values(["replica", "first_step"], kind="stable")
+    _require_rows(rows["steps"] >= 1, rows, "a row without a step")
+    _require_rows(rows["start_ns"] <= rows["end_ns"], rows, "steps end before they start")
+    before = rows.groupby("replica")
+    expected = before["first_step"].shift() + before["steps"].shift()
+    _require_rows(rows["first_step"] == expected.fillna(0), rows, "steps are missing or overlap")
+    earlier = before["end_ns"].shift()
+    _require_rows(~(rows["start_ns"] < earlier), rows, "steps overlap in time")
+    _require(
+        rows.groupby("replica")["steps"].sum().equals(ends.groupby("replica")["step"].size()),
+        "steps and step_ends count different numbers of steps",
+    )
+    ordered = ends.sort_values(["replica", "step"], kind="stable")
+    number = ordered.groupby("replica").cumcount()
+    _require_rows(ordered["step"] == number, ordered, "step_ends misses a step or has one twice")
+    previous = ordered.groupby("replica")["end_ns"].shift()
+    _require_rows(~(ordered["end_ns"] < previous), ordered, "time runs back")
+
+
+def _check_references(frames: Frames) -> None:
+    """Whatever happened belongs to a step that ran."""
+    steps_of = frames["step_ends"].groupby("replica")["step"].size()
+    for name, step, length in (
+        ("chunks", "step", None),
+        ("events", "step", None),
+        ("segments", "first_step", "tokens"),
+    ):
+        rows = frames[name]
+        last = rows[step] if length is None else rows[step] + rows[length] - 1
+        ran = (rows[step] >= 0) & (last < rows["replica"].map(steps_of))
+        _require_rows(ran, rows, f"{name} in a step that did not run")
+
+
+def _check_moments(frames: Frames, axis: StepAxis) -> None:
+    """Rows and requests begin and end when steps do."""
+    steps, requests = frames["steps"], frames["requests"]
+    last = axis.position(steps["replica"], steps["first_step"] + steps["steps"] - 1)
+    _require_rows(
+        steps["end_ns"] == axis.end_ns[last], steps, "the row does not end with its last step"
+    )
+    events, start_ns = frames["events"], axis.start_ns(steps)
+    of_request = requests.set_index("request")
+    for event, column, moments in (
+        (Event.ADMIT, "admit_ns", start_ns),
+        (Event.FINISH, "finish_ns", axis.end_ns),
+    ):
+        happened = events[events["event"] == event]
+        said = of_request[column].reindex(happened["request"]).to_numpy()
+        at = moments[axis.position(happened["replica"], happened["step"])]
+        _require_rows(at == said, happened, f"{column} is not that of the step")
+    firsts = frames["segments"].sort_values("first_step").drop_duplicates("request")
+    token_ns = axis.end_ns[axis.position(firsts["replica"], firsts["first_step"])]
+    said = of_request["first_token_ns"].reindex(firsts["request"]).to_numpy()
+    _require_rows(token_ns == said, firsts, "first_token_ns is not that of the first segment")
+    front_end_ns = requests["ttft_ns"] - (requests["first_token_ns"] - requests["arrival_ns"])
+    _require(front_end_ns.nunique() <= 1, "ttft_ns is not first token - arrival + a constant")
+
+
+def _check_events(frames: Frames, axis: StepAxis) -> None:
+    """Rows of `steps` count the events that belong to them."""
+    steps, events, requests = frames["steps"], frames["events"], frames["requests"]
+    row = _find_rows(axis, steps, events)
+    event = events["event"]
+    for column, kinds in (
+        ("admitted", (Event.ADMIT, Event.RESUME)),
+        ("preempted", (Event.PREEMPT,)),
+        ("finished", (Event.FINISH,)),
+    ):
+        counted = np.bincount(row[event.isin(kinds)], minlength=len(steps))
+        _require_rows(steps[column] == counted, steps, f"{column} disagrees with the events")
+    per_request = events.groupby(["request", "event"]).size().unstack(fill_value=0)
+    per_request = per_request.reindex(columns=list(Event), fill_value=0)
+    known = per_request.reindex(requests["request"], fill_value=0)
+    _require(len(known) == len(per_request), "events of a request that never finished")
+    once = ((known[Event.ADMIT] == 1) & (known[Event.FINISH] == 1)).to_numpy()
+    _require_rows(once, requests, "not admitted and finished exactly once")
+    preempted = requests["preemptions"].to_numpy()
+    back = (known[Event.PREEMPT] == preempted) & (known[Event.RESUME] == preempted)
+    _require_rows(back.to_numpy(), requests, "preemptions and resumptions disagree")
+
+
+def _check_tokens_of_requests(frames: Frames, axis: StepAxis) -> None:
+    """computed + found in the cache - given up = prompt + answer - 1, and the answer is whole."""
+    requests, events, segments = frames["requests"], frames["events"], frames["segments"]
+    chunks = frames["chunks"]
+    decodes = segments["tokens"] - _begins_with_chunk(segments, chunks, axis)
+    sign = events["event"].map(
+        {Event.ADMIT: 1, Event.RESUME: 1, Event.PREEMPT: -1, Event.FINISH: 0}
+    )
+    held = _sum_by_request(
+        [chunks["request"], segments["request"], events["request"]],
+        [chunks["tokens"], decodes, events["tokens"] * sign],
+    ).reindex(requests["request"], fill_value=0)
+    # The last token of an answer is never computed.
+    needed = requests["prompt_tokens"] + requests["output_tokens"] - 1
+    _require_rows(held.to_numpy() == needed, requests, "tokens were lost or computed too often")
+    given = _sum_by_request([segments["request"]], [segments["tokens"]])
+    answered = given.reindex(requests["request"], fill_value=0).to_numpy()
+    _require_rows(
+        answered == requests["output_tokens"], requests, "segments do not make up the answer"
+    )
+
+
+def _check_tokens_of_steps(frames: Frames, axis: StepAxis) -> None:
+    """Each step's decodes and chunks are those of `segments` and `chunks`."""
+    steps, chunks, segments = frames["steps"], frames["chunks"], frames["segments"]
+    row = _find_rows(axis, steps, chunks)
+    for column, weights in (("chunks", None), ("chunk_tokens", chunks["tokens"])):
+        counted = np.bincount(row, weights=weights, minlength=len(steps))
+        _require_rows(steps[column] == counted, steps, f"{column} disagrees with the chunks")
+    first = axis.position(segments["replica"], segments["first_step"])
+    last = first + segments["tokens"].to_numpy()
+    from_step = first + _begins_with_chunk(segments, chunks, axis)
+    decoding = count_intervals(from_step, last, length=len(axis))
+    begins = axis.position(steps["replica"], steps["first_step"])
+    order = np.argsort(begins)
+    said = np.repeat(steps["decodes"].to_numpy()[order], steps["steps"].to_numpy()[order])
+    wrong = np.flatnonzero(said != decoding)
+    _require(
+        not len(wrong),
+        f"{len(wrong)} steps decode other sequences than the segments say,"
+        f" first at position {wrong[:1]}",
+    )
+
+
+def _check_memory(frames: Frames, context: Context) -> None:
+    memory, steps = frames["memory"], frames["steps"]
+    pool = count_pool_slots(context["deployment"])
+    for when in ("first", "last"):
+        columns = [f"{part}_{when}_slots" for part in Slots._fields]
+        _require_rows(
+            memory[columns[:-1]].sum(axis=1) == pool,
+            memory,
+            f"the slots of the {when} step do not add up to the pool of {pool}",
+        )
+        _require_rows((memory[columns] >= 0).all(axis=1), memory, "negative slots")
+    keys = ["replica", "first_step"]
+    _require(memory[keys].equals(steps[keys]), "memory and steps have different rows")
+    busy_ns = (steps["end_ns"] - steps["start_ns"]).groupby(steps["replica"]).sum()
+    for replica, slot_ns in enumerate(context["slot_ns"]):
+        _require(
+            sum(slot_ns[: len(POOL_PARTS)]) == pool * int(busy_ns.get(replica, 0)),
+            f"replica {replica}: slot_ns do not add up to pool x busy time",
+        )
+
+
+def _begins_with_chunk(segments: pd.DataFrame, chunks: pd.DataFrame, axis: StepAxis) -> Ints:
+    """1 for each segment whose first token came of a chunk, 0 where it is a decode's."""
+    born = axis.position(segments["replica"], segments["first_step"])
+    computed = axis.position(chunks["replica"], chunks["step"])
+    steps = np.int64(len(axis) + 1)
+    found = np.isin(
+        segments["request"].to_numpy() * steps + born,
+        chunks["request"].to_numpy() * steps + computed,
+    )
+    return found.astype(np.int64)
+
+
+def _find_rows(axis: StepAxis, steps: pd.DataFrame, happened: pd.DataFrame) -> Ints:
+    """The row of `steps` in which each of these events or chunks happened."""
+    begins = axis.position(steps["replica"], steps["first_step"])
+    order = np.argsort(begins)
+    at = axis.position(happened["replica"], happened["step"])
+    return order[np.searchsorted(begins[order], at, side="right") - 1]
+
+
+def _sum_by_request(requests: list[pd.Series[Any]], tokens: list[pd.Series[Any]]) -> pd.Series[Any]:
+    summed: pd.Series[Any] = pd.concat(tokens).groupby(pd.concat(requests).to_numpy()).sum()
+    return summed
+
+
+def _require_rows(holds: Any, rows: pd.DataFrame, message: str) -> None:
+    """All must hold; quotes the first row for which it does not."""
+    wrong = rows[~np.asarray(holds, dtype=bool)]
+    if len(wrong):
+        first = {name: value for name, value in wrong.iloc[0].items() if name in _NAMING}
+        raise AssertionError(f"{message}: {len(wrong)} rows, the first with {first}")
+
+
+_NAMING = ("id", "request", "replica", "step", "first_step")
+"""Columns that say which row is meant."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)

@@ -1,0 +1,202 @@
+"""What vLLM would settle at start-up: the limits left open, and how many blocks there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from calibrate.device import Device, DeviceError, load_device
+from calibrate.memory import DoesNotFit, MemoryPlan, default_limits, plan_memory
+from calibrate.model import Model, ModelError, load_model
+from experiments.config import Config, RooflineLatency
+from experiments.engine_config import Engine
+from experiments.errors import ConfigError
+from sim.scheduling.versions import VERSIONS
+
+_UTILIZATION = {"0.19": 0.9}
+_UTILIZATION_SINCE_0_20 = 0.92
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A config with nothing left open, and what it was derived from."""
+
+    config: Config
+    """Resolved: resolving it again changes nothing."""
+    model: Model | None
+    device: Device | None
+    memory: MemoryPlan | None
+    """The memory of one GPU; None where blocks are given and no device is."""
+    num_gpu_blocks: int
+    """Per replica, the null block included."""
+    notes: tuple[str, ...] = ()
+    """What a user should know: limits that are not what vLLM would have taken."""
+
+
+def resolve(config: Config) -> Deployment:
+    """Settle what the config leaves open, as vLLM of its version would.
+
+    One thing is kinder: where the model's maximum length does not fit in the cache, vLLM
+    does not start; here max_model_len is reduced to what fits, and a note says so.
+
+    Raises ConfigError for what is missing or contradicts itself, ModelError and DeviceError
+    for unknown or refused ones, DoesNotFit where no cache is left or an explicit
+    max_model_len does not fit in it.
+    """
+    model = None if config.model is None else load_model(config.model)
+    device = None if config.device is None else load_device(config.device)
+    _check_parts(config, model=model, device=device)
+    engine = _settle_limits(config.engine, model=model, device=device)
+    memory = _plan(engine, model=model, device=device)
+    num_gpu_blocks = engine.num_gpu_blocks_override
+    if num_gpu_blocks is None:
+        assert memory is not None
+        num_gpu_blocks = memory.num_blocks
+    engine, notes = _settle_length(engine, model=model, num_gpu_blocks=num_gpu_blocks)
+    _check_lengths(engine)
+    names = {
+        "model": config.model if model is None or Path(config.model or "").exists() else model.name,
+        "device": None if device is None else device.name,
+    }
+    return Deployment(
+        config=config.model_copy(update={"engine": engine, **names}),
+        model=model,
+        device=device,
+        memory=memory,
+        num_gpu_blocks=num_gpu_blocks,
+        notes=notes,
+    )
+
+
+def _check_parts(config: Config, *, model: Model | None, device: Device | None) -> None:
+    """Model and device may be left out only where nothing is derived from them."""
+    engine = config.engine
+    modelled = isinstance(config.latency, RooflineLatency)
+    derives_blocks = engine.num_gpu_blocks_override is None
+    for what, given, needs in (
+        (
+            "model",
+            model,
+            {
+                "latency.kind roofline": modelled,
+                "the number of KV blocks (or give engine.num_gpu_blocks_override)": derives_blocks,
+                "engine.max_model_len (or give it)": engine.max_model_len is None,
+            },
+        ),
+        (
+            "device",
+            device,
+            {
+                "latency.kind roofline": modelled,
+                "the number of KV blocks (or give engine.num_gpu_blocks_override)": derives_blocks,
+                "engine.max_num_seqs (or give it)": engine.max_num_seqs is None,
+                "engine.max_num_batched_tokens (or give it)": engine.max_num_batched_tokens is None,
+            },
+        ),
+    ):
+        needed = [need for need, holds in needs.items() if holds]
+        if given is None and needed:
+            raise ConfigError(f"{what}: missing; needed for {', '.join(needed)}")
+
+
+def _settle_limits(engine: Engine, *, model: Model | None, device: Device | None) -> Engine:
+    seqs, tokens = engine.max_num_seqs, engine.max_num_batched_tokens
+    if device is not None:
+        default_seqs, default_tokens = default_limits(device)
+        if tokens is None:
+            tokens = default_tokens
+            if not engine.enable_chunked_prefill:
+                longest = engine.max_model_len or (model.max_position_embeddings if model else 0)
+                tokens = max(tokens, longest)
+        seqs = seqs or min(default_seqs, tokens)
+    assert seqs is not None
+    assert tokens is not None
+    if tokens < seqs:
+        raise ConfigError(
+            f"engine.max_num_batched_tokens: found {tokens}; allowed: max_num_seqs ({seqs}) or"
+            " more, since every running sequence computes at least one token"
+        )
+    version = engine.scheduler.version
+    utilization = _UTILIZATION.get(version, _UTILIZATION_SINCE_0_20)
+    free_order = engine.kv_cache.free_order or VERSIONS[version].free_order
+    return engine.model_copy(
+        update={
+            "max_num_seqs": seqs,
+            "max_num_batched_tokens": tokens,
+            "gpu_memory_utilization": engine.gpu_memory_utilization or utilization,
+            "dtype": "bfloat16",
+            "loop": engine.loop or ("fast" if engine.scheduling_policy == "fcfs" else "plain"),
+            "kv_cache": engine.kv_cache.model_copy(update={"free_order": free_order}),
+        }
+    )
+
+
+def _plan(engine: Engine, *, model: Model | None, device: Device | None) -> MemoryPlan | None:
+    if model is None or device is None:
+        return None
+    assert engine.gpu_memory_utilization is not None
+    try:
+        return plan_memory(
+            model,
+            device,
+            gpu_memory_utilization=engine.gpu_memory_utilization,
+            max_num_seqs=engine.max_num_seqs,
+            max_num_batched_tokens=engine.max_num_batched_tokens,
+            block_size=engine.block_size,
+            kv_cache_dtype=engine.kv_cache_dtype,
+            tensor_parallel_size=engine.tensor_parallel_size,
+            vllm_version=engine.scheduler.version,
+            num_gpu_blocks_override=engine.num_gpu_blocks_override,
+            kv_cache_memory_bytes=engine.kv_cache_memory_bytes,
+            **engine.memory.model_dump(),
+        )
+    except (ModelError, DeviceError, DoesNotFit):
+        raise
+    except ValueError as error:
+        raise ConfigError(f"engine: {error}") from None
+
+
+def _settle_length(
+    engine: Engine, *, model: Model | None, num_gpu_blocks: int
+) -> tuple[Engine, tuple[str, ...]]:
+    """max_model_len: as given if it fits; else the model's maximum, or as much as fits."""
+    fits = (num_gpu_blocks - 1) * engine.block_size
+    maximum = None if model is None else model.max_position_embeddings
+    if engine.max_model_len is None:
+        assert maximum is not None
+        reduced = min(maximum, fits)
+        notes: tuple[str, ...] = ()
+        if reduced < maximum:
+            notes = (
+                f"max_model_len is {reduced}: the model allows {maximum}, but the KV cache holds"
+                f" {fits} tokens (vLLM would not start and ask for this max_model_len)",
+            )
+        return engine.model_copy(update={"max_model_len": reduced}), notes
+    given = engine.max_model_len
+    if maximum is not None and given > maximum:
+        raise ConfigError(
+            f"engine.max_model_len: found {given}; allowed: up to the model's {maximum}"
+        )
+    if given > fits:
+        raise DoesNotFit(
+            f"engine.max_model_len: found {given}; allowed: up to {fits}, which is what"
+            f" {num_gpu_blocks} blocks of {engine.block_size} tokens hold, one of them being the"
+            " null block"
+        )
+    return engine, ()
+
+
+def _check_lengths(engine: Engine) -> None:
+    longest, tokens = engine.max_model_len, engine.max_num_batched_tokens
+    assert longest is not None
+    assert tokens is not None
+    if not engine.enable_chunked_prefill and tokens < longest:
+        raise ConfigError(
+            f"engine.max_num_batched_tokens: found {tokens}; allowed: max_model_len ({longest})"
+            " or more, since enable_chunked_prefill is false"
+        )
+    if engine.long_prefill_token_threshold > longest:
+        raise ConfigError(
+            f"engine.long_prefill_token_threshold: found {engine.long_prefill_token_threshold};"
+            f" allowed: up to max_model_len ({longest})"
+        )

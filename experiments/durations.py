@@ -1,0 +1,62 @@
+"""Recorded step durations: a CSV file as a clock."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from experiments.errors import ConfigError, shown
+from sim.latency import Nanoseconds, Replay
+from sim.plan import Plan
+
+COLUMN = "duration_ns"
+_LARGEST_NS = 10**18
+
+
+def read_durations(path: str | Path) -> list[int]:
+    """The column duration_ns, one row per step, in nanoseconds; other columns are ignored.
+
+    Raises ConfigError for a file that cannot be read, has no such column or no rows, and for
+    values that are no whole numbers above 0.
+    """
+    durations_ns = []
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            if COLUMN not in (rows.fieldnames or ()):
+                raise ConfigError(
+                    f"{path}:1: found the columns {rows.fieldnames or []}; allowed: {COLUMN} among"
+                    " them"
+                )
+            for row in rows:
+                text = row[COLUMN]
+                if not (text and text.isascii() and text.isdigit() and 0 < int(text) < _LARGEST_NS):
+                    raise ConfigError(
+                        f"{path}:{rows.line_num}: found {COLUMN} = {shown(text)}; allowed: a whole"
+                        " number of nanoseconds above 0"
+                    )
+                durations_ns.append(int(text))
+    except FileNotFoundError:
+        raise ConfigError(f"latency.path: {path}: no such file") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"latency.path: {path}: cannot be read ({error})") from None
+    if not durations_ns:
+        raise ConfigError(f"{path}: found no rows; allowed: one row for each step")
+    return durations_ns
+
+
+class Recording(Replay):
+    """The durations of one file, in order. ConfigError where the run outlives them."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(read_durations(path), source=str(path))
+        self._path = path
+
+    def durations(self, plan: Plan, k: int) -> Nanoseconds:
+        try:
+            return super().durations(plan, k)
+        except IndexError as error:
+            raise ConfigError(
+                f"latency.path: {self._path}: {error}; allowed: a recording of this very trace and"
+                " engine"
+            ) from None

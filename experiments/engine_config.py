@@ -1,0 +1,120 @@
+"""The options of a serving engine, under vLLM's names."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+
+from experiments.section import Section, refuse
+from sim.kv.spec import KV_DTYPES, resolve_kv_dtype
+from sim.scheduling.versions import VERSIONS
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+def _as_text(value: Any) -> Any:
+    """YAML reads `version: 0.33` as a number."""
+    return str(value) if isinstance(value, float) else value
+
+
+def _resolve_kv_dtype(value: Any) -> Any:
+    try:
+        return resolve_kv_dtype(value)
+    except (TypeError, ValueError):
+        refuse(f"found {value!r}; allowed: {', '.join(KV_DTYPES)}")
+
+
+class VllmScheduler(Section):
+    """vLLM V1's scheduler, as of one version."""
+
+    kind: Literal["vllm"] = "vllm"
+    version: Annotated[Literal["0.33", "0.32", "0.19"], BeforeValidator(_as_text)] = "0.33"
+    """The vLLM release whose decisions and defaults are matched."""
+
+
+class PagedCache(Section):
+    """vLLM's block pool; with enable_prefix_caching its full blocks are found by content."""
+
+    kind: Literal["paged"] = "paged"
+    free_order: Literal["unkeyed_first", "all_last"] | None = None
+    """Where released blocks queue; null: as the scheduler's version does it."""
+
+
+class Recompute(Section):
+    """A preempted sequence loses its blocks and is computed anew."""
+
+    kind: Literal["recompute"] = "recompute"
+
+
+class Memory(Section):
+    """Terms of GPU memory in bytes per GPU, to replace what pagesim estimates."""
+
+    total_bytes: PositiveInt | None = None
+    """As CUDA reports it, less than the nameplate says."""
+    weights_bytes: NonNegativeInt | None = None
+    rotary_bytes: NonNegativeInt | None = None
+    activation_bytes: NonNegativeInt | None = None
+    """The peak of a step of max_num_batched_tokens."""
+    non_torch_bytes: NonNegativeInt | None = None
+    cuda_graph_bytes: NonNegativeInt | None = None
+
+
+class Engine(Section):
+    """One replica. Null means what vLLM would choose; the resolved config says what that is."""
+
+    max_num_seqs: PositiveInt | None = None
+    """Most sequences that run at once; null: vLLM's default for the device."""
+    max_num_batched_tokens: PositiveInt | None = None
+    """Most tokens computed in a step; null: vLLM's default for the device."""
+    max_model_len: PositiveInt | None = None
+    """Most tokens of prompt and answer; null: the model's maximum, or what the cache holds."""
+    block_size: PositiveInt = 16
+    """Tokens per KV block."""
+    gpu_memory_utilization: Fraction | None = None
+    """Share of GPU memory vLLM may use; null: 0.92, before version 0.20 0.9."""
+    num_gpu_blocks_override: Annotated[int, Field(ge=2)] | None = None
+    """KV blocks, the null block included, whatever would fit."""
+    kv_cache_memory_bytes: PositiveInt | None = None
+    """Bytes of KV cache per GPU, instead of what the other terms leave."""
+    enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: NonNegativeInt = 0
+    """Most prompt tokens of one sequence per step; 0: no such limit."""
+    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
+    scheduler_reserve_full_isl: bool = True
+    """Admit a sequence only if all its known tokens would fit."""
+    watermark: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the blocks that an admission must leave free while others run."""
+    kv_cache_dtype: Annotated[str, BeforeValidator(_resolve_kv_dtype)] = "auto"
+    """Element type of the KV cache; auto: the model's."""
+    dtype: Literal["auto", "bfloat16"] = "auto"
+    """Type of weights and activations."""
+    tensor_parallel_size: PositiveInt = 1
+    async_scheduling: bool = False
+    scheduler: VllmScheduler = VllmScheduler()
+    kv_cache: PagedCache = PagedCache()
+    preemption: Recompute = Recompute()
+    loop: Literal["plain", "fast"] | None = None
+    """How the simulator steps, with equal results: one event per step, or one per stretch of
+    equal decisions. Null: fast, except that only plain knows the policy priority."""
+    memory: Memory = Memory()
+
+    @model_validator(mode="after")
+    def _check_switches(self) -> Engine:
+        if self.async_scheduling:
+            refuse(
+                "found true; allowed: false (batches in flight are not simulated yet)",
+                at="async_scheduling",
+            )
+        if self.num_gpu_blocks_override and self.kv_cache_memory_bytes:
+            refuse(
+                "contradicts num_gpu_blocks_override: each alone says how many blocks there are",
+                at="kv_cache_memory_bytes",
+            )
+        if self.loop == "fast" and self.scheduling_policy == "priority":
+            refuse("found 'fast'; allowed with scheduling_policy priority: 'plain'", at="loop")
+        version = self.scheduler.version
+        if self.watermark and not VERSIONS[version].has_watermark:
+            refuse(f"vLLM {version} has no such option (since 0.24)", at="watermark")
+        return self

@@ -1,0 +1,57 @@
+"""Commands and how they end: a user's mistake is one message and exit code 2, a stop 130."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+import typer
+
+USER_ERROR = 2
+STOPPED = 130
+
+
+@contextmanager
+def exits() -> Iterator[None]:
+    """Raise typer.Exit instead of a user's error, Ctrl-C or SIGTERM, and say what it was.
+
+    Both stops unwind the stack, so that nothing is left half-written.
+    """
+    previous = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("Stopped; nothing was written.", err=True)
+        raise typer.Exit(STOPPED) from None
+    except ValueError as error:
+        if not isinstance(error, _user_errors()):
+            raise
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(USER_ERROR) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def make_app(*commands: Callable[..., None], **options: Any) -> typer.Typer:
+    """A program of these commands; a single one needs no name. Bugs keep plain tracebacks."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, **options)
+    for command in commands:
+        app.command()(command)
+    return app
+
+
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _user_errors() -> tuple[type[ValueError], ...]:
+    from calibrate.device import DeviceError
+    from calibrate.memory import DoesNotFit
+    from calibrate.model import ModelError
+    from experiments.errors import ConfigError, ResultError
+    from traces.schema import TraceError
+
+    return ConfigError, ResultError, TraceError, ModelError, DeviceError, DoesNotFit

@@ -1,0 +1,70 @@
+"""`python -m experiments.run CONFIG` and `pagesim run CONFIG`: simulate, show, keep."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.exits import exits, make_app
+
+_PIPE_COLUMNS = 100
+
+
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, as in configs/.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value: engine.block_size=32."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where results go, a folder for each run.")] = Path(
+        "results"
+    ),
+    force: Annotated[
+        bool, typer.Option("--force", help="Run even if the result is there already.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print nothing but the result's folder.")
+    ] = False,
+) -> None:
+    """Simulate the run that a config describes, and keep tables, figures and summary."""
+    with exits():
+        # Not before: `--help` should not wait for pandas.
+        from rich.console import Console
+
+        from experiments.config import load_config
+        from experiments.progress import ProgressBar
+        from experiments.screen import show
+        from experiments.simulate import Survey, simulate
+
+        errors = Console(stderr=True, quiet=quiet)
+
+        def watch(survey: Survey) -> ProgressBar:
+            return ProgressBar(
+                errors, requests=survey.requests, last_arrival_ns=survey.last_arrival_ns
+            )
+
+        outcome = simulate(
+            load_config(config, overrides=overrides or ()),
+            out=out,
+            force=force,
+            watch=watch if errors.is_terminal and not quiet else None,
+        )
+        if quiet:
+            typer.echo(outcome.result.path)
+            return
+        # Tables need room; a pipe has any width.
+        screen = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+        show(outcome.result.summary, screen, folder=outcome.result.path)
+        for note in outcome.result.summary["run"]["notes"]:
+            screen.print(f"Note: {note}", style="yellow", highlight=False)
+        if outcome.reused:
+            screen.print("This run was made before; --force makes it again.", style="yellow")
+
+
+main = make_app(run)
+
+if __name__ == "__main__":
+    main()

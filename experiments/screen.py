@@ -1,0 +1,231 @@
+"""The summary of a run on a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from experiments.attribution import PARTS_IN_WORDS
+from experiments.words import say_share, say_source, say_time
+
+_LATENCIES = {
+    "ttft": "TTFT  to the first token",
+    "tpot": "TPOT  per token after it",
+    "itl": "ITL   each gap",
+    "e2e": "E2E   to the last token",
+    "queue": "queue to admission",
+}
+_COLUMNS = ("mean", "std", "p50", "p90", "p95", "p99", "max")
+_BAR_CELLS = 16
+_GIB = 2**30
+_LEAST_BYTES = _GIB // 200
+"""What two decimals of a GiB do not show: one block."""
+
+
+def show(
+    summary: dict[str, Any], console: Console | None = None, *, folder: Path | None = None
+) -> None:
+    """Print a summary, made for 100 columns; `folder` is where the results lie."""
+    console = console or Console()
+    parts: list[RenderableType] = [
+        _say_headline(summary["about"]),
+        Text(_count(summary), style="dim"),
+        *(Text(f"! {note}", style="yellow") for note in _list_losses(summary["counts"])),
+        "",
+        _tabulate_latencies(summary["latency_ms"]),
+        "",
+        _tabulate_parts(summary["ttft"]),
+        Text(summary["verdicts"]["ttft"], style="bold"),
+        "",
+        Text(summary["verdicts"]["limits"], style="bold"),
+        *map(Text, _say_steps(summary)),
+        "",
+        *_say_pool(summary),
+        _tabulate_memory(summary),
+        "",
+        *_say_next(summary, folder),
+    ]
+    console.print(Group(*parts))
+
+
+def _say_headline(about: dict[str, Any]) -> Text:
+    text = Text()
+    text.append(str(about["name"] or "run"), style="bold cyan")
+    where = [about["model"], about["device"]]
+    text.append("  " + " on ".join(str(name) for name in where if name))
+    if about["replicas"] > 1:
+        text.append(f" x {about['replicas']} replicas")
+    text.append(f"  <-  {about['trace']}\n")
+    if about["modelled"]:
+        text.append(" MODELLED ", style="bold black on yellow")
+        text.append(" no measurement stands behind these times\n", style="yellow")
+    text.append(f"latency: {say_source(about)}", style="dim")
+    return text
+
+
+def _count(summary: dict[str, Any]) -> str:
+    counts, rate = summary["counts"], summary["throughput"]
+    said = f"{counts['arrived']:,} requests arrived, {counts['finished']:,} answered"
+    if rate["requests_per_s"] is not None:
+        said += (
+            f" in {say_time(rate['makespan_s'] * 1e3)}\n{rate['requests_per_s']:.3g} requests/s,"
+            f" {rate['prompt_tokens_per_s']:,.0f} prompt tokens/s,"
+            f" {rate['output_tokens_per_s']:,.0f} output tokens/s"
+        )
+    goodput = rate["goodput"]
+    if goodput and goodput["requests_per_s"] is not None:
+        limits = ", ".join(
+            f"{name.removesuffix('_ms').upper()} <= {say_time(limit)}"
+            for name, limit in goodput["slo"].items()
+        )
+        said += (
+            f"\ngoodput {goodput['requests_per_s']:.3g} requests/s:"
+            f" {say_share(goodput['share_of_finished'])} keep {limits}"
+        )
+    return said
+
+
+def _list_losses(counts: dict[str, Any]) -> list[str]:
+    """Everything that was dropped, clipped, refused or done twice."""
+    lines = [f"{n:,} rejected: {reason}" for reason, n in counts["rejected_for"].items()]
+    if counts["clipped_answers"]:
+        lines.append(f"{counts['clipped_answers']:,} answers clipped (max_tokens, max_model_len)")
+    if counts["preemptions"]:
+        lines.append(
+            f"{counts['preemptions']:,} preemptions of {counts['preempted_requests']:,} requests"
+        )
+    lines += [f"trace: {what}: {n:,}" for what, n in counts["trace_notes"].items() if n]
+    return lines
+
+
+def _tabulate_latencies(latency_ms: dict[str, Any]) -> Table:
+    table = _table("latency")
+    for column in _COLUMNS:
+        table.add_column(column.upper() if column[0] == "p" else column, justify="right")
+    for name, label in _LATENCIES.items():
+        numbers = latency_ms[name]
+        table.add_row(label, *(say_time(numbers.get(column)) for column in _COLUMNS))
+    return table
+
+
+def _tabulate_parts(ttft: dict[str, Any]) -> Table:
+    table = _table("where TTFT goes")
+    table.add_column("mean", justify="right")
+    for share in ("of mean", "of variance"):
+        table.add_column(share, justify="right", no_wrap=True)
+        table.add_column("", width=_BAR_CELLS, no_wrap=True)
+    for name, row in ttft["parts"].items():
+        if row["mean_ms"] == 0 and not row["share_of_variance"]:
+            continue
+        table.add_row(
+            PARTS_IN_WORDS[name].label,
+            say_time(row["mean_ms"]),
+            say_share(row["share_of_mean"]),
+            _draw_bar(row["share_of_mean"], colour="cyan"),
+            say_share(row["share_of_variance"]),
+            _draw_bar(row["share_of_variance"], colour="magenta"),
+        )
+    if ttft["saved_by_prefix_mean_ms"]:
+        saved = f"-{say_time(ttft['saved_by_prefix_mean_ms'])}"
+        table.add_row("saved by the prefix cache", saved, "", "", style="green")
+    if ttft["requests_with_negative_interference"]:
+        count = ttft["requests_with_negative_interference"]
+        table.add_row("negative interference", f"{count:,} req.", style="yellow")
+    return table
+
+
+def _draw_bar(share: float | None, *, colour: str) -> Text:
+    """Eighths of a cell; a negative share is red."""
+    if not share:
+        return Text()
+    eighths = min(_BAR_CELLS * 8, round(abs(share) * _BAR_CELLS * 8))
+    bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+    return Text(bar, style="red" if share < 0 else colour)
+
+
+def _say_steps(summary: dict[str, Any]) -> list[str]:
+    limits, phases = summary["limits"], summary["phases"]
+    lines = []
+    if limits["idle_share"] is not None:
+        lines.append(f"Idle {say_share(limits['idle_share'])} of the makespan.")
+    said = []
+    for name, row in phases["phases"].items():
+        if row["steps"]:
+            text = f"{name.replace('_', ' ')} {say_share(row['share_of_busy_time'])}"
+            if row.get("intensity_flop_per_byte") is not None:
+                text += f" at {row['intensity_flop_per_byte']:.3g} FLOP/byte"
+            said.append(text)
+    if said:
+        ridge = phases["ridge_flop_per_byte"]
+        bound = f" (memory bandwidth binds below the ridge, {ridge:.3g})" if ridge else ""
+        lines.append(f"Steps: {', '.join(said)}{bound}.")
+    return lines
+
+
+def _say_pool(summary: dict[str, Any]) -> list[Text]:
+    """How large the pool is, and where the device's memory went."""
+    memory = summary["memory"]
+    tokens = memory["pool_slots"]
+    lines = [
+        Text(
+            f"KV pool: {memory['num_gpu_blocks']:,} blocks of {memory['block_size']} tokens"
+            f" = {tokens:,} tokens; means over the time that steps run",
+            style="bold",
+        )
+    ]
+    terms = [
+        f"{row['term']} {row['bytes'] / _GIB:.2f}"
+        for row in memory["device_memory"]
+        if row["bytes"] >= _LEAST_BYTES
+    ]
+    if terms:
+        lines.append(Text(f"GPU memory [GiB]: {', '.join(terms)}", style="dim"))
+    return lines
+
+
+def _tabulate_memory(summary: dict[str, Any]) -> Table:
+    memory, prefix = summary["memory"], summary["prefix_cache"]
+    cells = {
+        "idle cached" if part == "idle" else part: say_share(share)
+        for part, share in memory["share_of_pool"].items()
+        if share
+    }
+    cells["peak used"] = say_share(memory["peak_used_share"])
+    cells["shared"] = say_share(memory["savings_share"])
+    cells["prefix hits"] = say_share(prefix["hit_rate"])
+    cells["evicted"] = f"{prefix['evicted_blocks']:,}"
+    first, *others = cells
+    table = _table(first)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row(*cells.values())
+    return table
+
+
+def _say_next(summary: dict[str, Any], folder: Path | None) -> list[Text]:
+    simulator = summary["simulator"]
+    said = f"{simulator['steps']:,} steps simulated in {simulator['wall_s']:.2f} s"
+    if simulator["requests_per_cpu_s"] is not None:
+        said += f" ({simulator['requests_per_cpu_s']:,.0f} requests per CPU-second)"
+    lines = [Text(said, style="dim")]
+    if folder is not None:
+        lines.append(Text.assemble("results: ", (str(folder), "bold cyan")))
+        lines.append(
+            Text(
+                "look at figures/ in it; change one thing with --set engine.max_num_seqs=N"
+                " and compare",
+                style="dim",
+            )
+        )
+    return lines
+
+
+def _table(title: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+    table.add_column(title, no_wrap=True)
+    return table

@@ -1,0 +1,135 @@
+"""One run from config to published result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from experiments.build import Simulation, build_latency, build_simulation, build_trace, build_work
+from experiments.config import Config
+from experiments.context import Context
+from experiments.deployment import Deployment, resolve
+from experiments.identity import name_run, read_versions
+from experiments.metrics import check, summarize
+from experiments.results import FIGURES, Draft, RunResult, is_finished, load_result
+from experiments.tables import make_frames
+from sim.engine import Observer
+from sim.latency import LatencyModel
+from traces.schema import Trace
+
+
+class Survey(NamedTuple):
+    """What is known of a trace before it is served; reading all of it also proves it valid."""
+
+    requests: int
+    last_arrival_ns: int
+
+
+class Watcher(Observer, AbstractContextManager["Watcher"], Protocol):
+    """An observer that is there while a simulation runs."""
+
+
+class Outcome(NamedTuple):
+    result: RunResult
+    reused: bool
+    """The same run had been made before, and was not made again."""
+
+
+def simulate(
+    config: Config,
+    *,
+    out: Path,
+    force: bool = False,
+    watch: Callable[[Survey], Watcher] | None = None,
+) -> Outcome:
+    """Run a config, unless `out` has its result already, and leave the result in `out`.
+
+    `force` runs in any case; `watch` makes an observer of the simulation. Raises ConfigError,
+    ModelError, DeviceError, DoesNotFit, TraceError and ResultError, all of them ValueErrors
+    made for a user's eyes.
+    """
+    deployment = resolve(config)
+    latency = build_latency(deployment)
+    trace = build_trace(config)
+    run_id = name_run(deployment, trace_fingerprint=trace.fingerprint())
+    if is_finished(out / run_id) and not force:
+        return Outcome(load_result(out / run_id), reused=True)
+    with Draft(out, run_id=run_id) as draft:
+        survey = _survey(trace)
+        simulation, cost = _serve(deployment, latency, trace, watch and watch(survey))
+        frames = make_frames(simulation.records)
+        context = _context(deployment, latency, trace, simulation, cost)
+        check(frames, context)
+        notes = list(deployment.notes)
+        if trace.shifted_by is not None:
+            notes.append(f"arrivals count from the first request, at {trace.shifted_by}")
+        run = {"id": run_id, "versions": read_versions(), "notes": notes}
+        summary = {"run": run, **summarize(frames, context)}
+        draft.write_tables(frames, config=context["config"])
+        draft.write_texts(summary, config=context["config"])
+        from experiments.figures import draw  # seaborn is slow to import
+
+        figures = draft.path / FIGURES
+        figures.mkdir()
+        draw(frames, summary, figures)
+        draft.publish()
+    return Outcome(load_result(draft.final), reused=False)
+
+
+def _survey(trace: Trace) -> Survey:
+    requests, last_arrival_ns = 0, 0
+    for request in trace:
+        requests += 1
+        last_arrival_ns = request.arrival_ns
+    return Survey(requests, last_arrival_ns)
+
+
+class _Cost(NamedTuple):
+    wall_s: float
+    cpu_s: float
+
+
+def _serve(
+    deployment: Deployment, latency: LatencyModel, trace: Trace, watcher: Watcher | None
+) -> tuple[Simulation, _Cost]:
+    """Simulate; the cost is that of the simulation alone, reading the trace included."""
+    observers = [] if watcher is None else [watcher]
+    simulation = build_simulation(deployment, latency=latency, observers=observers)
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    with watcher or nullcontext():
+        simulation.serve(trace)
+    return simulation, _Cost(time.perf_counter() - wall_s, time.process_time() - cpu_s)
+
+
+def _context(
+    deployment: Deployment,
+    latency: LatencyModel,
+    trace: Trace,
+    simulation: Simulation,
+    cost: _Cost,
+) -> Context:
+    config, device = deployment.config, deployment.device
+    memory = [] if deployment.memory is None else deployment.memory.rows()
+    return {
+        "config": config.model_dump(mode="json"),
+        "arrived": simulation.cluster.arrived,
+        "deployment": {
+            "num_gpu_blocks": deployment.num_gpu_blocks,
+            "block_size": config.engine.block_size,
+            "memory": [row._asdict() for row in memory],
+        },
+        "latency": {
+            "source": latency.source,
+            "modelled": latency.modelled,
+            "knows_alone": latency.knows_alone,
+            "ridge_flop_per_byte": None if device is None else device.ridge_flop_per_byte,
+        },
+        "trace": {"name": trace.name, "notes": dict(trace.notes)},
+        "slot_ns": simulation.records.slot_ns,
+        "model_work": build_work(deployment),
+        "wall_s": cost.wall_s,
+        "cpu_s": cost.cpu_s,
+    }

@@ -1,0 +1,109 @@
+"""A config as it was written: values, and where each of them stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.errors import ConfigError, shown
+
+Keys = tuple[str | int, ...]
+"""Keys and list positions from the root, as in ("engine", "max_num_seqs")."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, except that 1e9 is a number, as in YAML 1.2 and in JSON."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+"),
+    list("-+0123456789"),
+)
+
+
+class Source:
+    """The values of one YAML file and of the overrides given beside it.
+
+    Raises ConfigError for a file that cannot be read, is no YAML, states a key twice or
+    holds no mapping.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        self._lines: dict[Keys, int] = {}
+        self._overrides: dict[Keys, str] = {}
+        text = self._read()
+        try:
+            loader = _Loader(text)
+            root = loader.get_single_node()
+            values = None if root is None else loader.construct_document(root)
+        except (yaml.YAMLError, RecursionError) as error:
+            raise ConfigError(f"{self.path}: not YAML: {error}") from None
+        if root is None or not isinstance(values, dict):
+            found = "an empty file" if root is None else shown(values)
+            raise ConfigError(f"{self.path}: found {found}; allowed: keys and values")
+        self.values: dict[str, Any] = values
+        self._walk(root, ())
+
+    def override(self, assignment: str) -> None:
+        """Set one value: `a.b=v`, v in YAML. Raises ConfigError where that cannot be done."""
+        dotted, equals, text = assignment.partition("=")
+        keys = tuple(dotted.strip().split("."))
+        if not equals or not all(keys):
+            raise ConfigError(f"--set {assignment}: allowed: KEY=VALUE, as in engine.block_size=32")
+        try:
+            value = yaml.load(text, _Loader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment}: the value is not YAML: {error}") from None
+        at = self.values
+        for depth, key in enumerate(keys[:-1], 1):
+            inner = at.get(key)
+            if inner is None:
+                inner = at[key] = {}
+            if not isinstance(inner, dict):
+                within = ".".join(keys[:depth])
+                raise ConfigError(f"--set {assignment}: {within} is {shown(inner)}, not a section")
+            at = inner
+        at[keys[-1]] = value
+        self._overrides[keys] = f"--set {assignment}"
+
+    def place(self, path: Keys) -> str:
+        """Where a value, or else the nearest thing around it, was written."""
+        for end in range(len(path), -1, -1):
+            if path[:end] in self._overrides:
+                return self._overrides[path[:end]]
+            if path[:end] in self._lines:
+                return f"{self.path}:{self._lines[path[:end]]}"
+        return self.path
+
+    def _read(self) -> str:
+        try:
+            return Path(self.path).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ConfigError(f"{self.path}: no such config file") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{self.path}: found bytes that are no UTF-8 text") from None
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot be read ({error.strerror})") from None
+
+    def _walk(self, node: yaml.Node, path: Keys) -> None:
+        """Note the line of every key and item; PyYAML itself lets the last of two keys win."""
+        items: Iterable[tuple[str | int, yaml.Node, yaml.Node]] = ()
+        if isinstance(node, yaml.MappingNode):
+            items = [(str(key.value), key, value) for key, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            items = [(at, value, value) for at, value in enumerate(node.value)]
+        for key, stated, value in items:
+            here = (*path, key)
+            line = stated.start_mark.line + 1
+            if here in self._lines:
+                dotted = ".".join(map(str, here))
+                twice = f"given twice, first on line {self._lines[here]}"
+                raise ConfigError(f"{self.path}:{line}: {dotted}: {twice}")
+            self._lines[here] = line
+            self._walk(value, here)

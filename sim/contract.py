@@ -1,0 +1,244 @@
+"""What every KV cache, scheduler and latency model must do: tests that strangers can call.
+
+    from sim.contract import check_scheduler
+    def test_mine() -> None:
+        check_scheduler(lambda kv: MyScheduler(kv=kv, ...))
+
+Each raises AssertionError and says what was violated. They draw random cases from a seed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import simpy
+
+from sim.cluster import Cluster, RoundRobin
+from sim.engine import Engine
+from sim.executor import Simulated
+from sim.kv.cache import KVCache
+from sim.kv.prefix import PrefixCached
+from sim.latency import LatencyModel, Linear
+from sim.plan import Chunk, DecodeList, Departure, Plan, Take
+from sim.record import Records
+from sim.recorder import Recorder
+from sim.request import Request, Sequence
+from sim.scheduling.face import Scheduler
+from sim.world import World
+
+Token = tuple[int, int]
+
+
+class _Memory:
+    """Slots of real memory behind a cache: what was written is what must be read."""
+
+    def __init__(self, kv: KVCache) -> None:
+        self._kv = kv
+        self._slots: dict[tuple[int, int], Token] = {}
+
+    def write(self, sequence: Sequence, tokens: list[Token], n: int) -> None:
+        """Compute the next n tokens, after the copies that are due."""
+        for copy in self._kv.take_copies():
+            for offset in range(self._kv.block_size):
+                if (copy.source, offset) in self._slots:
+                    self._slots[copy.target, offset] = self._slots[copy.source, offset]
+        for position in range(sequence.computed, sequence.computed + n):
+            self._slots[self._kv.translate(sequence, position)] = tokens[position]
+        sequence.computed += n
+
+    def read(self, sequence: Sequence, tokens: list[Token]) -> None:
+        for position in range(sequence.computed):
+            slot = self._kv.translate(sequence, position)
+            assert self._slots[slot] == tokens[position], (
+                f"{sequence.id}: token {position} is {tokens[position]}, but block and offset"
+                f" {slot} hold {self._slots[slot]}"
+            )
+
+
+def check_kv_cache(make: Callable[[], KVCache], *, seed: int = 0, rounds: int = 400) -> None:
+    """Admit, grow, fork and release sequences at random, on a memory that is really written.
+
+    Whatever was computed is read back after every operation, through hits, forks, copies and
+    evictions; a refusal to grow changes nothing; released sequences hold nothing; the pool
+    is as free at the end as in the beginning.
+    """
+    rng = random.Random(seed)
+    kv = make()
+    memory = _Memory(kv)
+    free = kv.free_blocks
+    inside: dict[Sequence, list[Token]] = {}
+    for index in range(rounds):
+        action = rng.random()
+        if action < 0.35 or not inside:
+            sequence, tokens = _draw_sequence(rng, index)
+            hit = kv.match(sequence)
+            assert hit.tokens < sequence.num_tokens, "one token must be left to compute"
+            assert hit.tokens == len(hit.blocks) * kv.block_size
+            before = kv.free_blocks
+            fits = kv.has_room(sequence.num_tokens, hit=hit)
+            woken = kv.admit(sequence, hit)
+            assert woken == hit.idle == before - kv.free_blocks
+            sequence.computed = hit.tokens
+            inside[sequence] = tokens
+            n = sequence.num_tokens - hit.tokens
+            grown = kv.grow(sequence, n)
+            assert grown == fits, "has_room and grow disagree"
+            if grown:
+                memory.write(sequence, tokens, n)
+            else:
+                del inside[sequence]
+                kv.release(sequence)
+        elif action < 0.75:
+            sequence = rng.choice(list(inside))
+            _grow(kv, memory, sequence, inside[sequence], rng.choice([1, 1, 1, 2, 9]))
+        elif action < 0.85:
+            _fork(kv, inside, rng.choice(list(inside)), index)
+        else:
+            sequence = rng.choice(list(inside))
+            departure = kv.release(sequence)
+            assert departure.blocks or not departure.computed
+            assert sequence.blocks == []
+            del inside[sequence]
+        kv.check()
+        for sequence, tokens in inside.items():
+            memory.read(sequence, tokens)
+    for sequence in inside:
+        kv.release(sequence)
+    kv.check()
+    assert kv.free_blocks == free, "blocks were lost"
+
+
+def _draw_sequence(rng: random.Random, index: int) -> tuple[Sequence, list[Token]]:
+    """A sequence that may share its beginning with others, and all tokens it may ever have."""
+    shared = (rng.randint(0, 3), 0, rng.randint(1, 40)) if rng.random() < 0.6 else (0, 0, 0)
+    own = (100 + index, 0, rng.randint(1, 30))
+    request = Request(f"s{index}", 0, (shared, own), 1000, 10_000 + index)
+    tokens = [(stream, at) for stream, start, n in request.prompt for at in range(start, start + n)]
+    answer = [(request.output_stream, at) for at in range(1000)]
+    return Sequence.of(request, index=index), tokens + answer
+
+
+def _grow(kv: KVCache, memory: _Memory, sequence: Sequence, tokens: list[Token], n: int) -> None:
+    table, free, size = list(sequence.blocks), kv.free_blocks, kv.block_size
+    sequence.generated += n
+    if kv.grow(sequence, n):
+        memory.write(sequence, tokens, n)
+        crossed = -(-sequence.computed // size) - len(table)
+        assert len(sequence.blocks) - len(table) == max(0, crossed), "a block too many or too few"
+    else:
+        sequence.generated -= n
+        assert (sequence.blocks, kv.free_blocks) == (table, free), "a refusal changed something"
+
+
+def _fork(kv: KVCache, inside: dict[Sequence, list[Token]], parent: Sequence, index: int) -> None:
+    child = Sequence.of(Request(f"f{index}", 0, parent.prompt, 1000, 20_000 + index), index=index)
+    child.generated = parent.generated
+    free = kv.free_blocks
+    kv.fork(parent, child)
+    assert kv.free_blocks == free, "a fork shares all, so it takes nothing"
+    answered = inside[parent][: parent.computed]
+    inside[child] = answered + [(child.output_stream, at) for at in range(1000)]
+
+
+def check_scheduler(
+    make: Callable[[KVCache], Scheduler], *, max_num_batched_tokens: int, seed: int = 0
+) -> None:
+    """Serve random requests under tight memory, and watch every plan.
+
+    Each plan computes what comes next of sequences that hold room for it, and no more tokens
+    than the budget; everybody is answered in full; blocks balance at every step. The cache
+    that `make` is given holds at least one request of 60 tokens.
+    """
+    rng = random.Random(seed)
+    for blocks in (5, 8, 20, 200):
+        kv = PrefixCached(1 + blocks, block_size=16)
+        scheduler = make(kv)
+        latency = Linear(base_ns=100, per_token_ns=1, per_context_token_ns=0)
+        recorder = Recorder(Records(), scheduler=scheduler, latency=latency, check_every=1)
+        watch = _PlanWatch(scheduler, max_num_batched_tokens)
+        env = simpy.Environment()
+        engine = Engine(
+            env,
+            scheduler=scheduler,
+            executor=Simulated(latency),
+            world=World(max_model_len=64),
+            observers=[recorder, watch],
+        )
+        requests = [
+            Request(
+                id=f"r{index}",
+                arrival_ns=100 * (index // 3),
+                prompt=((index % 4, 0, rng.randint(1, 16)), (100 + index, 0, rng.randint(1, 24))),
+                output_tokens=rng.randint(1, 20),
+                output_stream=1000 + index,
+                priority=rng.randint(0, 2),
+            )
+            for index in range(40)
+        ]
+        Cluster(env, [engine], router=RoundRobin()).serve(requests)
+        recorder.close()
+        assert not scheduler.has_work, "requests were left behind"
+        assert watch.answered == len(requests)
+
+
+class _PlanWatch:
+    """An observer that doubts every plan."""
+
+    def __init__(self, scheduler: Scheduler, max_num_batched_tokens: int) -> None:
+        self.answered = 0
+        self._scheduler = scheduler
+        self._budget = max_num_batched_tokens
+
+    def arrived(self, *_: object) -> None: ...
+
+    def refused(self, request: Request, reason: str, now_ns: int) -> None:
+        raise AssertionError(f"{request.id} was refused: {reason}")
+
+    def began(self, plan: Plan, now_ns: int) -> None:
+        rows = plan.rows()
+        running = set(self._scheduler.running)
+        assert sum(row.n for row in rows) <= self._budget, "over the token budget"
+        assert len({row.sequence for row in rows}) == len(rows), "a sequence has two rows"
+        for sequence, computed_before, n in rows:
+            assert sequence in running, f"{sequence.id} has a row and is not running"
+            assert n > 0, f"{sequence.id} computes nothing"
+            assert computed_before + n == sequence.computed <= sequence.num_tokens
+            self._scheduler.kv.translate(sequence, sequence.computed - 1)
+
+    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: list[Take]) -> None: ...
+
+    def ended(self, departures: list[Departure], now_ns: int) -> None:
+        for departure in departures:
+            sequence = departure.sequence
+            assert sequence.computed == sequence.num_tokens - 1
+            assert sequence not in self._scheduler.running
+        self.answered += len(departures)
+
+
+def check_latency_model(latency: LatencyModel) -> None:
+    """One code path: k durations are k times one, each a whole number of nanoseconds; a
+    chunk by itself costs nothing where it is empty, and k chunks in a row are k chunks."""
+    for chunks, contexts in (((), (17, 900)), (((0, 512),), ()), (((512, 100), (0, 1)), (5,) * 40)):
+        together = latency.durations(_plan(chunks, contexts, step=0), 9)
+        assert together.dtype == np.int64
+        assert (together > 0).all(), "a step that takes no time"
+        for j in range(len(together)):
+            later = _plan(chunks, tuple(context + j for context in contexts), step=j)
+            (alone,) = latency.durations(later, 1)
+            assert alone == together[j], f"step {j} of a stretch costs {together[j]}, not {alone}"
+    assert list(latency.alone(100, 0, 2)) == [0, 0]
+    if latency.knows_alone:
+        first, second = latency.alone(0, 64, 2)
+        assert (first, second) == (latency.alone(0, 64)[0], latency.alone(64, 64)[0])
+        assert first > 0
+
+
+def _plan(chunks: tuple[tuple[int, int], ...], contexts: tuple[int, ...], *, step: int) -> Plan:
+    decodes = DecodeList()
+    nobody = Request("nobody", 0, ((0, 0, 1),), 1, 1)
+    for index, context in enumerate(contexts):
+        decodes.add(Sequence.of(nobody, index=index), context=context)
+    rows = [Chunk(Sequence.of(nobody, index=0), before, n) for before, n in chunks]
+    return Plan(decodes=decodes, chunks=rows, step=step)

@@ -1,0 +1,140 @@
+"""The public contracts, run on everything we ship and on things that are broken."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from calibrate.device import load_device
+from calibrate.model import load_model
+from calibrate.roofline import Roofline
+from sim.contract import check_kv_cache, check_latency_model, check_scheduler
+from sim.fast.vllm import FastVllm
+from sim.kv.cache import KVCache
+from sim.kv.paged import Paged
+from sim.kv.pool import Pool
+from sim.kv.prefix import PrefixCached
+from sim.latency import Linear, Nanoseconds, Replay
+from sim.plan import Plan
+from sim.request import Sequence
+from sim.scheduling.orders import Fcfs, Priority
+from sim.scheduling.vllm import Limits, VllmScheduler
+
+LIMITS = Limits(max_num_seqs=8, max_num_batched_tokens=48)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("order", ["unkeyed_first", "all_last"])
+@pytest.mark.parametrize("block_size", [1, 4, 16])
+@pytest.mark.parametrize("cache", [Paged, PrefixCached])
+def test_caches(cache: type[Paged], block_size: int, order: str, seed: int) -> None:
+    blocks = 1 + 320 // block_size
+    make = partial(cache, blocks, block_size=block_size, free_order=order)  # type: ignore[arg-type]
+    check_kv_cache(make, seed=seed, rounds=150)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("scheduler", [VllmScheduler, FastVllm])
+@pytest.mark.parametrize("order", [Fcfs, Priority])
+def test_schedulers(scheduler: type, order: type, seed: int) -> None:
+    if scheduler is FastVllm and order is Priority:
+        return  # FCFS only
+
+    def make(kv: KVCache) -> VllmScheduler:
+        return scheduler(kv=kv, order=order(), limits=LIMITS)  # type: ignore[no-any-return]
+
+    check_scheduler(make, max_num_batched_tokens=48, seed=seed)
+
+
+def test_latency_models() -> None:
+    check_latency_model(Linear(base_ns=100, per_token_ns=3, per_context_token_ns=2))
+    check_latency_model(Replay(list(range(1, 10)), source="here"))
+    model = load_model("Llama-3.1-8B")
+    check_latency_model(Roofline(model, load_device("H200"), host_ns=1000))
+
+
+class WithoutCopyOnWrite(Paged):
+    def _shares_last(self, sequence: Sequence) -> bool:
+        return False
+
+
+class Overpromising(Paged):
+    def has_room(self, tokens: int, **_: object) -> bool:  # type: ignore[override]
+        return True
+
+
+class ForgetsKeys(PrefixCached):
+    """Hands blocks out anew without forgetting what they held."""
+
+    def __init__(self) -> None:
+        super().__init__(81, block_size=4)
+        self.pool._drop_key = lambda block: None  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: WithoutCopyOnWrite(81, block_size=4),
+        lambda: Overpromising(81, block_size=4),
+        ForgetsKeys,
+    ],
+)
+def test_broken_caches_are_caught(make: type[KVCache]) -> None:
+    with pytest.raises(AssertionError):
+        check_kv_cache(make)
+
+
+class Greedy(VllmScheduler):
+    """Ignores the budget."""
+
+    def _cap(self) -> int:
+        object.__setattr__(self.limits, "max_num_batched_tokens", 10_000)
+        return 10_000
+
+
+class Idle(VllmScheduler):
+    """Skips everybody in every third step, and says so by an empty plan."""
+
+    def schedule(self, now_ns: int) -> Plan:
+        plan = super().schedule(now_ns)
+        if len(plan.chunks) > 1:
+            sequence, _, n = plan.chunks.pop()
+            sequence.computed -= n
+        return plan
+
+
+@pytest.mark.parametrize("scheduler", [Greedy, Idle])
+def test_broken_schedulers_are_caught(scheduler: type[VllmScheduler]) -> None:
+    limits = Limits(max_num_seqs=8, max_num_batched_tokens=48)
+    with pytest.raises(AssertionError):
+        check_scheduler(
+            lambda kv: scheduler(kv=kv, order=Fcfs(), limits=limits), max_num_batched_tokens=48
+        )
+
+
+class SlowerInStretches(Linear):
+    def durations(self, plan: Plan, k: int) -> Nanoseconds:
+        return super().durations(plan, k) + np.int64(k > 1)
+
+
+def test_broken_latency_is_caught() -> None:
+    with pytest.raises(AssertionError, match="step 0 of a stretch"):
+        check_latency_model(
+            SlowerInStretches(base_ns=100, per_token_ns=3, per_context_token_ns=2)
+        )
+
+
+def test_pool_hands_out_in_vllm_order() -> None:
+    pool = Pool(9)
+    first, second = pool.take(3), pool.take(2)
+    assert (first, second) == ([1, 2, 3], [4, 5])
+    pool.publish(first[:2], [70, 71])
+    pool.release(first)
+    assert list(pool.queue()) == [3, 6, 7, 8, 2, 1]
+    old = Pool(9, free_order="all_last")
+    table = old.take(3)
+    old.publish(table[:2], [70, 71])
+    old.release(table)
+    assert list(old.queue()) == [4, 5, 6, 7, 8, 3, 2, 1]
