@@ -38,7 +38,7 @@ PARTS_IN_WORDS: dict[str, Part] = {
     "queue_tokens": Part(
         "queue: token budget",
         "queueing for the steps' token budget",
-        "a larger max_num_batched_tokens, prefix caching, or more replicas",
+        "a larger max_num_batched_tokens, more prefix hits, or more replicas",
     ),
     "queue_memory": Part(
         "queue: KV memory",
@@ -53,7 +53,7 @@ PARTS_IN_WORDS: dict[str, Part] = {
     "own": Part(
         "own prefill",
         "the prefill itself: prompts differ in length",
-        "prefix caching, or a faster device",
+        "more prefix hits, or a faster device",
     ),
     "interference": Part(
         "interference",
@@ -63,7 +63,7 @@ PARTS_IN_WORDS: dict[str, Part] = {
     "compute": Part(
         "compute (own + interference)",
         "computing, alone and beside others (recorded durations do not tell which)",
-        "prefix caching, fewer seats, or a faster device",
+        "more prefix hits, fewer seats, or a faster device",
     ),
     "preemption": Part(
         "preemption",

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.attribution import PARTS_IN_WORDS
-from experiments.words import say_share, say_source, say_time
+from experiments.words import say_count, say_share, say_source, say_time
 
 _LATENCIES = {
     "ttft": "TTFT  to the first token",
@@ -158,11 +158,11 @@ def _say_steps(summary: dict[str, Any]) -> list[str]:
         if row["steps"]:
             text = f"{name.replace('_', ' ')} {say_share(row['share_of_busy_time'])}"
             if row.get("intensity_flop_per_byte") is not None:
-                text += f" at {row['intensity_flop_per_byte']:.3g} FLOP/byte"
+                text += f" at {say_count(row['intensity_flop_per_byte'])} FLOP/byte"
             said.append(text)
     if said:
         ridge = phases["ridge_flop_per_byte"]
-        bound = f" (memory bandwidth binds below the ridge, {ridge:.3g})" if ridge else ""
+        bound = f" (memory bandwidth binds below the ridge, {say_count(ridge)})" if ridge else ""
         lines.append(f"Steps: {', '.join(said)}{bound}.")
     return lines
 
@@ -198,7 +198,7 @@ def _tabulate_memory(summary: dict[str, Any]) -> Table:
     cells["peak used"] = say_share(memory["peak_used_share"])
     cells["shared"] = say_share(memory["savings_share"])
     cells["prefix hits"] = say_share(prefix["hit_rate"])
-    cells["evicted"] = f"{prefix['evicted_blocks']:,}"
+    cells["evicted"] = say_count(prefix["evicted_blocks"])
     first, *others = cells
     table = _table(first)
     for name in others:

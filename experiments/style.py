@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,7 @@ _RC: dict[Any, Any] = {
     "legend.frameon": False,
     "font.size": 9,
 }
+_FOOTER_CHARACTERS_PER_INCH = 14
 _LOG_ABOVE = 30
 """A quantity whose values span more than this is shown on a logarithmic axis."""
 
@@ -73,7 +75,8 @@ def begin(title: str, *, footer: str, size: tuple[float, float]) -> Figure:
     """An empty figure that says what is to be seen, and below where its times come from."""
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title, x=0.008, ha="left", fontsize=12, fontweight="bold", color=INK)
-    figure.supxlabel(footer, x=0.008, ha="left", fontsize=8, color=QUIET)
+    lines = textwrap.fill(footer, width=int(_FOOTER_CHARACTERS_PER_INCH * size[0]))
+    figure.supxlabel(lines, x=0.008, ha="left", fontsize=8, color=QUIET)
     return figure
 
 

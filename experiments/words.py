@@ -25,6 +25,13 @@ def say_time(ms: float | None) -> str:
     return f"{_three_digits(ms)} ms" if abs(ms) >= 1 else f"{_three_digits(ms * 1e3)} µs"
 
 
+def say_count(count: float) -> str:
+    """4.47, 9,218, 8.49 M."""
+    if abs(count) >= 1e6:
+        return f"{_three_digits(count / 1e6)} M"
+    return f"{count:,.0f}" if abs(count) >= 99.95 else _three_digits(count)
+
+
 def say_source(about: dict[str, Any]) -> str:
     """Where the times come from; begins with *modelled* where no measurement stands behind."""
     source = str(about["latency"])

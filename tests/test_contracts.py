@@ -70,7 +70,7 @@ class ForgetsKeys(PrefixCached):
 
     def __init__(self) -> None:
         super().__init__(81, block_size=4)
-        self.pool._drop_key = lambda block: None  # type: ignore[method-assign]
+        self.pool._evict = lambda block: None  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(
@@ -131,10 +131,10 @@ def test_pool_hands_out_in_vllm_order() -> None:
     first, second = pool.take(3), pool.take(2)
     assert (first, second) == ([1, 2, 3], [4, 5])
     pool.publish(first[:2], [70, 71])
-    pool.release(first)
+    pool.release(first, keyed=2)
     assert list(pool.queue()) == [3, 6, 7, 8, 2, 1]
     old = Pool(9, free_order="all_last")
     table = old.take(3)
     old.publish(table[:2], [70, 71])
-    old.release(table)
+    old.release(table, keyed=2)
     assert list(old.queue()) == [4, 5, 6, 7, 8, 3, 2, 1]

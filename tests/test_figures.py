@@ -18,7 +18,7 @@ from experiments.figures import draw
 from experiments.figures_over_time import count_load
 from experiments.metrics import summarize
 from experiments.windows import Level, Windows
-from experiments.words import say_share, say_source, say_time
+from experiments.words import say_count, say_share, say_source, say_time
 from sim.latency import Linear
 from tests.served import Frames, Server, ask, serve
 from tests.worlds import small_world
@@ -131,6 +131,7 @@ def test_modelled_times_are_called_so() -> None:
 def test_numbers_are_said_with_three_digits() -> None:
     said = [say_time(ms) for ms in (0, 0.0345, 4.2, 153.2, 13_940, 150_000, 9e6, None)]
     assert said == ["0", "34.5 µs", "4.2 ms", "153 ms", "13.9 s", "2.5 min", "2.5 h", "-"]
+    assert [say_count(x) for x in (0, 4.468, 9218.2, 8_493_312)] == ["0", "4.47", "9,218", "8.49 M"]
     assert [say_share(x) for x in (0.714, 0.004, 0.0001, -0.12, None)] == [
         "71 %",
         "0.4 %",

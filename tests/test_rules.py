@@ -56,11 +56,10 @@ def every_freed_block_joins_the_tail(patch: pytest.MonkeyPatch) -> None:
 def unkeyed_blocks_join_the_tail_first(patch: pytest.MonkeyPatch) -> None:
     original = Pool.release
 
-    def release(self: Pool, blocks: list[int]) -> int:
+    def release(self: Pool, blocks: list[int], *, keyed: int) -> int:
         before = len(self._unkeyed)
-        still_held = original(self, blocks)
-        for block in reversed(self._unkeyed[before:]):
-            self._append(block)
+        still_held = original(self, blocks, keyed=keyed)
+        self._append_to_ring(self._unkeyed[before:][::-1])
         del self._unkeyed[before:]
         return still_held
 
@@ -69,8 +68,17 @@ def unkeyed_blocks_join_the_tail_first(patch: pytest.MonkeyPatch) -> None:
 
 @rule("s3b_prefix_tight_preempt", "s8_same_block_other_prefix")
 def blocks_are_freed_head_first(patch: pytest.MonkeyPatch) -> None:
-    original = Pool.release
-    patch.setattr(Pool, "release", lambda self, blocks: original(self, blocks[::-1]))
+    def release(self: Pool, blocks: list[int], *, keyed: int) -> int:
+        left = [block for block in blocks if not self._let_go(block)]
+        self._unkeyed += [block for block in left if self._key[block] is None][::-1]
+        cached = [block for block in left if self._key[block] is not None]
+        self._append_to_ring(cached)
+        self.idle_cached += len(cached)
+        self.free += len(left)
+        self.given_back += len(left)
+        return len(blocks) - len(left)
+
+    patch.setattr(Pool, "release", release)
 
 
 @rule("s3b_prefix_tight_preempt")
@@ -93,7 +101,18 @@ def a_duplicate_gets_no_key(patch: pytest.MonkeyPatch) -> None:
         new = [(b, k) for b, k in zip(blocks, keys, strict=True) if not self.has(k)]
         original(self, [b for b, _ in new], [k for _, k in new])
 
+    def release(self: Pool, blocks: list[int], *, keyed: int) -> int:
+        left = [block for block in blocks if not self._let_go(block)]
+        self._unkeyed += [block for block in left if self._key[block] is None]
+        cached = [block for block in left if self._key[block] is not None][::-1]
+        self._append_to_ring(cached)
+        self.idle_cached += len(cached)
+        self.free += len(left)
+        self.given_back += len(left)
+        return len(blocks) - len(left)
+
     patch.setattr(Pool, "publish", publish)
+    patch.setattr(Pool, "release", release)
 
 
 @rule("s7_bursts_same_instant", "s8_same_block_other_prefix")
@@ -143,9 +162,9 @@ def victims_take_their_new_keys_with_them(patch: pytest.MonkeyPatch) -> None:
     def release(self: Paged, sequence: Sequence) -> Departure:
         computed_blocks = sequence.computed // self.block_size
         for block in sequence.blocks[computed_blocks : sequence.published]:
-            if self.pool.holders(block) == 1:
-                self.pool.idle_cached += 1
-                self.pool._drop_key(block)
+            self.pool.idle_cached += 1
+            self.pool._evict(block)
+        sequence.published = min(sequence.published, computed_blocks)
         return original(self, sequence)
 
     patch.setattr(Paged, "release", release)

@@ -113,15 +113,21 @@ class FastVllm:
     def extend_by(self, plan: Plan, k: int) -> list[Take]:
         group, kv = self.group, self.kv
         first = group.step
-        takes = []
+        takers: list[Sequence] = []
+        counts, offsets = [], []
         for offset in range(1, k):
-            takers, fillers = group.takers(first + offset), group.fillers(first + offset)
-            if takers or fillers:
-                kv.extend(takers, fillers)
-            if takers:
-                takes.append(Take(offset, len(takers), kv.pool.idle_cached))
+            bucket = group.takers(first + offset)
+            if bucket:
+                takers += bucket
+                counts.append(len(bucket))
+                offsets.append(offset)
+        # Who fills a block in one step takes one in the next.
+        last_fillers = group.fillers(first + k - 1)
+        fillers = takers[len(group.takers(first + 1)) :] + last_fillers
+        idle = kv.pool.idle_after(counts)
+        kv.extend(takers, fillers)
         group.step = first + k - 1
-        return takes
+        return [Take(*take) for take in zip(offsets, counts, idle, strict=True)]
 
     def commit(self, plan: Plan, ended: list[Sequence]) -> list[Departure]:
         for sequence, _, _ in plan.chunks:

@@ -65,19 +65,20 @@ class Paged:
         return self.pool.hold(hit.blocks)
 
     def grow(self, sequence: Sequence, n: int) -> bool:
-        missing = self.blocks_for(sequence.computed + n) - len(sequence.blocks)
-        writes_shared = sequence in self._forked and self._shares_last(sequence)
-        if missing + writes_shared > self.pool.free:
-            return False
-        if writes_shared:
+        missing = -(-(sequence.computed + n) // self.block_size) - len(sequence.blocks)
+        if sequence in self._forked and self._shares_last(sequence):
+            if missing + 1 > self.pool.free:
+                return False
             self._copy_last(sequence)
         if missing > 0:
+            if missing > self.pool.free:
+                return False
             sequence.blocks += self.pool.take(missing)
         return True
 
     def extend(self, takers: list[Sequence], fillers: list[Sequence]) -> None:
-        """Grow a decode group by one token each, where the caller knows who needs a block
-        for it (`takers`), who fills one (`fillers`), and that there is room for it."""
+        """Grow a decode group step by step, where the caller knows who needs a block in turn
+        (`takers`), who fills one (`fillers`), and that there is room for it."""
         for sequence, block in zip(takers, self.pool.take(len(takers)), strict=True):
             sequence.blocks.append(block)
 
@@ -90,10 +91,11 @@ class Paged:
         self._forked |= {parent, child}
 
     def release(self, sequence: Sequence) -> Departure:
-        blocks, sequence.blocks, sequence.published = sequence.blocks, [], 0
+        blocks = sequence.blocks
+        still_held = self.pool.release(blocks, keyed=sequence.published)
+        sequence.blocks, sequence.published = [], 0
         self._members.discard(sequence)
         self._forked.discard(sequence)
-        still_held = self.pool.release(blocks)
         return Departure(sequence, sequence.computed, blocks, still_held)
 
     def take_copies(self) -> list[Copy]:
@@ -105,24 +107,19 @@ class Paged:
         return sequence.blocks[index], offset
 
     def check(self) -> None:
-        self.pool.check()
-        holders: dict[int, int] = {}
+        self.pool.check(sequence.blocks for sequence in self._members)
         for sequence in self._members:
             assert len(sequence.blocks) >= self.blocks_for(sequence.computed), sequence.id
-            for block in sequence.blocks:
-                holders[block] = holders.get(block, 0) + 1
-        for block in range(1, self.pool.num_blocks):
-            assert self.pool.holders(block) == holders.get(block, 0), f"holders of block {block}"
 
     def _shares_last(self, sequence: Sequence) -> bool:
         """Is the next token's block partly filled, and held by others too?"""
         index, offset = divmod(sequence.computed, self.block_size)
-        return offset > 0 and self.pool.holders(sequence.blocks[index]) > 1
+        return offset > 0 and self.pool.is_shared(sequence.blocks[index])
 
     def _copy_last(self, sequence: Sequence) -> None:
         index = sequence.computed // self.block_size
         shared = sequence.blocks[index]
         (own,) = self.pool.take(1)
-        self.pool.release([shared])
+        self.pool.release([shared], keyed=0)
         sequence.blocks[index] = own
         self._copies.append(Copy(shared, own))

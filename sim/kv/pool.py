@@ -43,11 +43,15 @@ class Pool:
         self.given_back = 0
         """Blocks that joined the queue because their last holder let go, so far."""
         self._free_order = free_order
-        self._holders = [0] * num_blocks
+        self._more_holders: dict[int, int] = {}
+        """Holders of a block beyond the first; absent where there is no second one."""
         self._key: list[int | None] = [None] * num_blocks
         self._first: dict[int, int] = {}
+        """The block that a look-up of a key finds, and"""
         self._duplicates: dict[int, list[int]] = {}
+        """those that it would find if that one were gone, in order."""
         self._unkeyed = list(range(num_blocks - 1, NULL_BLOCK, -1))
+        self._in_ring = bytearray(num_blocks)
         self._next = [NULL_BLOCK] * num_blocks
         self._previous = [NULL_BLOCK] * num_blocks
 
@@ -56,65 +60,64 @@ class Pool:
     def take(self, n: int) -> list[int]:
         """Hand out the n blocks at the head of the queue; cached content in them is lost."""
         stack = self._unkeyed
-        split = max(0, len(stack) - n)
-        blocks = stack[split:]
-        blocks.reverse()
-        del stack[split:]
-        while len(blocks) < n:
-            block = self._next[NULL_BLOCK]
-            self._unlink(block)
-            self._drop_key(block)
-            blocks.append(block)
-        for block in blocks:
-            self._holders[block] = 1
         self.free -= n
+        split = len(stack) - n
+        if split < 0:
+            blocks = stack[::-1] + self._take_from_ring(-split)
+            stack.clear()
+            return blocks
+        blocks = stack[split:]
+        del stack[split:]
+        blocks.reverse()
         return blocks
 
     def hold(self, blocks: Iterable[int]) -> int:
         """Add a holder to each; those that were idle leave the queue. Returns how many were."""
         woken = 0
         for block in blocks:
-            if self._holders[block] == 0:
+            if self._in_ring[block]:
                 self._unlink(block)
                 woken += 1
-            self._holders[block] += 1
+            else:
+                self._more_holders[block] = self._more_holders.get(block, 0) + 1
         self.free -= woken
         self.idle_cached -= woken
         return woken
 
-    def release(self, blocks: list[int]) -> int:
-        """Remove a holder from each block of a table; returns how many are still held.
+    def release(self, blocks: list[int], *, keyed: int) -> int:
+        """Remove a holder from each block of a table, of which the first `keyed` have keys;
+        returns how many blocks are still held.
 
         Those left without a holder are queued last block first: a prefix is worth most at
         its root, so the tail of a table goes first when blocks run short.
         """
-        unkeyed, still_held = [], 0
-        for block in reversed(blocks):
-            self._holders[block] -= 1
-            if self._holders[block]:
-                still_held += 1
-            elif self._key[block] is not None:
-                self._append(block)
-                self.idle_cached += 1
-            elif self._free_order == "all_last":
-                self._append(block)
-            else:
-                unkeyed.append(block)
-        self._unkeyed.extend(reversed(unkeyed))
-        self.free += len(blocks) - still_held
-        self.given_back += len(blocks) - still_held
-        return still_held
+        cached, rest = blocks[:keyed], blocks[keyed:]
+        if self._more_holders:
+            cached = [block for block in cached if not self._let_go(block)]
+            rest = [block for block in rest if not self._let_go(block)]
+        cached.reverse()
+        if self._free_order == "all_last":
+            self._append_to_ring(reversed(rest))
+        else:
+            self._unkeyed += rest
+        self._append_to_ring(cached)
+        left = len(cached) + len(rest)
+        self.free += left
+        self.given_back += left
+        self.idle_cached += len(cached)
+        return len(blocks) - left
 
     # --- content
 
     def publish(self, blocks: list[int], keys: list[int]) -> None:
         """Give held blocks their keys, so that others can find them."""
+        first = self._first
         for block, key in zip(blocks, keys, strict=True):
             self._key[block] = key
-            if key in self._first:
+            if key in first:
                 self._duplicates.setdefault(key, []).append(block)
             else:
-                self._first[key] = block
+                first[key] = block
 
     def lookup(self, keys: list[int]) -> list[int]:
         """The blocks that hold the longest cached run of leading keys. Does not modify."""
@@ -125,12 +128,12 @@ class Pool:
         return key in self._first
 
     def idle(self, blocks: list[int]) -> int:
-        """How many of these blocks nobody holds."""
-        holders = self._holders
-        return sum(not holders[block] for block in blocks)
+        """How many of these keyed blocks nobody holds."""
+        return sum(map(self._in_ring.__getitem__, blocks))
 
-    def holders(self, block: int) -> int:
-        return self._holders[block]
+    def is_shared(self, block: int) -> bool:
+        """Does a held block have several holders?"""
+        return block in self._more_holders
 
     # --- looking inside
 
@@ -142,54 +145,98 @@ class Pool:
             yield block
             block = self._next[block]
 
-    def key(self, block: int) -> int | None:
-        return self._key[block]
+    def idle_after(self, takes: list[int]) -> list[int]:
+        """What `idle_cached` will be after each of these takes, if they follow one another."""
+        idle, taken, after = self.idle_cached, 0, []
+        if self._free_order == "all_last":
+            queue = self.queue()
+            for n in takes:
+                idle -= sum(self._key[next(queue)] is not None for _ in range(n))
+                after.append(idle)
+        else:
+            for n in takes:
+                taken += n
+                after.append(idle - max(0, taken - len(self._unkeyed)))
+        return after
 
-    def check(self) -> None:
-        """Raise AssertionError where the books do not balance. O(blocks)."""
+    def check(self, tables: Iterable[list[int]]) -> None:
+        """Raise AssertionError where the books do not balance with these block tables, which
+        are all there are. O(blocks)."""
+        holders: dict[int, int] = {}
+        for table in tables:
+            for block in table:
+                holders[block] = holders.get(block, 0) + 1
         queued = list(self.queue())
         assert len(queued) == len(set(queued)) == self.free, "free count"
-        assert all(self._holders[block] == 0 for block in queued), "a queued block is held"
-        held = sum(1 for block in range(1, self.num_blocks) if self._holders[block])
-        assert held + self.free == self.num_blocks - 1, "a block is neither held nor queued"
-        assert min(self._holders) >= 0, "negative holders"
+        assert holders.keys().isdisjoint(queued), "a held block is queued"
+        assert NULL_BLOCK not in holders, "the null block is held"
+        assert len(holders) + self.free == self.num_blocks - 1, "a block was lost"
+        shared = {block: n - 1 for block, n in holders.items() if n > 1}
+        assert shared == self._more_holders, "holders"
         assert self.idle_cached == sum(self._key[block] is not None for block in queued)
-        keyed = {b: k for b, k in enumerate(self._key) if k is not None}
-        indexed = dict.fromkeys(self._first.values()) | dict.fromkeys(
-            block for blocks in self._duplicates.values() for block in blocks
-        )
-        assert keyed.keys() == indexed.keys(), "index and keys disagree"
-        assert all(keyed[block] == key for key, block in self._first.items())
+        assert sum(self._in_ring) == self.free - len(self._unkeyed)
+        found = list(self._first.items())
+        found += [(key, block) for key, more in self._duplicates.items() for block in more]
+        keyed = {(key, block) for block, key in enumerate(self._key) if key is not None}
+        assert len(found) == len(keyed) == len(keyed & set(found)), "index and keys disagree"
 
     # --- the ring of idle blocks, with the null block as its sentinel
 
-    def _append(self, block: int) -> None:
-        last = self._previous[NULL_BLOCK]
-        self._next[last] = block
-        self._previous[block] = last
-        self._next[block] = NULL_BLOCK
-        self._previous[NULL_BLOCK] = block
+    def _append_to_ring(self, blocks: Iterable[int]) -> None:
+        following, previous, in_ring = self._next, self._previous, self._in_ring
+        last = previous[NULL_BLOCK]
+        for block in blocks:
+            following[last] = block
+            previous[block] = last
+            in_ring[block] = 1
+            last = block
+        following[last] = NULL_BLOCK
+        previous[NULL_BLOCK] = last
+
+    def _take_from_ring(self, n: int) -> list[int]:
+        blocks = []
+        block = self._next[NULL_BLOCK]
+        for _ in range(n):
+            blocks.append(block)
+            self._in_ring[block] = 0
+            if self._key[block] is not None:
+                self._evict(block)
+            block = self._next[block]
+        self._next[NULL_BLOCK] = block
+        self._previous[block] = NULL_BLOCK
+        return blocks
 
     def _unlink(self, block: int) -> None:
         before, after = self._previous[block], self._next[block]
         self._next[before] = after
         self._previous[after] = before
+        self._in_ring[block] = 0
 
-    def _drop_key(self, block: int) -> None:
-        """Evict: forget the content of a block that leaves the queue to be reused."""
+    def _evict(self, block: int) -> None:
+        """Forget what a block of the queue holds."""
         key = self._key[block]
-        if key is None:
-            return
+        assert key is not None
         self._key[block] = None
         self.idle_cached -= 1
         self.evicted += 1
-        others = self._duplicates.get(key)
-        if others is None:
+        if key not in self._duplicates:
             del self._first[key]
             return
+        others = self._duplicates[key]
         if self._first[key] == block:
             self._first[key] = others.pop(0)
         else:
             others.remove(block)
         if not others:
             del self._duplicates[key]
+
+    def _let_go(self, block: int) -> bool:
+        """Take one of several holders off a block; False if it has but one."""
+        more = self._more_holders.get(block)
+        if more is None:
+            return False
+        if more == 1:
+            del self._more_holders[block]
+        else:
+            self._more_holders[block] = more - 1
+        return True

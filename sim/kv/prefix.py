@@ -50,12 +50,17 @@ class PrefixCached(Paged):
         return self._keys(sequence, index, index + 1)[0]
 
     def extend(self, takers: list[Sequence], fillers: list[Sequence]) -> None:
+        # Publishing after all takes is as good as in between: what is published is held, so
+        # no take can evict it, and only the order among publications shows.
         super().extend(takers, fillers)
+        blocks, keys = [], []
         for sequence in fillers:
             index = sequence.published
-            (key,) = self._keys(sequence, index, index + 1)
-            self.pool.publish([sequence.blocks[index]], [key])
             sequence.published = index + 1
+            blocks.append(sequence.blocks[index])
+            assert sequence.names is not None
+            keys.append(sequence.names.upto(index + 1)[index])
+        self.pool.publish(blocks, keys)
 
     def _keys(self, sequence: Sequence, start: int, stop: int) -> list[int]:
         if sequence.names is None:
