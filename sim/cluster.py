@@ -41,22 +41,26 @@ class Cluster:
         self._env = env
         self._router = router
         self._requests: Iterator[Request] = iter(())
+        self._next: Request | None = None
 
     def serve(self, requests: Iterable[Request]) -> None:
         """Run until every request is answered or refused."""
         self._requests = iter(requests)
-        self._await(next(self._requests, None))
+        self._await_next()
         self._env.run()
 
-    def _await(self, request: Request | None) -> None:
-        if request is not None:
-            at_ns = request.arrival_ns
-            Moment(self._env, at_ns, lambda: self._deliver(request), kind=Kind.ARRIVAL)
+    def _await_next(self) -> None:
+        self._next = next(self._requests, None)
+        if self._next is not None:
+            Moment(self._env, self._next.arrival_ns, self._deliver, kind=Kind.ARRIVAL)
 
-    def _deliver(self, request: Request | None) -> None:
-        """Hand over every request of this instant; wait for the next."""
-        while request is not None and request.arrival_ns == self._env.now:
-            self._router(self.engines, request).submit(request, index=self.arrived)
-            self.arrived += 1
-            request = next(self._requests, None)
-        self._await(request)
+    def _deliver(self, _: simpy.Event) -> None:
+        """Hand the next request over, and wait for the one after it.
+
+        Those of one instant come one by one, but all before anything else of that instant.
+        """
+        request = self._next
+        assert request is not None
+        self._router(self.engines, request).submit(request, index=self.arrived)
+        self.arrived += 1
+        self._await_next()

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import simpy
 
 from sim.executor import Executor
+from sim.latency import LONGEST_STRETCH
 from sim.moment import Kind, Moment
 from sim.plan import Departure, Plan, Take
 from sim.request import Request, Sequence
 from sim.scheduling.face import Scheduler
 from sim.world import World
-
-LONGEST_STRETCH = 1024
-"""Steps; bounds the work that an arrival can waste."""
 
 MOST_PREEMPTIONS = 10_000
 """Of one request. More, and nobody gets anywhere any more."""
@@ -76,31 +74,33 @@ class Engine:
         self._observers = observers
         self._awake = False
         self._stretch: _Stretch | None = None
+        self._stretch_end: Moment | None = None
 
     def submit(self, request: Request, *, index: int) -> None:
         """A request arrives now, as the index-th of the trace."""
         now_ns = int(self._env.now)
-        reason = self._world.refusal(request)
+        sequence = Sequence.of(request, index=index)
+        reason = self._world.refusal(sequence)
         if reason is not None:
             for observer in self._observers:
                 observer.refused(request, reason, now_ns)
             return
-        sequence = Sequence.of(request, index=index)
         self.outstanding += 1
-        answer_tokens = self._world.answer_tokens(request)
-        self._world.expect(sequence, answer_tokens)
+        answer_tokens = self._world.expect(sequence, request.output_tokens)
         self.scheduler.add(sequence)
         for observer in self._observers:
             observer.arrived(sequence, request, answer_tokens, now_ns)
         if not self._awake:
             self._awake = True
-            Moment(self._env, now_ns, self._start, kind=Kind.WAKE_UP, replica=self.replica)
+            Moment(self._env, now_ns, self._wake_up, kind=Kind.WAKE_UP, replica=self.replica)
         elif self._stretch is not None and self._stretch.cut_on_arrival:
             self._cut(self._stretch, now_ns)
 
-    def _start(self) -> None:
+    def _wake_up(self, _: simpy.Event) -> None:
+        self._start(int(self._env.now))
+
+    def _start(self, now_ns: int) -> None:
         """Decide the next step, and see for how long the decision stands."""
-        now_ns = int(self._env.now)
         scheduler = self.scheduler
         plan = scheduler.schedule(now_ns)
         if plan.is_empty and not plan.preempted:
@@ -115,33 +115,35 @@ class Engine:
         k, until_ns, cut_on_arrival = scheduler.stable_for(plan)
         if k > 1:
             k = min(k, self._world.steps_left(plan), LONGEST_STRETCH)
-        ends_ns = (now_ns + np.cumsum(self._executor.run(plan, k))).tolist()
+        ends_ns = list(accumulate(self._executor.run(plan, k).tolist(), initial=now_ns))
+        del ends_ns[0]
         if until_ns is not None:
             del ends_ns[1 + bisect_left(ends_ns, until_ns) :]
-        self._stretch = _Stretch(plan, now_ns, ends_ns, cut_on_arrival)
-        self._await_end(self._stretch)
+        self._run(_Stretch(plan, now_ns, ends_ns, cut_on_arrival))
+
+    def _run(self, stretch: _Stretch) -> None:
+        """Wait for the end of this stretch, and of no other."""
+        self._stretch = stretch
+        self._stretch_end = Moment(
+            self._env,
+            stretch.ends_ns[-1],
+            self._end,
+            kind=Kind.STEP_END,
+            replica=self.replica,
+        )
 
     def _cut(self, stretch: _Stretch, now_ns: int) -> None:
         """End the stretch with the step that is running."""
         steps = 1 + bisect_left(stretch.ends_ns, now_ns)
         if steps < len(stretch.ends_ns):
-            self._stretch = _Stretch(stretch.plan, stretch.start_ns, stretch.ends_ns[:steps], False)
-            self._await_end(self._stretch)
+            self._run(_Stretch(stretch.plan, stretch.start_ns, stretch.ends_ns[:steps], False))
 
-    def _await_end(self, stretch: _Stretch) -> None:
-        Moment(
-            self._env,
-            stretch.ends_ns[-1],
-            lambda: self._end(stretch),
-            kind=Kind.STEP_END,
-            replica=self.replica,
-        )
-
-    def _end(self, stretch: _Stretch) -> None:
-        """The stretch is over, unless it was cut: then this event is stale."""
-        if stretch is not self._stretch:
+    def _end(self, moment: simpy.Event) -> None:
+        """The stretch is over, unless it was cut: then this moment is stale."""
+        if moment is not self._stretch_end:
             return
-        self._stretch = None
+        stretch, self._stretch = self._stretch, None
+        assert stretch is not None
         plan, start_ns, ends_ns, _ = stretch
         k = len(ends_ns)
         now_ns = ends_ns[-1]
@@ -156,7 +158,7 @@ class Engine:
             for observer in self._observers:
                 observer.ended(departures, now_ns)
         if self.scheduler.has_work:
-            self._start()
+            self._start(now_ns)
         else:
             self._awake = False
 

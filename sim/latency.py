@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 Nanoseconds = NDArray[np.int64]
 
+LONGEST_STRETCH = 1024
+"""Steps that a latency model is asked for at once; bounds what an arrival can waste."""
+
 
 class LatencyModel(Protocol):
     """Nanoseconds for a plan. One code path: the scalar call is the vector call with k = 1."""
@@ -44,6 +47,9 @@ class LatencyModel(Protocol):
         ...
 
 
+_STEPS = np.arange(LONGEST_STRETCH, dtype=np.int64)
+
+
 class Linear:
     """step = base + per_token * scheduled tokens + per_context_token * context.
 
@@ -73,7 +79,7 @@ class Linear:
             context += chunk.computed_before + chunk.n
         first = self.base_ns + self.per_token_ns * tokens + self.per_context_token_ns * context
         growth = self.per_context_token_ns * len(decodes)
-        return first + growth * np.arange(k, dtype=np.int64)
+        return first + growth * _STEPS[:k]
 
     def alone(self, computed_before: int, n: int, k: int = 1) -> Nanoseconds:
         if n == 0:

@@ -53,12 +53,38 @@ class _Tail:
         self.gone = False
 
 
+class Levels(NamedTuple):
+    """What the slots follow from, during one step: blocks of the pool, and token slots."""
+
+    held_blocks: int
+    idle_blocks: int
+    used: int
+    internal: int
+    savings: int
+
+
+def slots_of(levels: Levels, *, num_blocks: int, block_size: int, time: int = 1) -> Slots:
+    """The identity's parts, or their integrals if the levels are integrated over `time`.
+
+    Works alike on integers and on columns of them.
+    """
+    held, idle, used, internal, savings = levels
+    return Slots(
+        used=used,
+        reserved=held * block_size - used - internal,
+        internal=internal,
+        external=0 * used,
+        idle=idle * block_size,
+        free=((num_blocks - 1) * time - held - idle) * block_size,
+        null=0 * used + block_size * time,
+        savings=savings,
+    )
+
+
 class MemoryBook:
     """Counts the slots of one replica's pool."""
 
     def __init__(self, kv: KVCache) -> None:
-        self.slot_ns = [0] * len(Slots._fields)
-        """Each part of `Slots`, integrated over the time that steps ran."""
         self._kv = kv
         self._used = 0
         self._internal = 0
@@ -66,6 +92,9 @@ class MemoryBook:
         self._held = 0
         self._idle = 0
         """Blocks with a holder, and idle cached ones, in the step last looked at."""
+        self._busy_ns = self._used_ns = self._internal_ns = self._savings_ns = 0
+        self._held_ns = self._idle_ns = 0
+        """Integrals of the levels over the time that steps ran."""
         self._final_tokens: dict[Sequence, int] = {}
         self._tails: dict[Sequence, _Tail] = {}
         self._last_block_at: list[tuple[int, int, _Tail]] = []
@@ -75,18 +104,19 @@ class MemoryBook:
         # The last token of an answer is never computed, so it needs no slot.
         self._final_tokens[sequence] = sequence.prompt_tokens + answer_tokens - 1
 
-    def began(self, plan: Plan) -> Slots:
+    def began(self, plan: Plan) -> Levels:
         """A plan was made: its victims have left, its newcomers hold their hits, and its
-        tokens count as there. Returns the slots during its first step."""
+        tokens count as there. Returns the levels during its first step."""
         for departure in plan.preempted:
             self._left(departure)
-        size = self._kv.block_size
-        for sequence, hit_tokens, woken_blocks, _ in plan.admitted:
-            self._used += woken_blocks * size
-            self._savings += hit_tokens - woken_blocks * size
-            self._tails[sequence] = _Tail(
-                sequence, final_tokens=self._final_tokens[sequence], block_size=size
-            )
+        if plan.admitted:
+            size = self._kv.block_size
+            for sequence, hit_tokens, woken_blocks, _ in plan.admitted:
+                self._used += woken_blocks * size
+                self._savings += hit_tokens - woken_blocks * size
+                self._tails[sequence] = _Tail(
+                    sequence, final_tokens=self._final_tokens[sequence], block_size=size
+                )
         self._used += len(plan.decodes)
         for sequence, _, n in plan.chunks:
             self._used += n
@@ -95,74 +125,66 @@ class MemoryBook:
                 sequence.computed > tail.before_last or sequence.computed == sequence.num_tokens
             ):
                 self._expect_last(tail, plan.step, tail.before_last + 1 - sequence.computed)
-        self._internal += self._last_blocks_taken(plan.step)
+        if self._last_block_at and self._last_block_at[0][0] <= plan.step:
+            self._internal += self._last_blocks_taken(plan.step)
         self._look()
-        return self.slots()
+        return self.levels()
 
     def left_out(self, sequence: Sequence) -> None:
         """A plan was made that gives a decoding sequence no token."""
         self._tails[sequence].delay += 1
 
-    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: list[Take]) -> Slots:
-        """The plan has run; returns the slots during its last step."""
-        end_ns = ends_ns[-1]
-        for part, slots in enumerate(self.slots()):
-            self.slot_ns[part] += slots * (end_ns - start_ns)
+    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: list[Take]) -> Levels:
+        """The plan has run; returns the levels during its last step."""
+        duration_ns = ends_ns[-1] - start_ns
+        self._busy_ns += duration_ns
+        self._used_ns += self._used * duration_ns
+        self._internal_ns += self._internal * duration_ns
+        self._savings_ns += self._savings * duration_ns
+        self._held_ns += self._held * duration_ns
+        self._idle_ns += self._idle * duration_ns
         if len(ends_ns) > 1:
             self._repeat(plan, ends_ns, takes)
-        return self.slots()
+        return self.levels()
 
     def _repeat(self, plan: Plan, ends_ns: list[int], takes: list[Take]) -> None:
         """Add what the steps after the first change: each change counts from the start of
         its step to the end of the last one."""
-        size, steps, end_ns = self._kv.block_size, len(ends_ns), ends_ns[-1]
+        steps, end_ns = len(ends_ns), ends_ns[-1]
         decodes = len(plan.decodes)
-        token_ns = decodes * (steps * end_ns - sum(ends_ns))
         self._used += decodes * (steps - 1)
-        held_ns = idle_ns = free_ns = internal_ns = 0
+        self._used_ns += decodes * (steps * end_ns - sum(ends_ns))
         for offset, blocks, idle_after in takes:
             left_ns = end_ns - ends_ns[offset - 1]
-            lost = self._idle - idle_after
-            held_ns += blocks * left_ns
-            idle_ns -= lost * left_ns
-            free_ns -= (blocks - lost) * left_ns
             self._held += blocks
+            self._held_ns += blocks * left_ns
+            self._idle_ns += (idle_after - self._idle) * left_ns
             self._idle = idle_after
         while self._last_block_at and self._last_block_at[0][0] < plan.step + steps:
             step = self._last_block_at[0][0]
             internal = self._last_blocks_taken(step)
-            internal_ns += internal * (end_ns - ends_ns[step - plan.step - 1])
             self._internal += internal
-        changes = Slots(
-            used=token_ns,
-            reserved=held_ns * size - token_ns - internal_ns,
-            internal=internal_ns,
-            external=0,
-            idle=idle_ns * size,
-            free=free_ns * size,
-            null=0,
-            savings=0,
-        )
-        for part, slot_ns in enumerate(changes):
-            self.slot_ns[part] += slot_ns
+            self._internal_ns += internal * (end_ns - ends_ns[step - plan.step - 1])
 
     def ended(self, departures: list[Departure]) -> None:
         for departure in departures:
             self._left(departure)
             del self._final_tokens[departure.sequence]
 
-    def slots(self) -> Slots:
+    def levels(self) -> Levels:
         """As of the step last looked at."""
-        kv, size = self._kv, self._kv.block_size
-        return Slots(
-            used=self._used,
-            reserved=self._held * size - self._used - self._internal,
-            internal=self._internal,
-            external=0,
-            idle=self._idle * size,
-            free=(kv.num_blocks - 1 - self._held - self._idle) * size,
-            null=size,
-            savings=self._savings,
+        return Levels(self._held, self._idle, self._used, self._internal, self._savings)
+
+    def slot_ns(self) -> Slots:
+        """Each part integrated over the time that steps ran."""
+        levels_ns = Levels(
+            self._held_ns, self._idle_ns, self._used_ns, self._internal_ns, self._savings_ns
+        )
+        return slots_of(
+            levels_ns,
+            num_blocks=self._kv.num_blocks,
+            block_size=self._kv.block_size,
+            time=self._busy_ns,
         )
 
     def check(self, running: list[Sequence]) -> None:
@@ -191,7 +213,8 @@ class MemoryBook:
             null=size,
             savings=savings,
         )
-        assert recount == self.slots(), f"recounted {recount}, booked {self.slots()}"
+        booked = slots_of(self.levels(), num_blocks=self._kv.num_blocks, block_size=size)
+        assert recount == booked, f"recounted {recount}, booked {booked}"
         assert sum(recount[:-1]) == self._kv.num_blocks * size, "slots do not add up to the pool"
 
     def _look(self) -> None:

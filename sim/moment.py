@@ -23,20 +23,22 @@ _REPLICAS = 1 << 20
 
 
 class Moment(simpy.Event):
-    """Calls `action` at `at_ns`, which must not lie in the past."""
+    """Calls `action` with itself at `at_ns`, which must not lie in the past."""
 
     def __init__(
         self,
         env: simpy.Environment,
         at_ns: int,
-        action: Callable[[], None],
+        action: Callable[[simpy.Event], None],
         *,
         kind: Kind,
         replica: int = 0,
     ) -> None:
-        super().__init__(env)
-        self._ok = True
+        # As simpy.Timeout does it: an event that has its value when it is scheduled.
+        self.env = env
+        self.callbacks = [action]
         self._value = None
-        self.callbacks = [lambda _: action()]
+        self._ok = True
+        self._defused = False
         priority = kind * _REPLICAS + replica
         env.schedule(self, priority=priority, delay=at_ns - env.now)  # type: ignore[arg-type]

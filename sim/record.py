@@ -8,13 +8,13 @@ names: `_ns`, `_blocks`, `_slots`; everything else counts tokens, requests or st
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.memory import Slots
+from sim.memory import Levels, Slots, slots_of
 from sim.request import Request
 from sim.ttft import PARTS
 
@@ -90,15 +90,17 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 
 
+LEVELS = tuple(f"{level}_{when}" for when in ("first", "last") for level in Levels._fields)
+"""Columns from which `memory` is made when it is read: the levels of each row of `steps`."""
+
+
 class Table:
     """Rows of integers, appended one by one, read by column."""
 
     def __init__(self, columns: tuple[str, ...]) -> None:
         self.columns = columns
         self._flat = array("q")
-
-    def append(self, row: Iterable[int]) -> None:
-        self._flat.extend(row)
+        self.append: Callable[[Iterable[int]], None] = self._flat.extend
 
     def __len__(self) -> int:
         return len(self._flat) // len(self.columns)
@@ -114,12 +116,16 @@ class Records:
 
     def __init__(self) -> None:
         self.tables = {
-            name: Table(columns) for name, columns in COLUMNS.items() if name != "step_ends"
+            name: Table(columns)
+            for name, columns in COLUMNS.items()
+            if name not in ("memory", "step_ends")
         }
+        self.tables["steps"] = Table(COLUMNS["steps"] + LEVELS)
         self.step_ends: list[array[int]] = []
         """Per replica: the end of each of its steps, ns."""
-        self.slot_ns: list[list[int]] = []
-        """Per replica: each part of `Slots`, integrated over the time that steps ran."""
+        self.slot_ns: list[Slots] = []
+        """Per replica: each part of the pool, integrated over the time that steps ran."""
+        self._pools: list[tuple[int, int]] = []
         self.ids: list[str] = []
         """The trace's ids, in the order of `requests`; likewise"""
         self.tenants: list[str | None] = []
@@ -127,9 +133,9 @@ class Records:
         self.refused: list[tuple[Request, str]] = []
         """Requests that were turned away, with the reason."""
 
-    def open_replica(self, slot_ns: list[int]) -> array[int]:
-        """Make room for one more replica; returns where its step ends go."""
-        self.slot_ns.append(slot_ns)
+    def open_replica(self, *, num_blocks: int, block_size: int) -> array[int]:
+        """Make room for one more replica with this pool; returns where its step ends go."""
+        self._pools.append((num_blocks, block_size))
         self.step_ends.append(array("q"))
         return self.step_ends[-1]
 
@@ -138,11 +144,28 @@ class Records:
         all others in the order in which things happened."""
         if name == "step_ends":
             return self._step_end_arrays()
-        columns = self.tables[name].arrays()
-        if name in ("steps", "memory"):
-            order = np.lexsort((columns["first_step"], columns["replica"]))
-            columns = {column: values[order] for column, values in columns.items()}
-        return columns
+        if name not in ("steps", "memory"):
+            return self.tables[name].arrays()
+        columns = self.tables["steps"].arrays()
+        order = np.lexsort((columns["first_step"], columns["replica"]))
+        columns = {column: values[order] for column, values in columns.items()}
+        if name == "memory":
+            columns |= self._slot_arrays(columns)
+        return {column: columns[column] for column in COLUMNS[name]}
+
+    def _slot_arrays(self, steps: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+        num_blocks, block_size = np.array(self._pools, dtype=np.int64).reshape(-1, 2).T
+        replica = steps["replica"]
+        slots: dict[str, NDArray[np.int64]] = {}
+        for when in ("first", "last"):
+            levels = Levels(*(steps[f"{level}_{when}"] for level in Levels._fields))  # type: ignore[arg-type]
+            parts = slots_of(
+                levels,
+                num_blocks=num_blocks[replica],  # type: ignore[arg-type]
+                block_size=block_size[replica],  # type: ignore[arg-type]
+            )
+            slots |= {f"{part}_{when}_slots": getattr(parts, part) for part in Slots._fields}
+        return slots
 
     def _step_end_arrays(self) -> dict[str, NDArray[np.int64]]:
         counts = [len(ends) for ends in self.step_ends]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.latency import LatencyModel
-from sim.memory import MemoryBook, Slots
+from sim.memory import Levels, MemoryBook
 from sim.plan import Departure, Plan, Take
 from sim.record import Event, Records, Table
 from sim.request import Request, Sequence
@@ -27,75 +27,67 @@ class _Progress:
 
 
 class _StepRow:
-    """A row of `steps` and its twin in `memory`, while it grows."""
+    """A row of `steps` while it grows."""
+
+    __slots__ = (
+        "_head",
+        "_kind",
+        "_levels",
+        "end_ns",
+        "evicted_blocks",
+        "finished",
+        "last",
+        "steps",
+    )
 
     def __init__(
-        self, plan: Plan, first: Slots, *, replica: int, scheduler: Scheduler, now_ns: int
+        self, plan: Plan, levels: Levels, *, replica: int, scheduler: Scheduler, now_ns: int
     ) -> None:
-        self.first_step = plan.step
         self.steps = 0
+        self.end_ns = now_ns
         self.finished = 0
         self.evicted_blocks = 0
-        self._replica = replica
-        self._start_ns = now_ns
-        self._end_ns = now_ns
-        self._limit = plan.limit
-        self._running = scheduler.num_running
-        self._waiting = scheduler.num_waiting
-        self._decodes = len(plan.decodes)
-        self._decode_context = plan.decodes.context_sum
-        self._chunks = len(plan.chunks)
-        self._chunk_tokens = sum(chunk.n for chunk in plan.chunks)
-        self._admitted = len(plan.admitted)
-        self._hit_tokens = sum(admission.hit_tokens for admission in plan.admitted)
-        self._preempted = len(plan.preempted)
-        self._copied = len(plan.copies)
-        self._first = self._last = first
+        self._levels = self.last = levels
+        decodes, chunks, admitted = plan.decodes, plan.chunks, plan.admitted
+        self._kind = None if chunks or admitted or plan.preempted else (plan.limit, len(decodes))
+        """What following steps must have in common with this one; None if nothing will do."""
+        self._head = (
+            replica,
+            plan.step,
+            now_ns,
+            plan.limit,
+            scheduler.num_running,
+            scheduler.num_waiting,
+            len(decodes),
+            decodes.context_sum,
+            len(chunks),
+            sum([chunk[2] for chunk in chunks]),
+            len(admitted),
+            sum([admission[1] for admission in admitted]),
+            len(plan.preempted),
+            len(plan.copies),
+        )
 
     def goes_on_with(self, plan: Plan) -> bool:
         """Is the plan more of the same?"""
-        return not (
-            self.finished
-            or self._chunks
-            or self._admitted
-            or self._preempted
-            or plan.chunks
-            or plan.admitted
-            or plan.preempted
-            or plan.limit != self._limit
-            or len(plan.decodes) != self._decodes
+        return (
+            self._kind is not None
+            and not self.finished
+            and not (plan.chunks or plan.admitted or plan.preempted)
+            and self._kind == (plan.limit, len(plan.decodes))
         )
 
-    def ran(self, last: Slots, ends_ns: list[int]) -> None:
-        """So many steps more have run; these are the slots during the last of them."""
-        self._last = last
-        self.steps += len(ends_ns)
-        self._end_ns = ends_ns[-1]
+    @property
+    def last_step(self) -> int:
+        return self._head[1] + self.steps - 1
 
-    def write(self, steps: Table, memory: Table) -> None:
-        steps.append(
-            (
-                self._replica,
-                self.first_step,
-                self.steps,
-                self._start_ns,
-                self._end_ns,
-                self._limit,
-                self._running,
-                self._waiting,
-                self._decodes,
-                self._decode_context,
-                self._chunks,
-                self._chunk_tokens,
-                self._admitted,
-                self._hit_tokens,
-                self._preempted,
-                self.finished,
-                self._copied,
-                self.evicted_blocks,
-            )
-        )
-        memory.append((self._replica, self.first_step, *self._first, *self._last))
+    def write(self, steps: Table) -> None:
+        replica, first_step, start_ns, *rest, copied_blocks = self._head
+        steps.append((replica, first_step, self.steps, start_ns, self.end_ns))
+        steps.append(rest)
+        steps.append((self.finished, copied_blocks, self.evicted_blocks))
+        steps.append(self._levels)
+        steps.append(self.last)
 
 
 class Recorder:
@@ -132,7 +124,9 @@ class Recorder:
         self._tables = records.tables
         self._row: _StepRow | None = None
         self._evicted = 0
-        self._step_ends = records.open_replica(self.memory.slot_ns)
+        self._step_ends = records.open_replica(
+            num_blocks=scheduler.kv.num_blocks, block_size=scheduler.kv.block_size
+        )
 
     def arrived(
         self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
@@ -152,7 +146,7 @@ class Recorder:
             self._close_segment(sequence, plan.step)
         if self._paused or len(plan.decodes) != len(self._segments):
             self._reconcile_segments(plan)
-        slots = self.memory.began(plan)
+        levels = self.memory.began(plan)
         for sequence, hit_tokens, _, resumed in plan.admitted:
             if resumed:
                 self._note(plan.step, Event.RESUME, sequence, hit_tokens)
@@ -165,25 +159,30 @@ class Recorder:
         if row is None or not row.goes_on_with(plan):
             self._flush()
             self._row = _StepRow(
-                plan, slots, replica=self._replica, scheduler=self._scheduler, now_ns=now_ns
+                plan, levels, replica=self._replica, scheduler=self._scheduler, now_ns=now_ns
             )
 
     def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: list[Take]) -> None:
         end_ns = ends_ns[-1]
         self._step_ends.extend(ends_ns)
-        assert self._row is not None
-        self._row.ran(self.memory.ran(plan, start_ns, ends_ns, takes), ends_ns)
+        row = self._row
+        assert row is not None
+        row.last = self.memory.ran(plan, start_ns, ends_ns, takes)
+        row.steps += len(ends_ns)
+        row.end_ns = end_ns
         evicted, self._evicted = self._evicted, self._scheduler.kv.evicted_blocks
-        self._row.evicted_blocks += self._evicted - evicted
-        for sequence, ttft in self._ttft.ran(plan, start_ns, ends_ns):
+        row.evicted_blocks += self._evicted - evicted
+        alone_ns = [
+            int(self._latency.alone(computed_before, n)[0]) for _, computed_before, n in plan.chunks
+        ]
+        for sequence, ttft in self._ttft.ran(plan, start_ns, ends_ns, alone_ns):
             ttft.host += self._front_end_ns
             progress = self._progress[sequence]
             progress.ttft = ttft
             progress.first_token_ns = end_ns
-        for sequence, computed_before, n in plan.chunks:
-            alone_ns = int(self._latency.alone(computed_before, n)[0])
+        for (sequence, computed_before, n), alone in zip(plan.chunks, alone_ns, strict=True):
             self._tables["chunks"].append(
-                (self._replica, plan.step, sequence.index, computed_before, n, alone_ns)
+                (self._replica, plan.step, sequence.index, computed_before, n, alone)
             )
             if sequence.computed == sequence.num_tokens:
                 self._segments[sequence] = plan.step
@@ -201,6 +200,7 @@ class Recorder:
         """The run is over: write the row still open, and check the books once more."""
         self._flush()
         self.check()
+        self.records.slot_ns.append(self.memory.slot_ns())
         assert not self._progress, f"{len(self._progress)} requests were never answered"
 
     def check(self) -> None:
@@ -231,7 +231,7 @@ class Recorder:
 
     def _finish(self, sequence: Sequence, now_ns: int) -> None:
         assert self._row is not None
-        last_step = self._row.first_step + self._row.steps - 1
+        last_step = self._row.last_step
         self._note(last_step, Event.FINISH, sequence, sequence.generated)
         self._close_segment(sequence, last_step + 1)
         progress = self._progress.pop(sequence)
@@ -262,5 +262,5 @@ class Recorder:
 
     def _flush(self) -> None:
         if self._row is not None:
-            self._row.write(self._tables["steps"], self._tables["memory"])
+            self._row.write(self._tables["steps"])
             self._row = None

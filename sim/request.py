@@ -39,7 +39,7 @@ class Request:
 
     @property
     def prompt_tokens(self) -> int:
-        return sum(length for _, _, length in self.prompt)
+        return sum([run[2] for run in self.prompt])
 
 
 @dataclass(slots=True, eq=False)
@@ -83,16 +83,16 @@ class Sequence:
     @classmethod
     def of(cls, request: Request, *, index: int) -> Sequence:
         return cls(
-            id=request.id,
-            index=index,
-            arrival_ns=request.arrival_ns,
-            prompt=request.prompt,
-            prompt_tokens=request.prompt_tokens,
-            output_stream=request.output_stream,
-            max_tokens=request.max_tokens,
-            priority=request.priority,
-            tenant=request.tenant,
-            session=request.session,
+            request.id,
+            index,
+            request.arrival_ns,
+            request.prompt,
+            request.prompt_tokens,
+            request.output_stream,
+            request.max_tokens,
+            request.priority,
+            request.tenant,
+            request.session,
         )
 
     @property

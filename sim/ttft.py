@@ -20,7 +20,7 @@ from bisect import bisect_left
 from enum import IntEnum
 
 from sim.latency import LatencyModel
-from sim.plan import Limit, Plan
+from sim.plan import Chunk, Plan
 from sim.request import Sequence
 
 
@@ -33,12 +33,8 @@ class Cause(IntEnum):
     BEHIND = 3
 
 
-_CAUSE = {
-    Limit.SEATS: Cause.SEATS,
-    Limit.TOKENS: Cause.TOKENS,
-    Limit.BLOCKS: Cause.MEMORY,
-    Limit.GATE: Cause.MEMORY,
-}
+_CAUSE = (None, Cause.SEATS, Cause.TOKENS, Cause.MEMORY, Cause.MEMORY)
+"""By Limit."""
 
 PARTS = (
     "queue_flight",
@@ -134,8 +130,11 @@ class TtftBook:
                 ttft.saved_by_prefix = self._alone(0, hit_tokens)
             ttft.most_computed = max(ttft.most_computed, hit_tokens)
 
-    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int]) -> list[tuple[Sequence, Ttft]]:
-        """The plan has run; returns whose first token it gave, and its TTFT."""
+    def ran(
+        self, plan: Plan, start_ns: int, ends_ns: list[int], alone_ns: list[int]
+    ) -> list[tuple[Sequence, Ttft]]:
+        """The plan has run, whose chunks cost this much by themselves; returns whose first
+        token it gave, and its TTFT."""
         self._wait(plan, start_ns, ends_ns)
         if not self._prefilling:
             return []
@@ -143,11 +142,12 @@ class TtftBook:
         duration_ns = end_ns - start_ns
         first_tokens = []
         idle = dict(self._prefilling)
-        for sequence, computed_before, n in plan.chunks:
+        for chunk, chunk_ns in zip(plan.chunks, alone_ns, strict=True):
+            sequence = chunk.sequence
             ttft = idle.pop(sequence, None)
             if ttft is None:
                 continue
-            self._compute(ttft, computed_before, n, duration_ns)
+            self._compute(ttft, chunk, chunk_ns, duration_ns)
             if sequence.computed == sequence.num_tokens:
                 del self._prefilling[sequence], self._open[sequence]
                 assert sum(ttft.parts()) == end_ns - ttft.arrival_ns, sequence.id
@@ -160,7 +160,7 @@ class TtftBook:
         """Let the clocks run for those who waited, and let in who arrived meanwhile."""
         limit, head = plan.limit, plan.refused
         clocks = self._clocks
-        cause = Cause.BEHIND if head is not None else _CAUSE.get(limit)
+        cause = Cause.BEHIND if head is not None else _CAUSE[limit]
         for ttft in self._arrived:
             joined_ns = ends_ns[bisect_left(ends_ns, ttft.arrival_ns)]
             reading = list(clocks)
@@ -175,18 +175,20 @@ class TtftBook:
         if head is not None and not head.preemptions:
             causes = self._open[head].causes
             causes[Cause.BEHIND] -= duration_ns
-            causes[_CAUSE[limit]] += duration_ns
+            reason = _CAUSE[limit]
+            assert reason is not None
+            causes[reason] += duration_ns
 
     def _join(self, ttft: Ttft, now_ns: int, reading: list[int]) -> None:
         """The request is in the queue when the next step is decided."""
         ttft.flight = now_ns - ttft.arrival_ns
         ttft.causes = [-clock for clock in reading]
 
-    def _compute(self, ttft: Ttft, computed_before: int, n: int, duration_ns: int) -> None:
-        """A step of this duration computed n tokens of the request."""
+    def _compute(self, ttft: Ttft, chunk: Chunk, alone_ns: int, duration_ns: int) -> None:
+        """A step of this duration computed this chunk of the request."""
+        _, computed_before, n = chunk
         host_ns = self._latency.host_ns
         again = min(n, max(0, ttft.most_computed - computed_before))
-        alone_ns = self._alone(computed_before, n)
         again_ns = self._alone(computed_before, again)
         ttft.own += alone_ns - again_ns
         ttft.preemption += again_ns

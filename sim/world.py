@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 
 from sim.plan import Plan
-from sim.request import Request, Sequence
+from sim.request import Sequence
 
 
 class World:
@@ -16,23 +16,22 @@ class World:
         self.max_model_len = max_model_len
         self._answer_tokens: dict[Sequence, int] = {}
 
-    def refusal(self, request: Request) -> str | None:
+    def refusal(self, sequence: Sequence) -> str | None:
         """Why no server of this configuration takes the request; None if it does."""
-        if request.prompt_tokens >= self.max_model_len:
+        if sequence.prompt_tokens >= self.max_model_len:
             return (
-                f"prompt of {request.prompt_tokens} tokens leaves no room for an answer"
+                f"prompt of {sequence.prompt_tokens} tokens leaves no room for an answer"
                 f" within max_model_len {self.max_model_len}"
             )
         return None
 
-    def answer_tokens(self, request: Request) -> int:
-        """Tokens that the request will be answered with."""
-        room = self.max_model_len - request.prompt_tokens
-        limit = room if request.max_tokens is None else min(room, request.max_tokens)
-        return min(request.output_tokens, limit)
-
-    def expect(self, sequence: Sequence, answer_tokens: int) -> None:
+    def expect(self, sequence: Sequence, output_tokens: int) -> int:
+        """Remember how long the answer will be, and return it: the trace's length, cut."""
+        answer_tokens = min(output_tokens, self.max_model_len - sequence.prompt_tokens)
+        if sequence.max_tokens is not None:
+            answer_tokens = min(answer_tokens, sequence.max_tokens)
         self._answer_tokens[sequence] = answer_tokens
+        return answer_tokens
 
     def steps_left(self, plan: Plan) -> int:
         """How often the plan can run until the first of its decodes ends."""

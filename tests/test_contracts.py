@@ -70,7 +70,7 @@ class ForgetsKeys(PrefixCached):
 
     def __init__(self) -> None:
         super().__init__(81, block_size=4)
-        self.pool._evict = lambda block: None  # type: ignore[method-assign]
+        self.pool._evict = lambda blocks: None  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(

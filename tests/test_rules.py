@@ -163,7 +163,7 @@ def victims_take_their_new_keys_with_them(patch: pytest.MonkeyPatch) -> None:
         computed_blocks = sequence.computed // self.block_size
         for block in sequence.blocks[computed_blocks : sequence.published]:
             self.pool.idle_cached += 1
-            self.pool._evict(block)
+            self.pool._evict([block])
         sequence.published = min(sequence.published, computed_blocks)
         return original(self, sequence)
 

@@ -111,13 +111,15 @@ class Pool:
 
     def publish(self, blocks: list[int], keys: list[int]) -> None:
         """Give held blocks their keys, so that others can find them."""
-        first = self._first
+        first, key_of = self._first, self._key
         for block, key in zip(blocks, keys, strict=True):
-            self._key[block] = key
-            if key in first:
+            key_of[block] = key
+        if first.keys().isdisjoint(keys):
+            first.update(zip(keys, blocks, strict=True))
+            return
+        for block, key in zip(blocks, keys, strict=True):
+            if first.setdefault(key, block) != block:
                 self._duplicates.setdefault(key, []).append(block)
-            else:
-                first[key] = block
 
     def lookup(self, keys: list[int]) -> list[int]:
         """The blocks that hold the longest cached run of leading keys. Does not modify."""
@@ -194,16 +196,18 @@ class Pool:
         previous[NULL_BLOCK] = last
 
     def _take_from_ring(self, n: int) -> list[int]:
-        blocks = []
-        block = self._next[NULL_BLOCK]
+        following, in_ring, key_of = self._next, self._in_ring, self._key
+        blocks, evicted = [], []
+        block = following[NULL_BLOCK]
         for _ in range(n):
             blocks.append(block)
-            self._in_ring[block] = 0
-            if self._key[block] is not None:
-                self._evict(block)
-            block = self._next[block]
-        self._next[NULL_BLOCK] = block
+            in_ring[block] = 0
+            if key_of[block] is not None:
+                evicted.append(block)
+            block = following[block]
+        following[NULL_BLOCK] = block
         self._previous[block] = NULL_BLOCK
+        self._evict(evicted)
         return blocks
 
     def _unlink(self, block: int) -> None:
@@ -212,16 +216,21 @@ class Pool:
         self._previous[after] = before
         self._in_ring[block] = 0
 
-    def _evict(self, block: int) -> None:
-        """Forget what a block of the queue holds."""
-        key = self._key[block]
-        assert key is not None
-        self._key[block] = None
-        self.idle_cached -= 1
-        self.evicted += 1
-        if key not in self._duplicates:
-            del self._first[key]
-            return
+    def _evict(self, blocks: list[int]) -> None:
+        """Forget what these keyed blocks of the queue hold."""
+        first, key_of = self._first, self._key
+        for block in blocks:
+            key = key_of[block]
+            assert key is not None
+            key_of[block] = None
+            if key in self._duplicates:
+                self._evict_one_of_several(key, block)
+            else:
+                del first[key]
+        self.idle_cached -= len(blocks)
+        self.evicted += len(blocks)
+
+    def _evict_one_of_several(self, key: int, block: int) -> None:
         others = self._duplicates[key]
         if self._first[key] == block:
             self._first[key] = others.pop(0)
