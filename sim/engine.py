@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 import simpy
 
 from sim.executor import Executor
-from sim.latency import LONGEST_STRETCH
+from sim.latency import LONGEST_STRETCH, Nanoseconds
 from sim.moment import Kind, Moment
 from sim.plan import Departure, Plan, Take
 from sim.request import Request, Sequence
@@ -115,10 +113,9 @@ class Engine:
         k, until_ns, cut_on_arrival = scheduler.stable_for(plan)
         if k > 1:
             k = min(k, self._world.steps_left(plan), LONGEST_STRETCH)
-        ends_ns = list(accumulate(self._executor.run(plan, k).tolist(), initial=now_ns))
-        del ends_ns[0]
+        ends_ns = self._executor.run(plan, k).cumsum() + now_ns
         if until_ns is not None:
-            del ends_ns[1 + bisect_left(ends_ns, until_ns) :]
+            ends_ns = ends_ns[: 1 + ends_ns.searchsorted(until_ns)]
         self._run(_Stretch(plan, now_ns, ends_ns, cut_on_arrival))
 
     def _run(self, stretch: _Stretch) -> None:
@@ -126,7 +123,7 @@ class Engine:
         self._stretch = stretch
         self._stretch_end = Moment(
             self._env,
-            stretch.ends_ns[-1],
+            int(stretch.ends_ns[-1]),
             self._end,
             kind=Kind.STEP_END,
             replica=self.replica,
@@ -134,7 +131,7 @@ class Engine:
 
     def _cut(self, stretch: _Stretch, now_ns: int) -> None:
         """End the stretch with the step that is running."""
-        steps = 1 + bisect_left(stretch.ends_ns, now_ns)
+        steps = 1 + int(stretch.ends_ns.searchsorted(now_ns))
         if steps < len(stretch.ends_ns):
             self._run(_Stretch(stretch.plan, stretch.start_ns, stretch.ends_ns[:steps], False))
 
@@ -144,7 +141,7 @@ class Engine:
             return
         stretch, self._stretch = self._stretch, None
         assert stretch is not None
-        plan, start_ns, ends_ns, _ = stretch
+        plan, start_ns, ends_ns = stretch.plan, stretch.start_ns, stretch.ends_ns.tolist()
         k = len(ends_ns)
         now_ns = ends_ns[-1]
         self.steps += k
@@ -168,7 +165,7 @@ class _Stretch(NamedTuple):
 
     plan: Plan
     start_ns: int
-    ends_ns: list[int]
+    ends_ns: Nanoseconds
     cut_on_arrival: bool
 
 

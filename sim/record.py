@@ -90,8 +90,28 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 
 
-LEVELS = tuple(f"{level}_{when}" for when in ("first", "last") for level in Levels._fields)
-"""Columns from which `memory` is made when it is read: the levels of each row of `steps`."""
+STEP_ROW = (
+    "replica",
+    "first_step",
+    "start_ns",
+    "limit",
+    "running",
+    "waiting",
+    "decodes",
+    "decode_context",
+    "chunks",
+    "chunk_tokens",
+    "admitted",
+    "hit_tokens",
+    "preempted",
+    "copied_blocks",
+    "steps",
+    "end_ns",
+    "finished",
+    "evicted_blocks",
+    *(f"{level}_{when}" for when in ("first", "last") for level in Levels._fields),
+)
+"""What is kept of a row of `steps`, known first things first; `memory` is made of its end."""
 
 
 class Table:
@@ -120,7 +140,7 @@ class Records:
             for name, columns in COLUMNS.items()
             if name not in ("memory", "step_ends")
         }
-        self.tables["steps"] = Table(COLUMNS["steps"] + LEVELS)
+        self.tables["steps"] = Table(STEP_ROW)
         self.step_ends: list[array[int]] = []
         """Per replica: the end of each of its steps, ns."""
         self.slot_ns: list[Slots] = []

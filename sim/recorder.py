@@ -82,12 +82,18 @@ class _StepRow:
         return self._head[1] + self.steps - 1
 
     def write(self, steps: Table) -> None:
-        replica, first_step, start_ns, *rest, copied_blocks = self._head
-        steps.append((replica, first_step, self.steps, start_ns, self.end_ns))
-        steps.append(rest)
-        steps.append((self.finished, copied_blocks, self.evicted_blocks))
-        steps.append(self._levels)
-        steps.append(self.last)
+        """In the order of `sim.record.STEP_ROW`."""
+        steps.append(
+            (
+                *self._head,
+                self.steps,
+                self.end_ns,
+                self.finished,
+                self.evicted_blocks,
+                *self._levels,
+                *self.last,
+            )
+        )
 
 
 class Recorder:

@@ -147,6 +147,10 @@ class Pool:
             yield block
             block = self._next[block]
 
+    def key(self, block: int) -> int | None:
+        """What a look-up would find the block by; None where it has no key."""
+        return self._key[block]
+
     def idle_after(self, takes: list[int]) -> list[int]:
         """What `idle_cached` will be after each of these takes, if they follow one another."""
         idle, taken, after = self.idle_cached, 0, []
