@@ -17,7 +17,7 @@ import typer
 
 from experiments.build import Simulation, build_latency, build_simulation
 from experiments.deployment import resolve
-from experiments.exits import exits, make_app
+from experiments.exits import DIFFERENT, exits, make_app
 from experiments.logbook import Logbook, Reached
 from experiments.recorded import RecordedRun, RecordedStep, read_run
 from sim.kv.paged import Paged
@@ -168,7 +168,7 @@ def conformance(
             )
             if verdict.difference:
                 console.print(verdict.difference, markup=False)
-    raise typer.Exit(1 if differ else 0)
+    raise typer.Exit(DIFFERENT if differ else 0)
 
 
 main = make_app(conformance)

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 import typer
 
+DIFFERENT = 1
+"""What was compared is not the same."""
 USER_ERROR = 2
 STOPPED = 130
 
@@ -26,7 +28,7 @@ def exits() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("Stopped; nothing was written.", err=True)
         raise typer.Exit(STOPPED) from None
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         if not isinstance(error, _user_errors()):
             raise
         typer.echo(f"Error: {error}", err=True)
@@ -47,11 +49,12 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _user_errors() -> tuple[type[ValueError], ...]:
+def _user_errors() -> tuple[type[Exception], ...]:
     from calibrate.device import DeviceError
     from calibrate.memory import DoesNotFit
     from calibrate.model import ModelError
     from experiments.errors import ConfigError, ResultError
+    from sim.engine import Livelocked
     from traces.schema import TraceError
 
-    return ConfigError, ResultError, TraceError, ModelError, DeviceError, DoesNotFit
+    return ConfigError, ResultError, TraceError, ModelError, DeviceError, DoesNotFit, Livelocked

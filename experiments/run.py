@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.exits import exits, make_app
+from experiments.exits import DIFFERENT, exits, make_app
+
+if TYPE_CHECKING:
+    from experiments.config import Config
 
 _PIPE_COLUMNS = 100
 
@@ -24,6 +27,10 @@ def run(
     ),
     force: Annotated[
         bool, typer.Option("--force", help="Run even if the result is there already.")
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Run it again, step by step, and compare everything."),
     ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Print nothing but the result's folder.")
@@ -46,12 +53,15 @@ def run(
                 errors, requests=survey.requests, last_arrival_ns=survey.last_arrival_ns
             )
 
+        description = load_config(config, overrides=overrides or ())
         outcome = simulate(
-            load_config(config, overrides=overrides or ()),
+            description,
             out=out,
             force=force,
             watch=watch if errors.is_terminal and not quiet else None,
         )
+        if verify:
+            _verify(description)
         if quiet:
             typer.echo(outcome.result.path)
             return
@@ -62,6 +72,24 @@ def run(
             screen.print(f"Note: {note}", style="yellow", highlight=False)
         if outcome.reused:
             screen.print("This run was made before; --force makes it again.", style="yellow")
+
+
+def _verify(config: Config) -> None:
+    """Say on stderr whether both loops agree; exit code 1 where they do not."""
+    if config.engine.scheduling_policy == "priority":
+        typer.echo("Nothing to verify: priority is always run step by step.", err=True)
+        return
+    from experiments.verify import verify
+
+    result = verify(config)
+    if result.difference is not None:
+        typer.echo(f"The loops differ: {result.difference}", err=True)
+        raise typer.Exit(DIFFERENT)
+    typer.echo(
+        f"Verified: {result.steps:,} steps run one by one leave behind what"
+        f" {result.fast_decisions:,} decisions did.",
+        err=True,
+    )
 
 
 main = make_app(run)

@@ -143,8 +143,8 @@ class Records:
         self.tables["steps"] = Table(STEP_ROW)
         self.step_ends: list[array[int]] = []
         """Per replica: the end of each of its steps, ns."""
-        self.slot_ns: list[Slots] = []
-        """Per replica: each part of the pool, integrated over the time that steps ran."""
+        self.slot_ns: list[list[int]] = []
+        """Per replica, in the order of `Slots`: slots x ns of the time that steps ran."""
         self._pools: list[tuple[int, int]] = []
         self.ids: list[str] = []
         """The trace's ids, in the order of `requests`; likewise"""

@@ -206,7 +206,7 @@ class Recorder:
         """The run is over: write the row still open, and check the books once more."""
         self._flush()
         self.check()
-        self.records.slot_ns.append(self.memory.slot_ns())
+        self.records.slot_ns.append(list(self.memory.slot_ns()))
         assert not self._progress, f"{len(self._progress)} requests were never answered"
 
     def check(self) -> None:

@@ -121,9 +121,7 @@ class SlowerInStretches(Linear):
 
 def test_broken_latency_is_caught() -> None:
     with pytest.raises(AssertionError, match="step 0 of a stretch"):
-        check_latency_model(
-            SlowerInStretches(base_ns=100, per_token_ns=3, per_context_token_ns=2)
-        )
+        check_latency_model(SlowerInStretches(base_ns=100, per_token_ns=3, per_context_token_ns=2))
 
 
 def test_pool_hands_out_in_vllm_order() -> None:

@@ -217,7 +217,9 @@ def _requests(rng: random.Random, *, tick_ns: int, sharing: float) -> list[Reque
             before = list(quoted.prompt) if rng.random() < 0.7 else prompt
             prompt = [*before, (quoted.output_stream, 0, length)]
         if not prompt or rng.random() < 0.6:
-            prompt.append((1000 + index, 0, rng.choice([1, rng.randint(1, 10), rng.randint(1, 40)])))
+            prompt.append(
+                (1000 + index, 0, rng.choice([1, rng.randint(1, 10), rng.randint(1, 40)]))
+            )
         output_tokens = rng.choice([1, rng.randint(1, 6), rng.randint(1, 45), rng.randint(20, 70)])
         output_stream = 2000 + index
         if requests and rng.random() < sharing / 3:

@@ -1,0 +1,113 @@
+"""`--verify`: the same run once more, one event per step, and where it first differs.
+
+Compares what a run leaves behind (all tables, and the memory integrals) and what it leaves
+out: the physical blocks of each sequence whenever it is admitted, preempted, or finishes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from experiments.build import Simulation, build_latency, build_simulation, build_trace
+from experiments.config import Config
+from experiments.deployment import resolve
+from sim.plan import Departure, Plan
+
+
+@dataclass(slots=True)
+class BlockTrail:
+    """An observer that notes which blocks a sequence holds when it comes and goes."""
+
+    entries: list[tuple[int, str, int, int]] = field(default_factory=list)
+    """(ns, event, request, checksum of its block table)"""
+
+    def arrived(self, *_: object) -> None: ...
+
+    def refused(self, *_: object) -> None: ...
+
+    def ran(self, *_: object) -> None: ...
+
+    def began(self, plan: Plan, now_ns: int) -> None:
+        self._note(now_ns, "preempted", plan.preempted)
+        for admission in plan.admitted:
+            sequence = admission.sequence
+            self.entries.append((now_ns, "admitted", sequence.index, _checksum(sequence.blocks)))
+
+    def ended(self, departures: list[Departure], now_ns: int) -> None:
+        self._note(now_ns, "finished", departures)
+
+    def _note(self, now_ns: int, event: str, departures: Iterable[Departure]) -> None:
+        for sequence, _, blocks, _ in departures:
+            self.entries.append((now_ns, event, sequence.index, _checksum(blocks)))
+
+
+def _checksum(blocks: list[int]) -> int:
+    return zlib.crc32(array("q", blocks).tobytes())
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    steps: int
+    fast_decisions: int
+    difference: str | None
+    """The first one, in words; None where both loops agree in everything."""
+
+
+def verify(config: Config) -> Verification:
+    """Run a config with both loops and compare. Raises what `simulate` raises."""
+    trails = {loop: BlockTrail() for loop in ("fast", "plain")}
+    fast, plain = (serve(config, loop, trail) for loop, trail in trails.items())
+    difference = compare_records(fast, plain)
+    if difference is None:
+        difference = _compare_trails(trails["fast"], trails["plain"])
+    return Verification(
+        steps=sum(engine.steps for engine in plain.cluster.engines),
+        fast_decisions=sum(engine.decisions for engine in fast.cluster.engines),
+        difference=difference,
+    )
+
+
+def serve(config: Config, loop: str, trail: BlockTrail) -> Simulation:
+    """Run a config with one of the loops."""
+    engine = config.engine.model_copy(update={"loop": loop})
+    deployment = resolve(config.model_copy(update={"engine": engine}))
+    simulation = build_simulation(deployment, latency=build_latency(deployment), observers=[trail])
+    simulation.serve(build_trace(config))
+    return simulation
+
+
+def compare_records(fast: Simulation, plain: Simulation) -> str | None:
+    """The first table and row in which the records differ; None where they are equal."""
+    for name in ("step_ends", "events", "chunks", "steps", "memory", "segments", "requests"):
+        ours, theirs = fast.records.arrays(name), plain.records.arrays(name)
+        rows = [len(next(iter(columns.values()))) for columns in (ours, theirs)]
+        shorter = min(rows)
+        wrong = [
+            (int(np.argmax(differs)), column)
+            for column in ours
+            if (differs := ours[column][:shorter] != theirs[column][:shorter]).any()
+        ]
+        if wrong:
+            row, column = min(wrong)
+            return (
+                f"table {name}, row {row}, column {column}: the fast loop has"
+                f" {ours[column][row]}, the plain one {theirs[column][row]}"
+            )
+        if rows[0] != rows[1]:
+            return f"table {name}: the fast loop has {rows[0]} rows, the plain one {rows[1]}"
+    if fast.records.slot_ns != plain.records.slot_ns:
+        return "the memory integrals differ"
+    return None
+
+
+def _compare_trails(fast: BlockTrail, plain: BlockTrail) -> str | None:
+    for ours, theirs in zip(fast.entries, plain.entries, strict=True):
+        if ours != theirs:
+            now_ns, event, request, _ = theirs
+            return f"at {now_ns} ns request {request} {event} with other blocks"
+    return None
