@@ -64,6 +64,8 @@ class Engine:
         self.replica = replica
         self.steps = 0
         self.decisions = 0
+        self.events = 0
+        """SimPy events that this engine cost, those of arrivals aside."""
         self.outstanding = 0
         """Requests accepted and not yet answered: what a router may read."""
         self._env = env
@@ -90,6 +92,7 @@ class Engine:
             observer.arrived(sequence, request, answer_tokens, now_ns)
         if not self._awake:
             self._awake = True
+            self.events += 1
             Moment(self._env, now_ns, self._wake_up, kind=Kind.WAKE_UP, replica=self.replica)
         elif self._stretch is not None and self._stretch.cut_on_arrival:
             self._cut(self._stretch, now_ns)
@@ -121,6 +124,7 @@ class Engine:
     def _run(self, stretch: _Stretch) -> None:
         """Wait for the end of this stretch, and of no other."""
         self._stretch = stretch
+        self.events += 1
         self._stretch_end = Moment(
             self._env,
             int(stretch.ends_ns[-1]),

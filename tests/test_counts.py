@@ -1,0 +1,68 @@
+"""What a run costs, in events and decisions: counts that no machine's speed can blur."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.workloads import LINEAR, synthetic
+from experiments.build import Simulation, build_latency, build_simulation
+from experiments.config import parse_config
+from experiments.deployment import resolve
+from sim.fast.group import Group
+from sim.request import Sequence
+
+REQUESTS = 1500
+MOST = {
+    # workload: (decisions, events) per request
+    "light": (3.0, 5.0),
+    "near saturation": (1.3, 2.4),
+    "overload": (1.0, 2.1),
+    "memory pressure": (2.1, 3.2),
+    "chat": (2.4, 4.0),
+}
+
+
+def serve(name: str, *, loop: str = "fast") -> Simulation:
+    workload = next(each for each in synthetic() if each.name == name)
+    config = parse_config(
+        {
+            "engine": {**workload.engine, "loop": loop},
+            "latency": LINEAR,
+            "trace": {"kind": "chat"},
+        }
+    )
+    deployment = resolve(config)
+    simulation = build_simulation(deployment, latency=build_latency(deployment))
+    simulation.serve(workload.requests(REQUESTS))
+    return simulation
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_decisions_and_events_per_request(name: str) -> None:
+    (engine,) = serve(name).cluster.engines
+    decisions, events = MOST[name]
+    assert engine.decisions / REQUESTS <= decisions
+    assert (engine.events + REQUESTS) / REQUESTS <= events
+
+
+def test_the_plain_loop_decides_every_step() -> None:
+    (engine,) = serve("light", loop="plain").cluster.engines
+    assert engine.decisions == engine.steps
+    assert engine.events >= engine.steps
+
+
+def test_nothing_lists_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fast run never walks its decode group, but for the recount of the books."""
+    walks = []
+    original = Group.__iter__
+
+    def walk(self: Group) -> Iterator[Sequence]:
+        walks.append(self.step)
+        return original(self)
+
+    monkeypatch.setattr(Group, "__iter__", walk)
+    (engine,) = serve("near saturation").cluster.engines
+    recounts = engine.steps // 1000 + 1
+    assert 0 < len(walks) <= 2 * recounts
