@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import simpy
@@ -49,9 +49,14 @@ class Simulation:
 
 
 def build_simulation(
-    deployment: Deployment, *, latency: LatencyModel, observers: Iterable[Observer] = ()
+    deployment: Deployment,
+    *,
+    latency: LatencyModel,
+    observers: Iterable[Observer] = (),
+    watch: Callable[[Scheduler], Observer] | None = None,
 ) -> Simulation:
-    """All replicas of a deployment, on one clock; `observers` watch each of them."""
+    """All replicas of a deployment, on one clock; `observers` watch each of them, and `watch`
+    makes one more for each, which knows whom it watches."""
     config = deployment.config
     env = simpy.Environment()
     records = Records()
@@ -67,12 +72,13 @@ def build_simulation(
             # A recount visits every block: this often, it costs a block for each step.
             check_every=max(CHECK_EVERY_STEPS, deployment.num_gpu_blocks),
         )
+        own = () if watch is None else (watch(scheduler),)
         engine = Engine(
             env,
             scheduler=scheduler,
             executor=Simulated(latency),
             world=build_world(config.engine),
-            observers=[recorder, *observers],
+            observers=[recorder, *observers, *own],
             replica=replica,
         )
         engines.append(engine)
@@ -92,8 +98,8 @@ def build_scheduler(engine: EngineConfig, *, num_gpu_blocks: int) -> Scheduler:
         num_gpu_blocks, block_size=engine.block_size, free_order=engine.kv_cache.free_order
     )
     limits = Limits(
-        max_num_seqs=engine.max_num_seqs,
-        max_num_batched_tokens=engine.max_num_batched_tokens,
+        max_num_seqs=engine.max_num_active_seqs or engine.max_num_seqs,
+        max_num_batched_tokens=engine.max_num_scheduled_tokens or engine.max_num_batched_tokens,
         enable_chunked_prefill=engine.enable_chunked_prefill,
         long_prefill_token_threshold=engine.long_prefill_token_threshold,
         scheduler_reserve_full_isl=engine.scheduler_reserve_full_isl,

@@ -67,6 +67,10 @@ class Engine(Section):
     """Most sequences that run at once; null: vLLM's default for the device."""
     max_num_batched_tokens: PositiveInt | None = None
     """Most tokens computed in a step; null: vLLM's default for the device."""
+    max_num_active_seqs: PositiveInt | None = None
+    """If given, the scheduler admits up to so many instead of max_num_seqs."""
+    max_num_scheduled_tokens: PositiveInt | None = None
+    """If given, a step computes up to so many tokens instead of max_num_batched_tokens."""
     max_model_len: PositiveInt | None = None
     """Most tokens of prompt and answer; null: the model's maximum, or what the cache holds."""
     block_size: PositiveInt = 16
@@ -117,4 +121,6 @@ class Engine(Section):
         version = self.scheduler.version
         if self.watermark and not VERSIONS[version].has_watermark:
             refuse(f"vLLM {version} has no such option (since 0.24)", at="watermark")
+        if self.max_num_active_seqs and version == "0.19":
+            refuse(f"vLLM {version} has no such option (since 0.31)", at="max_num_active_seqs")
         return self

@@ -22,10 +22,9 @@ class Logbook:
     queues and pool as they are then.
     """
 
-    def __init__(self, *, stop_at: int | None = None) -> None:
+    def __init__(self, scheduler: Scheduler, *, stop_at: int | None = None) -> None:
         self.steps: list[RecordedStep] = []
-        self.scheduler: Scheduler | None = None
-        """Whose steps these are; to be set before the run."""
+        self.scheduler = scheduler
         self._stop_at = stop_at
         self._known_blocks: dict[Sequence, int] = {}
         self._arrivals_ns: list[int] = []
@@ -41,7 +40,6 @@ class Logbook:
 
     def began(self, plan: Plan, now_ns: int) -> None:
         scheduler = self.scheduler
-        assert scheduler is not None
         self._arrivals_ns.clear()
         for departure in plan.preempted:
             self._known_blocks[departure.sequence] = 0
@@ -68,7 +66,6 @@ class Logbook:
         """Write down the steps that repeated the plan's first."""
         if len(ends_ns) == 1:
             return
-        assert self.scheduler is not None
         size = self.scheduler.kv.block_size
         gained = {sequence.id: iter(self._gained(sequence)) for sequence in plan.decodes}
         taken = {take.offset: take.blocks for take in takes}
@@ -92,7 +89,6 @@ class Logbook:
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
         scheduler, last = self.scheduler, self.steps[-1]
-        assert scheduler is not None
         last.finished = [departure.sequence.id for departure in departures]
         last.free_end = scheduler.kv.free_blocks
         last.running = scheduler.num_running

@@ -84,6 +84,9 @@ def _read_decisions(folder: Path, engine: dict[str, Any], clock: dict[str, int])
     """Decisions of vLLM 0.33's scheduler under a linear clock, physical block ids included."""
     engine["scheduling_policy"] = engine.pop("policy")
     engine["num_gpu_blocks_override"] = engine.pop("num_gpu_blocks")
+    # The recorder had no start-up check. No answer can outgrow the pool, so this changes none.
+    fits = (engine["num_gpu_blocks_override"] - 1) * engine["block_size"]
+    engine["max_model_len"] = min(engine["max_model_len"], fits)
     for name in ("async_scheduling", "pipeline_parallel_size", "batch_queue_depth"):
         engine.pop(name, None)
     requests = [

@@ -1,19 +1,28 @@
-"""`python -m experiments.schema` and `pagesim schema`: the JSON Schema of a config."""
+"""`python -m experiments.schema` and `pagesim schema`: what a config may say."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import typer
 
 from experiments.exits import make_app
 
 
-def schema() -> None:
+def schema(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print docs/reference/config.md instead.")
+    ] = False,
+) -> None:
     """Print the JSON Schema of a config, for editors and for reading."""
     import json
 
     from experiments.config import Config
+    from experiments.reference import config_page
 
-    typer.echo(json.dumps(Config.model_json_schema(), indent=2))
+    described = Config.model_json_schema()
+    text = config_page(described) if markdown else json.dumps(described, indent=2)
+    typer.echo(text.rstrip("\n"))
 
 
 main = make_app(schema)

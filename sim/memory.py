@@ -128,6 +128,7 @@ class MemoryBook:
         if self._last_block_at and self._last_block_at[0][0] <= plan.step:
             self._internal += self._last_blocks_taken(plan.step)
         self._look()
+        assert 0 <= self._used + self._internal <= self._held * self._kv.block_size
         return self.levels()
 
     def left_out(self, sequence: Sequence) -> None:

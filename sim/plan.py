@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 
 class Limit(IntEnum):
-    """What closed a step, in the order in which it is tested.
+    """What closed a step.
 
-    The order makes the label independent of who happens to be waiting behind the head,
-    so it can only change where the plan itself does (or when the queue was empty).
+    Tested in the order blocks (if somebody was preempted), tokens, seats, none, and only then
+    by looking at the head of the queue: so the label does not depend on who is waiting behind
+    the head, and can only change where the plan does, or where the queue was empty.
     """
 
     NONE = 0

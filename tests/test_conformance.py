@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from experiments.conformance import compare, main
+from experiments.comparison import compare
+from experiments.conformance import main
 from experiments.recorded import RecordedRun, RecordingError, read_run
 from tests.recorded_runs import GOLDEN, HERE, STEP_LOGS, SYNCHRONOUS, golden
 from tests.shared import SHARED, needs_shared

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import sim.scheduling.vllm as scheduling
-from experiments.conformance import Verdict, compare
+from experiments.comparison import Verdict, compare
 from sim.kv.cache import Hit
 from sim.kv.names import Chain
 from sim.kv.paged import Paged
