@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from calibrate import weights
 from calibrate.device import Device
 from calibrate.model import Model
-from sim.latency import Nanoseconds
+from sim.latency import LONGEST_STRETCH, Nanoseconds
 
 if TYPE_CHECKING:
     from sim.plan import Plan
@@ -27,6 +27,8 @@ RTX PRO 6000 (LLMServingSim, vLLM 0.19) take 10 % and 14 % less than this says o
 
 _Floats = NDArray[np.float64]
 Count = TypeVar("Count", int, _Floats)
+
+_STEPS = np.arange(LONGEST_STRETCH, dtype=np.float64)
 
 
 class Work(NamedTuple):
@@ -121,7 +123,7 @@ class Roofline:
             rows += 1
             area += attention_area(computed_before, n)
             fetched += computed_before + n
-        context = decodes.context_sum + len(decodes) * np.arange(k, dtype=np.float64)
+        context = decodes.context_sum + len(decodes) * _STEPS[:k]
         return self.host_ns + self._engine_ns(tokens, rows, area, fetched, context)
 
     def alone(self, computed_before: int, n: int, k: int = 1) -> Nanoseconds:
@@ -132,7 +134,7 @@ class Roofline:
         """
         if n == 0:
             return np.zeros(k, dtype=np.int64)
-        before = computed_before + n * np.arange(k, dtype=np.float64)
+        before = computed_before + n * _STEPS[:k]
         return self._engine_ns(n, 1, attention_area(before, n), before + n, 0)
 
     def _engine_ns(

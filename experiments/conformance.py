@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,13 +13,12 @@ from experiments.exits import DIFFERENT, exits, make_app
 def conformance(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of recorded runs.")],
     loop: Annotated[
-        str | None, typer.Option(help="plain or fast; the usual one if not given.")
+        Literal["plain", "fast"] | None,
+        typer.Option(help="How the simulator steps; the usual way if not given."),
     ] = None,
 ) -> None:
     """Replay recorded runs of real engines and compare every decision."""
     with exits():
-        if loop not in (None, "plain", "fast"):
-            raise typer.BadParameter(f"found {loop}; allowed: plain, fast")
         from rich.console import Console
 
         from experiments.comparison import compare
@@ -29,7 +28,7 @@ def conformance(
         recorded = [read_run(folder) for folder in runs]
         differ = 0
         for run in recorded:
-            verdict = compare(run, loop=loop)  # type: ignore[arg-type]
+            verdict = compare(run, loop=loop)
             differ += verdict.difference is not None
             style = "red" if verdict.difference else "green"
             blocks = f"{verdict.identical_block_rows}/{verdict.block_rows}"

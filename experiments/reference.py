@@ -45,10 +45,12 @@ def _section(title: str, path: str, part: Schema) -> Iterator[str]:
     required = part.get("required", [])
     for key, field in part["properties"].items():
         name = f"{path}.{key}" if path else key
-        values = " or ".join(_values(field))
-        default = "required" if key in required else f"`{_default(field)}`"
         if "$ref" in field or "discriminator" in field:
-            values, default = "a section", "" if key not in required else "required"
+            values, default = "a section", ""
+        else:
+            values, default = " or ".join(_values(field)), f"`{_default(field)}`"
+        if key in required:
+            default = "required"
         meaning = " ".join(field.get("description", "").split())
         yield f"| `{name}` | {values} | {default} | {meaning} |"
     yield ""
@@ -68,8 +70,13 @@ def _values(field: Schema) -> list[str]:
         return [f"`{field['const']}`"]
     if "enum" in field:
         return [f"`{value}`" for value in field["enum"]]
-    words = {"integer": "whole number", "number": "number", "string": "text", "null": "null"}
-    what = "`true` or `false`" if field.get("type") == "boolean" else words.get(field["type"], "")
+    what = {
+        "boolean": "`true` or `false`",
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+        "null": "null",
+    }[field["type"]]
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     limits = [f"{sign} {field[bound]}" for bound, sign in bounds.items() if bound in field]
     return [" ".join([what, ", ".join(limits)]).strip()]

@@ -84,8 +84,9 @@ class Linear:
     def alone(self, computed_before: int, n: int, k: int = 1) -> Nanoseconds:
         if n == 0:
             return np.zeros(k, dtype=np.int64)
-        context = computed_before + n + n * np.arange(k, dtype=np.int64)
-        return self.base_ns + self.per_token_ns * n + self.per_context_token_ns * context
+        context = computed_before + n
+        first = self.base_ns + self.per_token_ns * n + self.per_context_token_ns * context
+        return first + self.per_context_token_ns * n * _STEPS[:k]
 
 
 class Replay:
