@@ -136,3 +136,15 @@ def test_pool_hands_out_in_vllm_order() -> None:
     old.publish(table[:2], [70, 71])
     old.release(table, keyed=2)
     assert list(old.queue()) == [4, 5, 6, 7, 8, 3, 2, 1]
+
+
+def test_one_key_published_twice_at_once() -> None:
+    pool = Pool(9)
+    blocks = pool.take(3)
+    pool.publish(blocks, [70, 71, 70])
+    pool.check([blocks])
+    assert pool.lookup([70, 71]) == [1, 2]
+    pool.release(blocks, keyed=3)
+    pool.take(6)  # all that is unkeyed, and block 3, the last of the table
+    pool.check([[4, 5, 6, 7, 8, 3]])
+    assert pool.lookup([70, 71]) == [1, 2]

@@ -44,6 +44,12 @@ def test_fast_equals_plain(batch: int) -> None:
         assert differences(seed) == [], f"world {seed}"
 
 
+@pytest.mark.parametrize("seed", [33_649, 34_628, 36_219])
+def test_worlds_that_once_differed(seed: int) -> None:
+    """Two requests that give the same answer publish one key in the same stretch."""
+    assert differences(seed) == []
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.randoms(use_true_random=False))
 def test_fast_equals_plain_in_drawn_worlds(rng: random.Random) -> None:

@@ -114,7 +114,7 @@ class Pool:
         first, key_of = self._first, self._key
         for block, key in zip(blocks, keys, strict=True):
             key_of[block] = key
-        if first.keys().isdisjoint(keys):
+        if first.keys().isdisjoint(keys) and len(set(keys)) == len(keys):
             first.update(zip(keys, blocks, strict=True))
             return
         for block, key in zip(blocks, keys, strict=True):
