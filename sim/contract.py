@@ -72,7 +72,7 @@ def check_kv_cache(make: Callable[[], KVCache], *, seed: int = 0, rounds: int = 
     for index in range(rounds):
         action = rng.random()
         if action < 0.35 or not inside:
-            sequence, tokens = _draw_sequence(rng, index)
+            sequence, tokens = _draw_sequence(rng, index, list(inside.values()))
             hit = kv.match(sequence)
             assert hit.tokens < sequence.num_tokens, "one token must be left to compute"
             assert hit.tokens == len(hit.blocks) * kv.block_size
@@ -110,12 +110,18 @@ def check_kv_cache(make: Callable[[], KVCache], *, seed: int = 0, rounds: int = 
     assert kv.free_blocks == free, "blocks were lost"
 
 
-def _draw_sequence(rng: random.Random, index: int) -> tuple[Sequence, list[Token]]:
-    """A sequence that may share its beginning with others, and all tokens it may ever have."""
-    shared = (rng.randint(0, 3), 0, rng.randint(1, 40)) if rng.random() < 0.6 else (0, 0, 0)
-    own = (100 + index, 0, rng.randint(1, 30))
-    request = Request(f"s{index}", 0, (shared, own), 1000, 10_000 + index)
-    tokens = [(stream, at) for stream, start, n in request.prompt for at in range(start, start + n)]
+def _draw_sequence(
+    rng: random.Random, index: int, others: list[list[Token]]
+) -> tuple[Sequence, list[Token]]:
+    """A sequence that may begin like others, or quote all that one of them may ever say; and
+    all tokens it may ever have."""
+    shared = [(rng.randint(0, 3), 0, rng.randint(1, 40))] if rng.random() < 0.6 else []
+    if others and rng.random() < 0.3:
+        quoted = rng.choice(others)[: rng.randint(1, 90)]
+        shared = [(stream, at, 1) for stream, at in quoted]
+    prompt = (*shared, (100 + index, 0, rng.randint(1, 30)))
+    request = Request(f"s{index}", 0, prompt, 1000, 10_000 + index)
+    tokens = [(stream, at) for stream, start, n in prompt for at in range(start, start + n)]
     answer = [(request.output_stream, at) for at in range(1000)]
     return Sequence.of(request, index=index), tokens + answer
 

@@ -125,7 +125,7 @@ class Recorder:
         self._progress: dict[Sequence, _Progress] = {}
         self._segments: dict[Sequence, int] = {}
         """The step since which a sequence has given a token in every step."""
-        self._paused: set[Sequence] = set()
+        self._paused: dict[Sequence, None] = {}
         """Sequences that would give tokens, but the latest plan left them out."""
         self._tables = records.tables
         self._row: _StepRow | None = None
@@ -148,7 +148,7 @@ class Recorder:
         self._ttft.began(plan, now_ns)
         for sequence, computed, _, _ in plan.preempted:
             self._note(plan.step, Event.PREEMPT, sequence, computed)
-            self._paused.discard(sequence)
+            self._paused.pop(sequence, None)
             self._close_segment(sequence, plan.step)
         if self._paused or len(plan.decodes) != len(self._segments):
             self._reconcile_segments(plan)
@@ -226,12 +226,14 @@ class Recorder:
     def _reconcile_segments(self, plan: Plan) -> None:
         """A decode may be left out of a plan: its segment ends, and another begins later."""
         decodes = set(plan.decodes)
-        left_out = [sequence for sequence in self._segments if sequence not in decodes]
-        for sequence in left_out:
-            self._close_segment(sequence, plan.step)
-        for sequence in self._paused & decodes:
-            self._segments[sequence] = plan.step
-        self._paused = (self._paused - decodes).union(left_out)
+        for sequence in list(self._paused):
+            if sequence in decodes:
+                del self._paused[sequence]
+                self._segments[sequence] = plan.step
+        for sequence in list(self._segments):
+            if sequence not in decodes:
+                self._close_segment(sequence, plan.step)
+                self._paused[sequence] = None
         for sequence in self._paused:
             self.memory.left_out(sequence)
 

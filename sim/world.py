@@ -26,10 +26,15 @@ class World:
         return None
 
     def expect(self, sequence: Sequence, output_tokens: int) -> int:
-        """Remember how long the answer will be, and return it: the trace's length, cut."""
+        """Remember how long the answer will be, and return it: the trace's length, cut.
+
+        Raises ValueError for an answer without tokens, which no step could end.
+        """
         answer_tokens = min(output_tokens, self.max_model_len - sequence.prompt_tokens)
         if sequence.max_tokens is not None:
             answer_tokens = min(answer_tokens, sequence.max_tokens)
+        if answer_tokens < 1:
+            raise ValueError(f"request {sequence.id}: an answer needs at least one token")
         self._answer_tokens[sequence] = answer_tokens
         return answer_tokens
 

@@ -21,7 +21,7 @@ from sim.executor import Simulated
 from sim.fast.vllm import FastVllm
 from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
-from sim.latency import Linear
+from sim.latency import Linear, Nanoseconds
 from sim.plan import Departure, Plan
 from sim.record import Records
 from sim.recorder import Recorder
@@ -81,6 +81,20 @@ class Trail:
         self.entries.append(entry)
 
 
+class Bumpy(Linear):
+    """A clock that is no straight line: some contexts cost more than longer ones."""
+
+    def durations(self, plan: Plan, k: int) -> Nanoseconds:
+        straight = super().durations(plan, k)
+        if not self.per_context_token_ns:
+            return straight
+        return straight + 7919 * straight % 13
+
+    def alone(self, computed_before: int, n: int, k: int = 1) -> Nanoseconds:
+        straight = super().alone(computed_before, n, k)
+        return straight + 7919 * straight % 13 if self.per_context_token_ns else straight
+
+
 @dataclass
 class Outcome:
     records: Records
@@ -118,7 +132,7 @@ def serve(
     trails, engines = [], []
     fast = fast and not world.priority
     base_ns, per_token_ns, per_context_token_ns = world.latency
-    latency = Linear(
+    latency = Bumpy(
         base_ns=base_ns, per_token_ns=per_token_ns, per_context_token_ns=per_context_token_ns
     )
     rules = VERSIONS[world.version]
@@ -155,12 +169,19 @@ def serve(
 
 
 def small_world(rng: random.Random, *, priority: bool | None = None) -> SmallWorld:
-    """Draw a world; every third one is crowded: a refused head shares what others write."""
+    """Draw a world; every third one is crowded: a refused head shares what others write.
+
+    FCFS or priority as asked, else one in seven has priority."""
+    if not priority and rng.random() < 0.06:
+        return _long_head(rng)
     crowded = rng.random() < 0.35
     block_size = rng.choice(BLOCK_SIZES[:6] if crowded else BLOCK_SIZES)
     latency = rng.choice([(100, 0, 0), (100, 0, 0), (40, 20, 0), (100, 7, 1), (1, 3, 0)])
     sharing = 0.9 if crowded else rng.choice([0.0, 0.5, 0.9])
-    requests = _requests(rng, tick_ns=rng.choice([50, 100, 20, 350]), sharing=sharing)
+    longest_answer = rng.choice([5, 5, 70, 70, 70, 70, 70, 600])
+    requests = _requests(
+        rng, tick_ns=rng.choice([50, 100, 20, 350]), sharing=sharing, longest_answer=longest_answer
+    )
     priority = rng.random() < 0.15 if priority is None else priority
     reserve_full_isl = crowded or rng.random() < 0.8
     if priority and not reserve_full_isl:
@@ -174,7 +195,7 @@ def small_world(rng: random.Random, *, priority: bool | None = None) -> SmallWor
     need = -(-max_model_len // block_size)
     spares = [need // 4, need // 3, need // 2, need]
     spare = rng.choice(spares if crowded else [0, 0, 1, 2, 3, 3 * need, *spares])
-    chunked = crowded or rng.random() < 0.85
+    chunked = rng.random() < (0.4 if longest_answer == 5 else 0.9)
     budget = rng.choice([rng.randint(2, 12), rng.randint(8, 40), rng.randint(30, 120)])
     limits = Limits(
         max_num_seqs=20 if crowded else rng.choice([1, 2, 3, 5, 8, 20, 20]),
@@ -199,7 +220,42 @@ def small_world(rng: random.Random, *, priority: bool | None = None) -> SmallWor
     )
 
 
-def _requests(rng: random.Random, *, tick_ns: int, sharing: float) -> list[Request]:
+def _long_head(rng: random.Random) -> SmallWorld:
+    """Chunking off, and a head of almost max_model_len tokens whose idle hits are evicted while
+    it waits: at first too many blocks, then too many tokens."""
+    block_size = rng.choice([2, 3, 4])
+    length = rng.randint(40, 60)
+    shared, prompt_tokens = rng.randint(block_size, 24), length - rng.randint(1, 4)
+    decoding = range(1, rng.randint(3, 7))
+    requests = [
+        Request("first", 0, ((0, 0, shared),), rng.randint(1, 2), 100),
+        *(
+            Request(f"r{i}", 0, ((i, 0, rng.randint(1, 6)),), rng.randint(15, 33), 100 + i)
+            for i in decoding
+        ),
+        Request(
+            "head", rng.randint(150, 900), ((0, 0, shared), (50, 0, prompt_tokens - shared)), 2, 150
+        ),
+    ]
+    need = -(-length // block_size)
+    return SmallWorld(
+        requests=requests,
+        limits=Limits(max_num_seqs=20, max_num_batched_tokens=length, enable_chunked_prefill=False),
+        num_blocks=1 + need + rng.randint(0, need),
+        block_size=block_size,
+        max_model_len=length,
+        prefix_caching=True,
+        priority=False,
+        version=rng.choice(["0.33", "0.19"]),
+        latency=(100, 0, 0),
+        replicas=1,
+        router="round_robin",
+    )
+
+
+def _requests(
+    rng: random.Random, *, tick_ns: int, sharing: float, longest_answer: int
+) -> list[Request]:
     """Requests that arrive in bursts on a grid and share what they can."""
     documents = [(stream, rng.randint(1, 60)) for stream in range(4)]
     requests: list[Request] = []
@@ -216,11 +272,14 @@ def _requests(rng: random.Random, *, tick_ns: int, sharing: float) -> list[Reque
             length = rng.choice([quoted.output_tokens, rng.randint(1, quoted.output_tokens)])
             before = list(quoted.prompt) if rng.random() < 0.7 else prompt
             prompt = [*before, (quoted.output_stream, 0, length)]
+        if requests and rng.random() < sharing / 6:
+            requests.append(replace(requests[-1], id=f"r{index:02}"))  # a twin
+            continue
         if not prompt or rng.random() < 0.6:
             prompt.append(
                 (1000 + index, 0, rng.choice([1, rng.randint(1, 10), rng.randint(1, 40)]))
             )
-        output_tokens = rng.choice([1, rng.randint(1, 6), rng.randint(1, 45), rng.randint(20, 70)])
+        output_tokens = rng.randint(1, rng.choice([1, 6, longest_answer, longest_answer]))
         output_stream = 2000 + index
         if requests and rng.random() < sharing / 3:
             output_stream = rng.choice(requests).output_stream
@@ -231,7 +290,7 @@ def _requests(rng: random.Random, *, tick_ns: int, sharing: float) -> list[Reque
                 prompt=tuple(prompt),
                 output_tokens=output_tokens,
                 output_stream=output_stream,
-                max_tokens=rng.choice([None, None, output_tokens, output_tokens + 3]),
+                max_tokens=rng.choice([None, None, output_tokens + 3, (output_tokens + 1) // 2]),
                 priority=rng.randint(0, 2),
             )
         )

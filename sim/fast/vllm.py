@@ -251,6 +251,8 @@ class FastVllm:
         return (
             refusal is not None
             and refusal.head is head
+            # Unchunked, a head may instead be refused for its tokens, as its idle hits go.
+            and self.limits.enable_chunked_prefill
             and bool(self._running)  # else the watermark no longer counts
             and pool.given_back < refusal.given_back
             and not (refusal.missing is not None and pool.has(refusal.missing))

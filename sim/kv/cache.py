@@ -69,7 +69,8 @@ class KVCache(Protocol):
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
         """Let `child` in, sharing every block of `parent`; its computed tokens are the
-        parent's. Whoever writes first into a block that both hold copies it."""
+        parent's, and what follows is its own output stream from 0. Whoever writes first
+        into a block that both hold copies it."""
         ...
 
     def release(self, sequence: Sequence) -> Departure:

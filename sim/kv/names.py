@@ -53,6 +53,15 @@ class Chain:
             self._name_more(blocks - len(self._names) + _AHEAD_BLOCKS)
         return self._names
 
+    def branch(self, tokens: int, stream: int) -> Chain:
+        """The chain that has the first `tokens` tokens of this one, and then those of `stream`."""
+        shared, left = [], tokens
+        for of, start, length in self._runs:
+            if left > 0:
+                shared.append((of, start, min(length, left)))
+                left -= length
+        return Chain(self._source, tuple(shared), stream)
+
     def stream_at(self, position: int) -> int:
         """The stream of the token at this position of the sequence."""
         for stream, _, length in self._runs:

@@ -43,6 +43,11 @@ class PrefixCached(Paged):
             sequence.published = full
         return True
 
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        super().fork(parent, child)
+        if parent.names is not None:
+            child.names = parent.names.branch(parent.computed, child.output_stream)
+
     def key_after(self, sequence: Sequence, hit: Hit) -> int | None:
         index = len(hit.blocks)
         if index == (sequence.num_tokens - 1) // self.block_size:

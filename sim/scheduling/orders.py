@@ -68,14 +68,14 @@ class Priority:
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, str, Sequence]] = []
+        self._heap: list[tuple[int, int, str, int, Sequence]] = []
 
     def __len__(self) -> int:
         return len(self._heap)
 
     def add(self, sequence: Sequence) -> None:
-        key = (sequence.priority, sequence.arrival_ns, sequence.id, sequence)
-        heapq.heappush(self._heap, key)
+        key = (sequence.priority, sequence.arrival_ns, sequence.id, sequence.index)
+        heapq.heappush(self._heap, (*key, sequence))
 
     add_preempted = add
 
