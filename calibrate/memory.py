@@ -87,6 +87,26 @@ class MemoryPlan:
         ]
 
     @property
+    def excess_bytes(self) -> int:
+        """What all terms and the cache take beyond what was requested; negative: room left."""
+        return self._beside_cache + self.cache.bytes - self.requested.bytes
+
+    @property
+    def _beside_cache(self) -> int:
+        terms = (self.weights, self.rotary, self.activation, self.non_torch, self.cuda_graphs)
+        return sum(term.bytes for term in terms)
+
+    @property
+    def exceeds_device(self) -> bool:
+        """Whether no engine can hold this: vLLM would fail to load or to allocate.
+
+        The uncertain terms count only without the cache: with it, a peak that was estimated
+        too large should refuse nobody.
+        """
+        held = self.weights.bytes + self.rotary.bytes + self.cache.bytes
+        return max(held, self._beside_cache) > self.total.bytes
+
+    @property
     def largest_max_model_len(self) -> int:
         """The longest sequence, in tokens, that the usable blocks hold."""
         return (self.num_blocks - 1) * self.block_size
@@ -130,7 +150,8 @@ def plan_memory(
     the number of blocks, `kv_cache_memory_bytes` what is available for them, and each of the
     last six keywords the term of its name.
 
-    Raises DoesNotFit where no block is usable, ModelError for a mixture of experts whose
+    Raises DoesNotFit where no block is usable or the device holds less than weights and cache
+    (which the two keywords for the cache make possible), ModelError for a mixture of experts whose
     weights and activation peak are not given, ValueError for values out of range.
     """
     if not 0 < gpu_memory_utilization <= 1:
@@ -199,6 +220,8 @@ def plan_memory(
     )
     if num_blocks < 2:
         raise DoesNotFit(_no_room(model, device, plan))
+    if plan.exceeds_device:
+        raise DoesNotFit(_too_large(model, device, plan))
     return plan
 
 
@@ -245,13 +268,24 @@ def _parse_version(text: str) -> Version:
         raise ValueError(f"vllm_version must look like 0.33.0, got {text!r}") from None
 
 
+def _too_large(model: Model, device: Device, plan: MemoryPlan) -> str:
+    return (
+        f"{model.name} and its KV cache exceed the {_size(plan.total.bytes)} of {device.name}:"
+        f" {_terms(plan)}. Lower num_gpu_blocks_override or kv_cache_memory_bytes, raise"
+        " tensor_parallel_size, or take a larger device"
+    )
+
+
 def _no_room(model: Model, device: Device, plan: MemoryPlan) -> str:
-    terms = ", ".join(f"{row.term} {_size(row.bytes)} ({row.derivation})" for row in plan.rows())
     return (
         f"{model.name} on {device.name} leaves {plan.num_blocks} KV blocks, and block 0 is the null"
-        f" block: {terms}. Raise gpu_memory_utilization, lower max_num_seqs or"
+        f" block: {_terms(plan)}. Raise gpu_memory_utilization, lower max_num_seqs or"
         " max_num_batched_tokens, raise tensor_parallel_size, or take a larger device"
     )
+
+
+def _terms(plan: MemoryPlan) -> str:
+    return ", ".join(f"{row.term} {_size(row.bytes)} ({row.derivation})" for row in plan.rows())
 
 
 def _size(count: int) -> str:

@@ -20,6 +20,8 @@ class Part(NamedTuple):
     """Completes "71 % of the variance of TTFT is ..."."""
     remedy: str
     """Completes "what would change it: ..."."""
+    variation: str = ""
+    """Why it varies, where that is not plain."""
 
 
 _MORE_BLOCKS = "more KV blocks (gpu_memory_utilization, a smaller kv_cache_dtype)"
@@ -52,8 +54,9 @@ PARTS_IN_WORDS: dict[str, Part] = {
     ),
     "own": Part(
         "own prefill",
-        "the prefill itself: prompts differ in length",
+        "the prefill itself",
         "more prefix hits, or a faster device",
+        ": prompts differ in length",
     ),
     "interference": Part(
         "interference",
@@ -107,7 +110,8 @@ def decompose_ttft(requests: pd.DataFrame, *, knows_alone: bool) -> dict[str, An
     rows: dict[str, dict[str, float | None]] = {}
     mean = float(ttft.mean()) if len(ttft) else 0.0
     deviation = ttft - mean
-    variance = float(deviation @ deviation)
+    # Equal values need not have an exact mean: what rounding leaves is no variance.
+    variance = float(deviation @ deviation) if len(ttft) and np.ptp(ttft) else 0.0
     for name, column in parts.items():
         values = column.to_numpy(dtype=np.float64)
         part_mean = float(values.mean()) if len(values) else 0.0
@@ -119,6 +123,7 @@ def decompose_ttft(requests: pd.DataFrame, *, knows_alone: bool) -> dict[str, An
         }
     saved = requests["saved_by_prefix_ns"]
     return {
+        "requests": len(ttft),
         "mean_ms": mean / NS_PER_MS,
         "parts": rows,
         "saved_by_prefix_mean_ms": (
@@ -137,12 +142,17 @@ def judge_ttft(decomposed: dict[str, Any]) -> str:
     by = "share_of_variance" if varies else "share_of_mean"
     largest = max(rows, key=lambda part: float(rows[part][by]))
     row, words = rows[largest], PARTS_IN_WORDS[largest]
-    quantity = "the variance of TTFT" if varies else "TTFT, which does not vary,"
-    also = f" (and {say_share(row['share_of_mean'])} of its mean)" if varies else ""
-    return (
-        f"{say_share(row[by])} of {quantity} is {words.finding}{also};"
-        f" what would change it: {words.remedy}."
-    )
+    share = say_share(row[by])
+    offset = " (other parts offset the excess)" if row[by] > 1 else ""
+    remedy = f"what would change it: {words.remedy}."
+    if varies:
+        return (
+            f"{share} of the variance of TTFT{offset} is {words.finding}{words.variation}"
+            f" (and {say_share(row['share_of_mean'])} of its mean); {remedy}"
+        )
+    if decomposed["requests"] == 1:
+        return f"{share} of the one TTFT{offset} is {words.finding}; {remedy}"
+    return f"TTFT does not vary; {share} of it{offset} is {words.finding}; {remedy}"
 
 
 def _is_shown(part: str, *, knows_alone: bool) -> bool:

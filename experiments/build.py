@@ -42,8 +42,17 @@ class Simulation:
     records: Records
 
     def serve(self, requests: Iterable[Request]) -> None:
-        """Run until every request is answered or refused; the records are complete then."""
-        self.cluster.serve(requests)
+        """Run until every request is answered or refused; the records are complete then.
+
+        Raises ConfigError where simulated time outgrows the 64 bits that tables have for it.
+        """
+        try:
+            self.cluster.serve(requests)
+        except OverflowError:
+            raise ConfigError(
+                "found a simulated time beyond 2**63 ns (292 years); allowed: shorter steps, or"
+                " fewer of them (latency), and earlier arrivals (trace)"
+            ) from None
         for recorder in self.recorders:
             recorder.close()
 

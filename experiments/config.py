@@ -6,22 +6,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from calibrate.roofline import BANDWIDTH_EFFICIENCY, COMPUTE_EFFICIENCY
-from experiments.engine_config import Engine, Fraction
+from experiments.engine_config import Count, Engine
 from experiments.explain import explain
 from experiments.section import Section, refuse
 from experiments.source import Source
 from traces.chat import ChatWorkload
 
 Positive = Annotated[float, Field(gt=0)]
+Efficiency = Annotated[float, Field(ge=0.001, le=1)]
+Duration = Annotated[int, Field(ge=0, le=10**12)]
+"""Nanoseconds: up to 1,000 s, far from the 2**63 ns that tables hold."""
 
 
 class Latency(Section):
     """What every latency kind has."""
 
-    front_end_ns: NonNegativeInt = 0
+    front_end_ns: Duration = 0
     """Time of a request outside the engine before its first token (HTTP, tokenizer)."""
 
 
@@ -29,11 +32,11 @@ class RooflineLatency(Latency):
     """Modelled from the model's shape and the device's datasheet; nothing is measured."""
 
     kind: Literal["roofline"]
-    compute_efficiency: Fraction = COMPUTE_EFFICIENCY
+    compute_efficiency: Efficiency = COMPUTE_EFFICIENCY
     """Share of the datasheet's FLOP/s that steps reach."""
-    bandwidth_efficiency: Fraction = BANDWIDTH_EFFICIENCY
+    bandwidth_efficiency: Efficiency = BANDWIDTH_EFFICIENCY
     """Share of the datasheet's bytes/s that steps reach."""
-    host_ns: NonNegativeInt = 0
+    host_ns: Duration = 0
     """Host time of every step during which the GPU idles."""
 
 
@@ -41,11 +44,11 @@ class LinearLatency(Latency):
     """step = base + per_token x tokens + per_context_token x context."""
 
     kind: Literal["linear"]
-    base_ns: NonNegativeInt
+    base_ns: Duration
     """nanoseconds of every step"""
-    per_token_ns: NonNegativeInt
+    per_token_ns: Annotated[int, Field(ge=0, le=10**9)]
     """nanoseconds for each scheduled token"""
-    per_context_token_ns: NonNegativeInt
+    per_context_token_ns: Annotated[int, Field(ge=0, le=10**6)]
     """nanoseconds for each token of context, summed over the sequences"""
 
     @model_validator(mode="after")
@@ -119,7 +122,7 @@ class MooncakeTrace(Section):
         " and hash_ids, named with --set trace.path=FILE; conversation_trace.jsonl is at"
         " https://github.com/kvcache-ai/Mooncake/tree/main/FAST25-release/traces"
     )
-    block_tokens: PositiveInt = 512
+    block_tokens: Count = 512
     """Prompt tokens per hash id."""
 
 
@@ -144,7 +147,7 @@ AnyTrace = Annotated[ChatTrace | TraceFile, Field(discriminator="kind")]
 class Cluster(Section):
     """How many replicas serve, and who gets the next request."""
 
-    replicas: PositiveInt = 1
+    replicas: Annotated[int, Field(gt=0, le=4096)] = 1
     router: Literal["round_robin", "least_outstanding"] = "round_robin"
 
 

@@ -9,12 +9,13 @@ from calibrate.device import Device, DeviceError, load_device
 from calibrate.memory import DoesNotFit, MemoryPlan, default_limits, plan_memory
 from calibrate.model import Model, ModelError, load_model
 from experiments.config import Config, RooflineLatency
-from experiments.engine_config import Engine
+from experiments.engine_config import MOST_BLOCKS, Engine
 from experiments.errors import ConfigError
 from sim.scheduling.versions import VERSIONS
 
 _UTILIZATION = {"0.19": 0.9}
 _UTILIZATION_SINCE_0_20 = 0.92
+_MOST_BLOCKS_OF_ALL = 10 * MOST_BLOCKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +41,8 @@ def resolve(config: Config) -> Deployment:
     does not start; here max_model_len is reduced to what fits, and a note says so.
 
     Raises ConfigError for what is missing or contradicts itself, ModelError and DeviceError
-    for unknown or refused ones, DoesNotFit where no cache is left or an explicit
-    max_model_len does not fit in it.
+    for unknown or refused ones, DoesNotFit where no cache is left, the device cannot hold
+    it, or an explicit max_model_len does not fit in it.
     """
     model = None if config.model is None else load_model(config.model)
     device = None if config.device is None else load_device(config.device)
@@ -52,7 +53,10 @@ def resolve(config: Config) -> Deployment:
     if num_gpu_blocks is None:
         assert memory is not None
         num_gpu_blocks = memory.num_blocks
+    _check_size(num_gpu_blocks, replicas=config.cluster.replicas)
     engine, notes = _settle_length(engine, model=model, num_gpu_blocks=num_gpu_blocks)
+    if memory is not None and memory.excess_bytes > 0:
+        notes = (*notes, _warn_of_excess(memory))
     _check_lengths(engine)
     names = {
         "model": config.model if model is None or Path(config.model or "").exists() else model.name,
@@ -154,6 +158,32 @@ def _plan(engine: Engine, *, model: Model | None, device: Device | None) -> Memo
         raise
     except ValueError as error:
         raise ConfigError(f"engine: {error}") from None
+
+
+def _check_size(num_gpu_blocks: int, *, replicas: int) -> None:
+    """What a machine can simulate, however large the device."""
+    if num_gpu_blocks > MOST_BLOCKS:
+        raise ConfigError(
+            f"engine.block_size: found {num_gpu_blocks:,} KV blocks; allowed: up to"
+            f" {MOST_BLOCKS:,}, so larger ones"
+        )
+    if replicas * num_gpu_blocks > _MOST_BLOCKS_OF_ALL:
+        raise ConfigError(
+            f"cluster.replicas: found {replicas:,} with {num_gpu_blocks:,} KV blocks each; allowed:"
+            f" up to {_MOST_BLOCKS_OF_ALL:,} blocks in all"
+        )
+
+
+def _warn_of_excess(memory: MemoryPlan) -> str:
+    cache, excess, requested = (
+        f"{count / 2**30:.2f} GiB"
+        for count in (memory.cache.bytes, memory.excess_bytes, memory.requested.bytes)
+    )
+    return (
+        f"GPU memory is overcommitted: with a KV cache of {cache} all terms are {excess} more than"
+        f" the {requested} that gpu_memory_utilization requests (vLLM takes the cache as it is"
+        " given, and may run out of memory)"
+    )
 
 
 def _settle_length(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from experiments.section import Section, refuse
 from sim.kv.spec import KV_DTYPES, resolve_kv_dtype
 from sim.scheduling.versions import VERSIONS
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(gt=0, le=10**9)]
+"""Of tokens, or of seats."""
+Bytes = Annotated[int, Field(ge=0, le=10**15)]
+MOST_BLOCKS = 10**7
+"""That one replica can have; a block costs the simulator some 65 bytes."""
 
 
 def _as_text(value: Any) -> Any:
@@ -50,40 +55,40 @@ class Recompute(Section):
 class Memory(Section):
     """Terms of GPU memory in bytes per GPU, to replace what pagesim estimates."""
 
-    total_bytes: PositiveInt | None = None
+    total_bytes: Annotated[Bytes, Field(gt=0)] | None = None
     """As CUDA reports it, less than the nameplate says."""
-    weights_bytes: NonNegativeInt | None = None
-    rotary_bytes: NonNegativeInt | None = None
-    activation_bytes: NonNegativeInt | None = None
+    weights_bytes: Bytes | None = None
+    rotary_bytes: Bytes | None = None
+    activation_bytes: Bytes | None = None
     """The peak of a step of max_num_batched_tokens."""
-    non_torch_bytes: NonNegativeInt | None = None
-    cuda_graph_bytes: NonNegativeInt | None = None
+    non_torch_bytes: Bytes | None = None
+    cuda_graph_bytes: Bytes | None = None
 
 
 class Engine(Section):
     """One replica. Null means what vLLM would choose; the resolved config says what that is."""
 
-    max_num_seqs: PositiveInt | None = None
+    max_num_seqs: Count | None = None
     """Most sequences that run at once; null: vLLM's default for the device."""
-    max_num_batched_tokens: PositiveInt | None = None
+    max_num_batched_tokens: Count | None = None
     """Most tokens computed in a step; null: vLLM's default for the device."""
-    max_num_active_seqs: PositiveInt | None = None
+    max_num_active_seqs: Count | None = None
     """If given, the scheduler admits up to so many instead of max_num_seqs."""
-    max_num_scheduled_tokens: PositiveInt | None = None
+    max_num_scheduled_tokens: Count | None = None
     """If given, a step computes up to so many tokens instead of max_num_batched_tokens."""
-    max_model_len: PositiveInt | None = None
+    max_model_len: Count | None = None
     """Most tokens of prompt and answer; null: the model's maximum, or what the cache holds."""
-    block_size: PositiveInt = 16
+    block_size: Annotated[int, Field(gt=0, le=65_536)] = 16
     """Tokens per KV block."""
     gpu_memory_utilization: Fraction | None = None
     """Share of GPU memory vLLM may use; null: 0.92, before version 0.20 0.9."""
-    num_gpu_blocks_override: Annotated[int, Field(ge=2)] | None = None
+    num_gpu_blocks_override: Annotated[int, Field(ge=2, le=MOST_BLOCKS)] | None = None
     """KV blocks, the null block included, whatever would fit."""
-    kv_cache_memory_bytes: PositiveInt | None = None
+    kv_cache_memory_bytes: Annotated[Bytes, Field(gt=0)] | None = None
     """Bytes of KV cache per GPU, instead of what the other terms leave."""
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = True
-    long_prefill_token_threshold: NonNegativeInt = 0
+    long_prefill_token_threshold: Annotated[int, Field(ge=0, le=10**9)] = 0
     """Most prompt tokens of one sequence per step; 0: no such limit."""
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     scheduler_reserve_full_isl: bool = True
@@ -94,7 +99,7 @@ class Engine(Section):
     """Element type of the KV cache; auto: the model's."""
     dtype: Literal["auto", "bfloat16"] = "auto"
     """Type of weights and activations."""
-    tensor_parallel_size: PositiveInt = 1
+    tensor_parallel_size: Annotated[int, Field(gt=0, le=1024)] = 1
     async_scheduling: bool = False
     scheduler: VllmScheduler = VllmScheduler()
     kv_cache: PagedCache = PagedCache()

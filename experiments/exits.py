@@ -17,16 +17,17 @@ STOPPED = 130
 
 
 @contextmanager
-def exits() -> Iterator[None]:
+def exits(*, stopped: str = "nothing was written") -> Iterator[None]:
     """Raise typer.Exit instead of a user's error, Ctrl-C or SIGTERM, and say what it was.
 
-    Both stops unwind the stack, so that nothing is left half-written.
+    `stopped` says what a stop leaves behind. Both stops unwind the stack, so that nothing is
+    left half-written.
     """
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("Stopped; nothing was written.", err=True)
+        typer.echo(f"Stopped; {stopped}.", err=True)
         raise typer.Exit(STOPPED) from None
     except (ValueError, RuntimeError) as error:
         if not isinstance(error, _user_errors()):

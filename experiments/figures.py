@@ -169,7 +169,7 @@ def draw_ttft_by_percentile(frames: Frames, summary: dict[str, Any], footer: str
     left.set(title="mean time to first token", ylim=(None, float(tops.max()) * 1.08))
     _stack(right, shares[shown])
     right.set(title="share of it", ylim=(None, 1))
-    right.yaxis.set_major_formatter(lambda share, _: say_share(share))
+    right.yaxis.set_major_formatter(lambda share, _: say_share(round(share, 6)))
     counts = np.bincount(bucket)
     ranges = [f"P{_BUCKETS[at]}-{_BUCKETS[at + 1]}\n{counts[at]:,} req." for at in means.index]
     for axes in (left, right):

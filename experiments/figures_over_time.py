@@ -38,12 +38,19 @@ def draw_load(frames: Frames, summary: dict[str, Any], footer: str) -> Figure:
     windows = _cut_time(frames)
     running, waiting = count_load(frames)
     memory = summary["memory"]
-    figure = style.begin(
-        f"Up to {running.values.max():,} sequences run and {waiting.values.max():,} wait;"
-        f" the KV pool is at most {say_share(memory['peak_used_share'])} used",
-        footer=footer,
-        size=(10, 6.2),
-    )
+    replicas = summary["about"]["replicas"]
+    counts = f"{running.values.max():,}", f"{waiting.values.max():,}"
+    peak = f"at most {say_share(memory['peak_used_share'])} used"
+    together, of_whom = "", "share of its slots"
+    title = f"Up to {counts[0]} sequences run and {counts[1]} wait; the KV pool is {peak}"
+    if replicas > 1:
+        together = f", {replicas} replicas together"
+        of_whom = f"mean share of the slots over the replicas that run ({replicas} in all)"
+        title = (
+            f"{replicas} replicas together: up to {counts[0]} run and {counts[1]} wait;"
+            f" the fullest pool is {peak}"
+        )
+    figure = style.begin(title, footer=footer, size=(10, 6.2))
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1, 1.5))
     for axes, level, label, colour in (
         (top, running, "running sequences", style.DECODE),
@@ -53,8 +60,10 @@ def draw_load(frames: Frames, summary: dict[str, Any], footer: str) -> Figure:
         mean, low, high = windows.follow(level)
         axes.fill_between(x, low, high, color=colour, alpha=0.22, linewidth=0, step="mid")
         axes.plot(x, mean, color=colour, linewidth=1.2, drawstyle="steps-mid")
-        axes.set(title=f"{label}: mean, and lowest to highest", ylim=(0, None), ylabel="count")
+        title = f"{label}{together}: mean, and lowest to highest"
+        axes.set(title=title, ylim=(0, None), ylabel="count")
     _stack_memory(bottom, frames, windows, pool=memory["pool_slots"])
+    bottom.set_title(f"KV pool: {of_whom}")
     bottom.set(xlabel=f"time since the first arrival [{unit}]", xlim=(x[0], x[-1]))
     return figure
 
@@ -139,7 +148,7 @@ def _stack_memory(axes: Axes, frames: Frames, windows: Windows, *, pool: int) ->
     axes.stackplot(
         x, shares, colors=list(_KV_COLOURS.values()), labels=list(sums), step="mid", linewidth=0
     )
-    axes.set(title="KV pool: share of its slots", ylim=(0, 1), ylabel="share")
+    axes.set(ylim=(0, 1), ylabel="share")
     style.list_above(axes)
 
 

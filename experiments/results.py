@@ -22,6 +22,7 @@ from experiments.identity import read_versions
 from experiments.tables import TABLES, make_schema
 
 SUMMARY, CONFIG, FIGURES = "summary.json", "config.yaml", "figures"
+_FILES = (SUMMARY, CONFIG, *(f"{table}.parquet" for table in TABLES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,14 @@ def load_result(path: str | Path) -> RunResult:
         config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ResultError(f"{path}: not the folder of a finished run ({error})") from None
+    if lacking := [name for name in _FILES if not (path / name).is_file()]:
+        raise ResultError(f"{path}: not the folder of a finished run (no {', '.join(lacking)})")
     return RunResult(path=path, summary=summary, config=config)
 
 
 def is_finished(path: Path) -> bool:
-    return (path / SUMMARY).is_file()
+    """Whether everything is there: what was published whole may have been thinned out since."""
+    return all((path / name).is_file() for name in _FILES)
 
 
 class Draft:

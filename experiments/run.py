@@ -60,18 +60,21 @@ def run(
             force=force,
             watch=watch if errors.is_terminal and not quiet else None,
         )
-        if verify:
-            _verify(description)
+    with exits(stopped=f"the result is in {outcome.result.path}"):
         if quiet:
             typer.echo(outcome.result.path)
-            return
-        # Tables need room; a pipe has any width.
-        screen = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
-        show(outcome.result.summary, screen, folder=outcome.result.path)
-        for note in outcome.result.summary["run"]["notes"]:
-            screen.print(f"Note: {note}", style="yellow", highlight=False)
-        if outcome.reused:
-            screen.print("This run was made before; --force makes it again.", style="yellow")
+        else:
+            # Tables need room; a pipe has any width.
+            screen = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+            show(outcome.result.summary, screen, folder=outcome.result.path)
+            for note in outcome.result.summary["run"]["notes"]:
+                screen.print(f"Note: {note}", style="yellow", highlight=False)
+            if outcome.reused:
+                screen.print("This run was made before; --force makes it again.", style="yellow")
+    if verify:
+        with exits(stopped=f"not verified, but the result is in {outcome.result.path}"):
+            sys.stdout.flush()
+            _verify(description)
 
 
 def _verify(config: Config) -> None:

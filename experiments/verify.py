@@ -10,6 +10,7 @@ import zlib
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 
@@ -17,14 +18,17 @@ from experiments.build import Simulation, build_latency, build_simulation, build
 from experiments.config import Config
 from experiments.deployment import resolve
 from sim.plan import Departure, Plan
+from sim.record import Records
+
+Entry = tuple[int, str, int, int]
+"""(ns, event, request, checksum of its block table)"""
 
 
 @dataclass(slots=True)
 class BlockTrail:
     """An observer that notes which blocks a sequence holds when it comes and goes."""
 
-    entries: list[tuple[int, str, int, int]] = field(default_factory=list)
-    """(ns, event, request, checksum of its block table)"""
+    entries: list[Entry] = field(default_factory=list)
 
     def arrived(self, *_: object) -> None: ...
 
@@ -64,7 +68,7 @@ def verify(config: Config) -> Verification:
     fast, plain = (serve(config, loop, trail) for loop, trail in trails.items())
     difference = compare_records(fast, plain)
     if difference is None:
-        difference = _compare_trails(trails["fast"], trails["plain"])
+        difference = compare_trails(trails["fast"], trails["plain"])
     return Verification(
         steps=sum(engine.steps for engine in plain.cluster.engines),
         fast_decisions=sum(engine.decisions for engine in fast.cluster.engines),
@@ -102,12 +106,36 @@ def compare_records(fast: Simulation, plain: Simulation) -> str | None:
             return f"table {name}: the fast loop has {rows[0]} rows, the plain one {rows[1]}"
     if fast.records.slot_ns != plain.records.slot_ns:
         return "the memory integrals differ"
+    return _compare_texts(fast.records, plain.records)
+
+
+def _compare_texts(fast: Records, plain: Records) -> str | None:
+    """What the records hold beside integers."""
+    turned_away = (
+        [(request.id, reason) for request, reason in records.refused] for records in (fast, plain)
+    )
+    for what, pairs in (
+        ("answered", zip_longest(fast.ids, plain.ids)),
+        ("refused", zip_longest(*turned_away)),
+    ):
+        for row, (ours, theirs) in enumerate(pairs):
+            if ours != theirs:
+                return f"{what} request {row}: the fast loop has {ours}, the plain one {theirs}"
     return None
 
 
-def _compare_trails(fast: BlockTrail, plain: BlockTrail) -> str | None:
-    for ours, theirs in zip(fast.entries, plain.entries, strict=True):
+def compare_trails(fast: BlockTrail, plain: BlockTrail) -> str | None:
+    """The first entry in which they differ; None where they are equal."""
+    for ours, theirs in zip_longest(fast.entries, plain.entries):
+        if ours is None or theirs is None or ours[:-1] != theirs[:-1]:
+            return f"the fast loop has {_say(ours)}, the plain one {_say(theirs)}"
         if ours != theirs:
-            now_ns, event, request, _ = theirs
-            return f"at {now_ns} ns request {request} {event} with other blocks"
+            return f"{_say(theirs)} with other blocks"
     return None
+
+
+def _say(entry: Entry | None) -> str:
+    if entry is None:
+        return "nothing more"
+    now_ns, event, request, _ = entry
+    return f"at {now_ns} ns request {request} {event}"

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+_ROUNDING = 1e-9
+"""Percent: what sums of floats leave of nothing."""
+
 
 def say_share(share: float | None) -> str:
-    """71 %, or 0.4 % where that would be nothing; a dash where there is no share."""
+    """71 %, 0.4 %, <0.1 % where that would be nothing; a dash where there is no share."""
     if share is None:
         return "-"
     percent = share * 100
+    if _ROUNDING < abs(percent) < 0.05:
+        return "<0.1 %" if percent > 0 else ">-0.1 %"
     return f"{percent:.1f} %" if 0.05 <= abs(percent) < 0.95 else f"{percent:.0f} %"
 
 
 def say_time(ms: float | None) -> str:
-    """340 µs, 4.2 ms, 13.9 s, 2.5 min; a dash where there is no time."""
+    """12 ns, 340 µs, 4.2 ms, 13.9 s, 2.5 min; a dash where there is no time."""
     if ms is None:
         return "-"
     if ms == 0:
@@ -22,6 +27,8 @@ def say_time(ms: float | None) -> str:
     for unit, size_ms, from_ms in (("h", 3.6e6, 7.2e6), ("min", 6e4, 1.2e5), ("s", 1e3, 1e3)):
         if abs(ms) >= from_ms:
             return f"{_three_digits(ms / size_ms)} {unit}"
+    if abs(ms) < 1e-3:
+        return f"{_three_digits(ms * 1e6)} ns"
     return f"{_three_digits(ms)} ms" if abs(ms) >= 1 else f"{_three_digits(ms * 1e3)} µs"
 
 

@@ -61,4 +61,21 @@ def test_own_and_interference_are_one_where_durations_are_recorded() -> None:
 def test_one_request_has_no_variance_to_share() -> None:
     found = decompose_ttft(requests_with(own=[9], host=[1]), knows_alone=True)
     assert not shares(found, "share_of_variance")
-    assert judge_ttft(found).startswith("90 % of TTFT, which does not vary, is the prefill itself")
+    assert judge_ttft(found) == (
+        "90 % of the one TTFT is the prefill itself; what would change it: more prefix hits, or a"
+        " faster device."
+    )
+
+
+def test_equal_requests_have_no_variance_to_share() -> None:
+    found = decompose_ttft(requests_with(own=[9] * 7, host=[1] * 7), knows_alone=True)
+    assert not shares(found, "share_of_variance")
+    assert judge_ttft(found).startswith("TTFT does not vary; 90 % of it is the prefill itself;")
+
+
+def test_a_share_above_one_is_explained() -> None:
+    found = decompose_ttft(requests_with(own=[0, 30], queue_seats=[10, 0]), knows_alone=True)
+    assert judge_ttft(found).startswith(
+        "150 % of the variance of TTFT (other parts offset the excess) is the prefill itself:"
+        " prompts differ in length (and 75 % of its mean);"
+    )

@@ -189,6 +189,47 @@ def test_max_model_len_is_reduced_to_the_cache_and_said_so() -> None:
     assert resolve(parse_config(H200)).notes == ()
 
 
+@pytest.mark.parametrize(
+    "given", [{"num_gpu_blocks_override": 58_000}, {"kv_cache_memory_bytes": 58_000 << 21}]
+)
+def test_a_given_cache_beyond_the_requested_memory_is_said(given: dict[str, object]) -> None:
+    (note,) = resolve(parse_config(engine(**given))).notes
+    assert note.startswith("GPU memory is overcommitted: with a KV cache of 113.28 GiB all terms")
+    assert "the 128.62 GiB that gpu_memory_utilization requests" in note
+    assert resolve(parse_config(engine(num_gpu_blocks_override=56_000))).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("latency.base_ns=9000000000000000000", "latency.base_ns: found 9000000000000000000;"),
+        ("latency.base_ns=1000000000000000000000", "allowed: less than or equal to 1000000000000"),
+        ("latency.base_ns=1e21", "latency.base_ns: found 1e+21; allowed: a whole number"),
+        ("latency.front_end_ns=100000000000000000000", "latency.front_end_ns: found 1000"),
+        ("latency.per_token_ns=2000000000", "latency.per_token_ns: found 2000000000; allowed"),
+        ("latency.per_context_token_ns=2000000", "latency.per_context_token_ns: found 2000000"),
+        ("engine.num_gpu_blocks_override=100000000000", "num_gpu_blocks_override: found 1000"),
+        ("engine.block_size=100000000000000000000", "engine.block_size: found 1000"),
+        ("engine.max_num_seqs=2000000000", "engine.max_num_seqs: found 2000000000; allowed"),
+        ("engine.tensor_parallel_size=2000", "engine.tensor_parallel_size: found 2000; allowed"),
+        ("engine.memory.total_bytes=1000000000000000000", "engine.memory.total_bytes: found 1000"),
+        ("cluster.replicas=2000000000", "cluster.replicas: found 2000000000; allowed: less than"),
+    ],
+)
+def test_numbers_beyond_all_measure_are_refused(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    assert message in refusal(tmp_path, yaml.safe_dump(GIVEN), override)
+
+
+def test_no_more_blocks_than_a_machine_can_simulate() -> None:
+    huge = engine(memory={"total_bytes": 10**15})
+    with pytest.raises(ConfigError, match=r"engine.block_size: found [0-9,]+ KV blocks; allowed"):
+        resolve(parse_config(huge))
+    with pytest.raises(ConfigError, match=r"cluster.replicas: found 4,096 with 56,652 KV blocks"):
+        resolve(parse_config(H200 | {"cluster": {"replicas": 4096}}))
+
+
 def test_what_is_left_open_is_what_the_version_takes() -> None:
     resolved = resolve(parse_config(H200)).config
     assert resolved.engine.max_num_seqs == 1024

@@ -28,9 +28,10 @@ import experiments.conformance
 import experiments.follow
 import experiments.run
 import experiments.schema
+from tests.test_rules import RULES
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 COMMANDS: dict[tuple[str, ...], typer.Typer] = {
     ("pagesim",): experiments.cli.main,
@@ -39,6 +40,10 @@ COMMANDS: dict[tuple[str, ...], typer.Typer] = {
     ("python", "-m", "experiments.conformance"): experiments.conformance.main,
     ("python", "-m", "experiments.schema"): experiments.schema.main,
 }
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).with_suffix("").as_posix()
 
 
 class Block(NamedTuple):
@@ -102,7 +107,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_what_a_page_shows_is_what_happens(page: Path, here: Path) -> None:
     names: dict[str, Any] = {"__name__": page.stem}
     printed: str | None = None
@@ -131,7 +136,7 @@ def anchors_of(page: Path) -> set[str]:
     return {heading.replace(" ", "-") for heading in kept}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if target.startswith(("http://", "https://")):
@@ -143,11 +148,14 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors_of(linked), f"{page.name}: {target}"
 
 
-def test_every_page_is_in_the_index() -> None:
-    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    for page in (ROOT / "docs").rglob("*.md"):
-        if page.parent != ROOT / "docs":
-            assert f"({page.relative_to(ROOT / 'docs').as_posix()})" in index
+def test_every_page_is_in_an_index() -> None:
+    for page in PAGES[1:]:
+        above = [folder / "README.md" for folder in (page.parent, ROOT / "docs", ROOT)]
+        indices = [index for index in above if index.exists() and index != page]
+        assert any(
+            f"({page.relative_to(index.parent).as_posix()})" in index.read_text(encoding="utf-8")
+            for index in indices
+        ), page
 
 
 def test_the_readme_begins_with_what_ci_runs() -> None:
@@ -162,3 +170,15 @@ def test_images_are_small() -> None:
     images = list((ROOT / "docs" / "images").glob("*.png"))
     assert images
     assert all(image.stat().st_size < 200_000 for image in images)
+
+
+def test_the_config_page_is_up_to_date() -> None:
+    written = (ROOT / "docs" / "reference" / "config.md").read_text(encoding="utf-8")
+    assert execute("pagesim schema --markdown") == written, "pagesim schema --markdown writes it"
+
+
+def test_the_table_of_rules_is_that_of_the_tests() -> None:
+    page = (ROOT / "docs" / "reference" / "vllm-rules.md").read_text(encoding="utf-8")
+    for name, (_, runs) in RULES.items():
+        noticed_by = ", ".join(run.partition("_")[0] for run in runs)
+        assert f"| {name.replace('_', ' ')} | {noticed_by} |" in page

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.figures import draw
-from experiments.figures_over_time import count_load
+from experiments.figures_over_time import count_load, draw_load
 from experiments.metrics import summarize
+from experiments.style import styled
 from experiments.windows import Level, Windows
 from experiments.words import say_count, say_share, say_source, say_time
 from sim.latency import Linear
@@ -50,6 +51,23 @@ def test_all_figures_of_a_small_world(seed: int, tmp_path: Path) -> None:
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
     assert read_settings() == before
     assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_the_load_of_several_replicas_says_whose_it_is(replicas: int) -> None:
+    world = small_world(random.Random(1))
+    frames, context = serve(world.requests, Server.of(world, replicas=replicas))
+    with styled():
+        figure = draw_load(frames, summarize(frames, context), "")
+    running, waiting, pool = (axes.get_title(loc="left") for axes in figure.axes)
+    title = figure.get_suptitle()
+    several = replicas > 1
+    assert title.startswith("3 replicas together: up to ") is several
+    assert ("the fullest pool is at most" in title) is several
+    assert ("the KV pool is at most" in title) is not several
+    assert (", 3 replicas together: mean" in running) is several
+    assert (", 3 replicas together: mean" in waiting) is several
+    assert ("mean share of the slots over the replicas" in pool) is several
 
 
 @pytest.mark.parametrize("output", [1, 2])
@@ -129,12 +147,15 @@ def test_modelled_times_are_called_so() -> None:
 
 
 def test_numbers_are_said_with_three_digits() -> None:
-    said = [say_time(ms) for ms in (0, 0.0345, 4.2, 153.2, 13_940, 150_000, 9e6, None)]
-    assert said == ["0", "34.5 µs", "4.2 ms", "153 ms", "13.9 s", "2.5 min", "2.5 h", "-"]
+    said = [say_time(ms) for ms in (0, 1.2e-5, 0.0345, 4.2, 153.2, 13_940, 150_000, 9e6, None)]
+    assert said == ["0", "12 ns", "34.5 µs", "4.2 ms", "153 ms", "13.9 s", "2.5 min", "2.5 h", "-"]
     assert [say_count(x) for x in (0, 4.468, 9218.2, 8_493_312)] == ["0", "4.47", "9,218", "8.49 M"]
-    assert [say_share(x) for x in (0.714, 0.004, 0.0001, -0.12, None)] == [
+    assert [say_share(x) for x in (0.714, 0.004, 0.0001, -0.0001, 1e-17, 0, -0.12, None)] == [
         "71 %",
         "0.4 %",
+        "<0.1 %",
+        ">-0.1 %",
+        "0 %",
         "0 %",
         "-12 %",
         "-",

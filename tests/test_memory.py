@@ -213,3 +213,25 @@ def test_default_limits(name: str, limits: tuple[int, int]) -> None:
     assert plan_memory(LLAMA, device) == plan_memory(
         LLAMA, device, max_num_seqs=seqs, max_num_batched_tokens=tokens
     )
+
+
+def test_a_device_too_small_for_a_given_cache_is_refused() -> None:
+    llama_70b, l4 = load_model("Llama-3.1-70B"), load_device("L4")
+    with pytest.raises(DoesNotFit, match=r"exceed the 22.03 GiB of L4: .*weights 131.42 GiB"):
+        plan_memory(llama_70b, l4, num_gpu_blocks_override=9000)
+    room = rtx_4090().total.bytes - rtx_4090().weights.bytes - rtx_4090().rotary.bytes
+    block = rtx_4090().block.bytes
+    assert rtx_4090(num_gpu_blocks_override=room // block).num_blocks == room // block
+    with pytest.raises(DoesNotFit, match="Lower num_gpu_blocks_override or kv_cache_memory"):
+        rtx_4090(num_gpu_blocks_override=room // block + 1)
+    with pytest.raises(DoesNotFit, match=r"exceed .* of RTX 4090"):
+        rtx_4090(kv_cache_memory_bytes=room + block)
+    with pytest.raises(DoesNotFit, match=r"activation peak 30.00 GiB \(given\)"):
+        rtx_4090(num_gpu_blocks_override=2, activation_bytes=30 << 30)
+
+
+def test_the_excess_over_what_was_requested() -> None:
+    derived = rtx_4090()
+    assert -derived.block.bytes < derived.excess_bytes <= 0
+    more = rtx_4090(num_gpu_blocks_override=derived.num_blocks + 10)
+    assert more.excess_bytes == derived.excess_bytes + 10 * derived.block.bytes > 0

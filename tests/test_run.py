@@ -143,6 +143,34 @@ def test_an_existing_run_is_reused_unless_forced(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("lost", ["steps.parquet", "config.yaml", "summary.json"])
+def test_a_result_without_all_its_files_is_made_again(tmp_path: Path, lost: str) -> None:
+    path = config_of(tmp_path)
+    folder = run_quietly(path)
+    (folder / lost).unlink()
+    with pytest.raises(ResultError, match=f"not the folder of a finished run .*{lost}"):
+        experiments.load(folder)
+    again = run(path)
+    assert again.exit_code == 0, again.output
+    assert "This run was made before" not in again.stdout
+    assert (folder / lost).is_file()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_overcommitted_device_is_said(tmp_path: Path) -> None:
+    engine = {"num_gpu_blocks_override": 58_000}
+    path = config_of(tmp_path, model="Llama-3.1-8B", device="H200", engine=engine)
+    result = run(path)
+    assert "Note: GPU memory is overcommitted: with a KV cache of 113.28 GiB" in result.stdout
+    (note,) = experiments.load(run_quietly(path)).summary["run"]["notes"]
+    assert note.startswith("GPU memory is overcommitted")
+    (tmp_path / "results").rename(tmp_path / "others")
+    small = ["model=Llama-3.1-70B", "device=L4", "engine.max_model_len=8192"]
+    options = [part for each in small for part in ("--set", each)]
+    assert refusal(path, *options).startswith("Llama-3.1-70B and its KV cache exceed the 22.03")
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_the_resolved_config_is_the_same_run(tmp_path: Path) -> None:
     path = config_of(tmp_path)
     folder = run_quietly(path)
@@ -251,6 +279,18 @@ def test_a_wrong_option_is_one_message(tmp_path: Path, options: list[str], messa
     assert message in refusal(config_of(tmp_path), *options)
 
 
+def test_time_beyond_64_bits_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("traces.native.ARRIVALS", range(2**63))
+    monkeypatch.setattr("traces.intake.ARRIVALS", range(2**63))
+    trace = tmp_path / "trace.jsonl"
+    fields = {"arrival_ns": 2**63 - 1, "prompt": [[0, 0, 9]], "output_tokens": 3}
+    trace.write_text(json.dumps({"request_id": "late", "out_stream": 1} | fields))
+    path = config_of(tmp_path, trace={"kind": "native", "path": str(trace)})
+    assert refusal(path).startswith("found a simulated time beyond 2**63 ns (292 years); allowed:")
+
+
 def test_a_missing_config_is_one_message(tmp_path: Path) -> None:
     assert refusal(tmp_path / "no.yaml") == "DIR/no.yaml: no such config file\n"
 
@@ -269,6 +309,8 @@ def test_an_unwritable_folder_is_one_message(tmp_path: Path) -> None:
             "steps.csv:1: found the columns ['time']; allowed: duration_ns among",
         ),
         ("duration_ns\n1.5\n", "DIR/steps.csv:2: found duration_ns = '1.5'"),
+        (f"duration_ns\n{10**12 + 1}\n", "of nanoseconds from 1 to 1,000,000,000,000"),
+        (f"duration_ns\n{'9' * 5000}\n", "DIR/steps.csv:2: found duration_ns = '9999"),
         ("duration_ns\n", "DIR/steps.csv: found no rows"),
         ("duration_ns\n5\n", "step 1 is beyond the 1 recorded steps; allowed: a recording"),
     ],

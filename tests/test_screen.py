@@ -57,3 +57,14 @@ def test_it_fits_100_columns(seed: int) -> None:
 def test_a_run_that_answers_nobody_is_shown() -> None:
     summary = summarize(*serve([ask(0, prompt=50)], Server(max_model_len=20)))
     assert "1 rejected" in print_summary(summary)
+
+
+def test_what_hits_would_take_alone_stands_apart() -> None:
+    summary = summarize(*serve([ask(0), ask(1)], Server()))
+    assert "beside the sum" not in print_summary(summary)
+    summary["ttft"]["saved_by_prefix_mean_ms"] = 13.1
+    lines = print_summary(summary).splitlines()
+    assert "beside the sum: prefix hits, computed alone, would take 13.1 ms" in lines
+    summary["simulator"] |= {"steps": 7, "wall_s": 2.0, "cpu_s": 0.5, "requests_per_cpu_s": 4.0}
+    said = "7 steps simulated in 2.00 s, 0.50 CPU-seconds (4 requests per CPU-second)"
+    assert said in print_summary(summary)

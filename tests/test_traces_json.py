@@ -76,7 +76,7 @@ def test_mooncake_drops_and_counts_rows_without_tokens(tmp_path: Path) -> None:
         (
             {"timestamp": 0.5},
             "timestamp = 0.5",
-            f"a whole number from 0 to {2**63 // 10**6 - 1}",
+            f"a whole number from 0 to {2**62 // 10**6 - 1}",
         ),
         (
             {"timestamp": 6},
@@ -152,7 +152,12 @@ def test_native_keeps_arrivals_as_recorded(tmp_path: Path) -> None:
         ),
         ({"arrival_us": 4}, "both of arrival_ns and arrival_us", "one of them"),
         ({"arrival_ns": None}, "neither of arrival_ns and arrival_us", "one of them"),
-        ({"arrival_ns": -1}, "arrival_ns = -1", f"a whole number from 0 to {2**63 - 1}"),
+        ({"arrival_ns": -1}, "arrival_ns = -1", f"a whole number from 0 to {2**62 - 1}"),
+        (
+            {"arrival_ns": 2**62},
+            f"arrival_ns = {2**62}",
+            f"a whole number from 0 to {2**62 - 1}",
+        ),
         ({"output_tokens": 0}, "output_tokens = 0", "a whole number from 1 to 1000000000"),
         ({"max_tokens": 1}, "max_tokens = 1", "a whole number from 2 to 1000000000"),
         ({"out_stream": -1}, "out_stream = -1", f"a whole number from 0 to {2**63 - 1}"),
@@ -195,7 +200,8 @@ runs = st.tuples(numbers, st.integers(0, 10**9), st.integers(1, 10**6))
 @st.composite
 def request_lists(draw: st.DrawFn) -> list[Request]:
     count = draw(st.integers(1, 5))
-    arrivals = sorted(draw(st.lists(numbers, min_size=count, max_size=count)))
+    times = st.integers(0, 2**62 - 1)
+    arrivals = sorted(draw(st.lists(times, min_size=count, max_size=count)))
     ids = draw(st.lists(st.text(min_size=1), min_size=count, max_size=count, unique=True))
     streams = draw(st.lists(numbers, min_size=count, max_size=count, unique=True))
     requests = []

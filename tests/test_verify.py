@@ -8,9 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from experiments.config import Config, parse_config
+from experiments.errors import ConfigError
 from experiments.run import main
-from experiments.verify import BlockTrail, compare_records, serve, verify
+from experiments.verify import BlockTrail, compare_records, compare_trails, serve, verify
 from sim.kv.pool import Pool
+from sim.request import Request
 from tests.recorded_runs import HERE
 
 TRACE = HERE / "s8_same_block_other_prefix" / "trace.jsonl"
@@ -69,7 +71,39 @@ def test_wrong_blocks_are_named(config: Config, monkeypatch: pytest.MonkeyPatch)
     assert difference.endswith("with other blocks")
 
 
-def test_command_line(tmp_path: Path) -> None:
+def test_ids_and_refusals_are_compared(config: Config) -> None:
+    ours, theirs = (serve(config, "fast", BlockTrail()) for _ in range(2))
+    assert compare_records(ours, theirs) is None
+    theirs.records.ids[3] = "another"
+    assert compare_records(ours, theirs) == (
+        f"answered request 3: the fast loop has {ours.records.ids[3]}, the plain one another"
+    )
+    theirs.records.ids[3] = ours.records.ids[3]
+    late = Request(id="late", arrival_ns=0, prompt=((1, 0, 2),), output_tokens=1, output_stream=9)
+    theirs.records.refused.append((late, "too long"))
+    assert compare_records(ours, theirs) == (
+        "refused request 0: the fast loop has None, the plain one ('late', 'too long')"
+    )
+
+
+def test_trails_may_differ_in_length() -> None:
+    first, second = (5, "admitted", 0, 77), (9, "finished", 0, 77)
+    longer, shorter = BlockTrail([first, second]), BlockTrail([first])
+    assert compare_trails(longer, longer) is None
+    assert compare_trails(longer, shorter) == (
+        "the fast loop has at 9 ns request 0 finished, the plain one nothing more"
+    )
+    assert compare_trails(shorter, longer) == (
+        "the fast loop has nothing more, the plain one at 9 ns request 0 finished"
+    )
+    assert compare_trails(BlockTrail([second]), shorter) == (
+        "the fast loop has at 9 ns request 0 finished, the plain one at 5 ns request 0 admitted"
+    )
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> list[str]:
+    """The arguments of a run that is verified."""
     config = tmp_path / "small.yaml"
     config.write_text(
         "engine: {num_gpu_blocks_override: 400, max_model_len: 4096, max_num_seqs: 16,"
@@ -78,11 +112,33 @@ def test_command_line(tmp_path: Path) -> None:
         " per_context_token_ns: 10}\n"
         f"trace: {{kind: native, path: {TRACE}}}\n"
     )
-    out = str(tmp_path / "results")
-    result = CliRunner().invoke(main, [str(config), "--verify", "--quiet", "--out", out])
+    return [str(config), "--verify", "--out", str(tmp_path / "results")]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ConfigError("no")])
+def test_the_summary_comes_first_and_stays(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    def give_up(_: Config) -> None:
+        raise stop
+
+    monkeypatch.setattr("experiments.verify.verify", give_up)
+    monkeypatch.setattr("experiments.figures.draw", lambda *_: [])
+    result = CliRunner().invoke(main, small)
+    (folder,) = (tmp_path / "results").iterdir()
+    assert "requests arrived" in result.stdout
+    if stop is KeyboardInterrupt:
+        assert result.exit_code == 130
+        assert result.stderr == f"Stopped; not verified, but the result is in {folder}.\n"
+    else:
+        assert (result.exit_code, result.stderr) == (2, "Error: no\n")
+
+
+def test_command_line(small: list[str]) -> None:
+    args = [*small, "--quiet"]
+    result = CliRunner().invoke(main, args)
     assert result.exit_code == 0, result.output
     assert "Verified: " in result.stderr
-    args = [str(config), "--verify", "--quiet", "--out", out]
     result = CliRunner().invoke(main, [*args, "--set", "engine.scheduling_policy=priority"])
     assert result.exit_code == 0
     assert "priority is always run step by step" in result.stderr

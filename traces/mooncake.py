@@ -11,12 +11,12 @@ from pathlib import Path
 
 from sim.request import Request, Run
 from traces.file import TraceFile
-from traces.intake import INT64, TOKENS, Intake, whole_number
+from traces.intake import ARRIVALS, INT64, TOKENS, Intake, whole_number
 from traces.jsonl import Record, first_keys, read_records, shorten
 from traces.streams import Streams
 
 _FIELDS = ("timestamp", "input_length", "output_length", "hash_ids")
-_MILLISECONDS = range(INT64.stop // 10**6)
+_MILLISECONDS = range(ARRIVALS.stop // 10**6)
 
 
 class MooncakeTrace:

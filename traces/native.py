@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sim.request import Request, Run
 from traces.file import TraceFile
-from traces.intake import INT64, TOKENS, Intake
+from traces.intake import ARRIVALS, INT64, TOKENS, Intake
 from traces.jsonl import Record, first_keys, read_records, shorten
 
 _REQUIRED = ("request_id", "prompt", "output_tokens", "out_stream")
@@ -26,7 +26,7 @@ _OPTIONAL = (
     *("priority", "max_tokens", "tenant", "session"),
 )
 _POSITIVE = range(1, TOKENS.stop)
-_MICROSECONDS = range(INT64.stop // 1000)
+_MICROSECONDS = range(ARRIVALS.stop // 1000)
 _PRIORITIES = range(-(2**63), 2**63)
 
 
@@ -135,7 +135,7 @@ def _arrival_ns(record: Record) -> int:
         found = f"{count} of arrival_ns and arrival_us"
         raise record.error(found=found, allowed="one of them")
     if "arrival_ns" in record:
-        return record.whole("arrival_ns", INT64)
+        return record.whole("arrival_ns", ARRIVALS)
     return record.whole("arrival_us", _MICROSECONDS) * 1000
 
 
