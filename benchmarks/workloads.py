@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def chat(n: int) -> list[Request]:
 
 
 def traced(path: Path, *, kind: str) -> Requests:
-    return lambda n: [request for _, request in zip(range(n), open_trace(path, kind=kind))]  # noqa: B905
+    return lambda n: list(islice(open_trace(path, kind=kind), n))
 
 
 def synthetic() -> list[Workload]:

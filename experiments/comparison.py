@@ -18,6 +18,7 @@ from experiments.recorded import RecordedRun, RecordedStep
 from sim.kv.paged import Paged
 from sim.latency import Replay
 from sim.scheduling.face import Scheduler
+from sim.scheduling.vllm import VllmScheduler
 
 Loop = Literal["plain", "fast"]
 
@@ -127,7 +128,9 @@ def _describe(run: RecordedRun, pair: tuple[RecordedStep, RecordedStep], *, step
     scheduler = logbook.scheduler
     running = [f"{seq.id} {seq.computed}/{seq.num_tokens}" for seq in scheduler.running]
     lines.append(f"  running (computed/tokens): {_short(running)}")
-    lines.append(f"  waiting: {scheduler.num_waiting}, free blocks: {scheduler.kv.free_blocks}")
+    if isinstance(scheduler, VllmScheduler):
+        lines.append(f"  waiting (next first): {_short([seq.id for seq in scheduler.order])}")
+    lines.append(f"  free blocks: {scheduler.kv.free_blocks}")
     if isinstance(scheduler.kv, Paged):
         lines.append(f"  head of the free queue: {list(islice(scheduler.kv.pool.queue(), 20))}")
     return "\n".join(lines)

@@ -55,9 +55,8 @@ def test_step_logs_of_a_real_engine(name: str, loop: str) -> None:
     assert_identical(run, loop)
 
 
+@needs_shared
 def test_the_step_log_under_memory_pressure_preempts_and_hits() -> None:
-    if not (SHARED / "truth").is_dir():
-        pytest.skip("needs ../shared/truth")
     run = read_run(SHARED / "truth" / "vllm-cpu" / "q-tight2")
     assert sum(len(step.preempted) for step in run.steps) == 17
     verdict = compare(run)
@@ -72,7 +71,11 @@ def test_a_difference_is_described() -> None:
     assert verdict.identical_steps == verdict.steps - 1
     assert verdict.difference is not None
     assert verdict.difference.startswith("step 100:\n  free: expected ")
-    for shown in ("running (computed/tokens)", "waiting: ", "head of the free queue: ["):
+    for shown in (
+        "running (computed/tokens)",
+        "waiting (next first): [",
+        "head of the free queue: [",
+    ):
         assert shown in verdict.difference
 
 

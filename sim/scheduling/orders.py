@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Iterator
 from typing import Protocol
 
 from sim.request import Sequence
@@ -13,6 +14,10 @@ class Order(Protocol):
     """The waiting queue, and the choice of a victim when blocks run short."""
 
     def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """Who waits, in the order in which they would be served."""
+        ...
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new arrival."""
@@ -44,6 +49,9 @@ class Fcfs:
     def __len__(self) -> int:
         return len(self._queue)
 
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self._queue)
+
     def add(self, sequence: Sequence) -> None:
         self._queue.append(sequence)
 
@@ -72,6 +80,9 @@ class Priority:
 
     def __len__(self) -> int:
         return len(self._heap)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return (entry[-1] for entry in sorted(self._heap))
 
     def add(self, sequence: Sequence) -> None:
         key = (sequence.priority, sequence.arrival_ns, sequence.id, sequence.index)
