@@ -106,23 +106,6 @@ class MemoryPlan:
         held = self.weights.bytes + self.rotary.bytes + self.cache.bytes
         return max(held, self._beside_cache) > self.total.bytes
 
-    @property
-    def largest_max_model_len(self) -> int:
-        """The longest sequence, in tokens, that the usable blocks hold."""
-        return (self.num_blocks - 1) * self.block_size
-
-    def require(self, max_model_len: int) -> None:
-        """Raise DoesNotFit unless one request of max_model_len tokens fits, as vLLM does."""
-        needed = math.ceil(max_model_len / self.block_size)
-        usable = self.num_blocks - 1
-        if needed > usable:
-            raise DoesNotFit(
-                f"one request of max_model_len {max_model_len} needs {needed} blocks of"
-                f" {self.block_size} tokens, but {usable} of the {self.num_blocks} are usable;"
-                f" set max_model_len to {self.largest_max_model_len} or less, raise"
-                " gpu_memory_utilization, or take a smaller kv_cache_dtype"
-            )
-
 
 def plan_memory(
     model: Model,

@@ -10,6 +10,7 @@ change by change; `check` recounts.
 from __future__ import annotations
 
 import heapq
+from itertools import count
 from typing import NamedTuple
 
 from sim.kv.cache import KVCache
@@ -40,10 +41,9 @@ class Slots(NamedTuple):
 class _Tail:
     """How a sequence's last block will be left: `internal` slots of it never written."""
 
-    __slots__ = ("before_last", "counted", "delay", "gone", "index", "internal")
+    __slots__ = ("before_last", "counted", "delay", "gone", "internal")
 
-    def __init__(self, sequence: Sequence, *, final_tokens: int, block_size: int) -> None:
-        self.index = sequence.index
+    def __init__(self, *, final_tokens: int, block_size: int) -> None:
         self.before_last = (final_tokens - 1) // block_size * block_size
         """Tokens in all blocks but the last."""
         self.internal = -final_tokens % block_size
@@ -98,7 +98,8 @@ class MemoryBook:
         self._final_tokens: dict[Sequence, int] = {}
         self._tails: dict[Sequence, _Tail] = {}
         self._last_block_at: list[tuple[int, int, _Tail]] = []
-        """(step, index, tail): when a decoding sequence takes its last block."""
+        """(step, serial number, tail): when a decoding sequence takes its last block."""
+        self._serials = count()
 
     def arrived(self, sequence: Sequence, answer_tokens: int) -> None:
         # The last token of an answer is never computed, so it needs no slot.
@@ -115,7 +116,7 @@ class MemoryBook:
                 self._used += woken_blocks * size
                 self._savings += hit_tokens - woken_blocks * size
                 self._tails[sequence] = _Tail(
-                    sequence, final_tokens=self._final_tokens[sequence], block_size=size
+                    final_tokens=self._final_tokens[sequence], block_size=size
                 )
         self._used += len(plan.decodes)
         for sequence, _, n in plan.chunks:
@@ -225,7 +226,8 @@ class MemoryBook:
     def _expect_last(self, tail: _Tail, step: int, missing: int) -> None:
         """The sequence lacks so many tokens until it begins its last block; it computes one
         a step from here on."""
-        heapq.heappush(self._last_block_at, (step + max(0, missing), tail.index, tail))
+        at = step + max(0, missing)
+        heapq.heappush(self._last_block_at, (at, next(self._serials), tail))
 
     def _last_blocks_taken(self, step: int) -> int:
         """Internal slots of the last blocks that are taken in this step."""

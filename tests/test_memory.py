@@ -142,16 +142,6 @@ def test_rows_of_logits_are_capped_by_tokens() -> None:
     )
 
 
-def test_longest_request_leaves_out_the_null_block() -> None:
-    plan = rtx_4090(num_gpu_blocks_override=101)
-    assert plan.largest_max_model_len == 1600
-    plan.require(1600)
-    with pytest.raises(
-        DoesNotFit, match=r"max_model_len 1601 needs 101 blocks .*100 of the 101.*to 1600 or less"
-    ):
-        plan.require(1601)
-
-
 def test_model_that_does_not_fit_says_why() -> None:
     with pytest.raises(
         DoesNotFit,
@@ -164,7 +154,6 @@ def test_model_that_does_not_fit_says_why() -> None:
 def test_null_block_alone_is_no_cache(blocks: int) -> None:
     with pytest.raises(DoesNotFit, match=f"leaves {blocks} KV blocks"):
         rtx_4090(num_gpu_blocks_override=blocks)
-    assert rtx_4090(num_gpu_blocks_override=2).largest_max_model_len == 16
 
 
 def test_mixture_needs_its_weights_and_activations_given() -> None:
