@@ -9,7 +9,7 @@ import simpy
 
 from calibrate.model import ModelError
 from calibrate.roofline import Roofline
-from experiments.config import ChatTrace, Config, LinearLatency, ReplayLatency, RooflineLatency
+from experiments.config import LinearLatency, ReplayLatency, RooflineLatency
 from experiments.deployment import Deployment
 from experiments.durations import Recording
 from experiments.engine_config import Engine as EngineConfig
@@ -29,8 +29,6 @@ from sim.scheduling.orders import Fcfs, Priority
 from sim.scheduling.versions import VERSIONS
 from sim.scheduling.vllm import Limits, VllmScheduler
 from sim.world import CalendarWorld, World
-from traces.reader import open_trace
-from traces.schema import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,12 +169,3 @@ def _build_roofline(deployment: Deployment, options: RooflineLatency) -> Rooflin
         raise
     except ValueError as error:
         raise ConfigError(f"latency: {error}") from None
-
-
-def build_trace(config: Config) -> Trace:
-    """The requests. Raises TraceError for a file that fits no format."""
-    trace = config.trace
-    if isinstance(trace, ChatTrace):
-        return trace.workload(seed=config.seed)
-    options = trace.model_dump(exclude={"kind", "path"})
-    return open_trace(trace.path, kind=trace.kind, **options)

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from calibrate.roofline import BANDWIDTH_EFFICIENCY, COMPUTE_EFFICIENCY
-from experiments.engine_config import Count, Engine
+from experiments.engine_config import Engine
 from experiments.explain import explain
 from experiments.section import Section, refuse
 from experiments.source import Source
-from traces.chat import ChatWorkload
+from experiments.trace_config import TraceFile
+from experiments.workload_config import Workload
 
 Positive = Annotated[float, Field(gt=0)]
 Efficiency = Annotated[float, Field(ge=0.001, le=1)]
@@ -68,80 +69,7 @@ class ReplayLatency(Latency):
 AnyLatency = Annotated[RooflineLatency | LinearLatency | ReplayLatency, Field(discriminator="kind")]
 
 
-class ChatTrace(Section):
-    """A synthetic chat service; traces/chat.py says what the parameters mean, and their source."""
-
-    kind: Literal["chat"]
-    requests: int = ChatWorkload.requests
-    sessions_per_second: float = ChatWorkload.sessions_per_second
-    turns_mean: float = ChatWorkload.turns_mean
-    system_prompts: int = ChatWorkload.system_prompts
-    system_prompt_tokens: int = ChatWorkload.system_prompt_tokens
-    system_prompt_skew: float = ChatWorkload.system_prompt_skew
-    first_message_median: float = ChatWorkload.first_message_median
-    first_message_sigma: float = ChatWorkload.first_message_sigma
-    later_message_median: float = ChatWorkload.later_message_median
-    later_message_sigma: float = ChatWorkload.later_message_sigma
-    answer_median: float = ChatWorkload.answer_median
-    answer_sigma: float = ChatWorkload.answer_sigma
-    answer_max_tokens: int = ChatWorkload.answer_max_tokens
-    think_mean_s: float = ChatWorkload.think_mean_s
-    answer_ns_per_token: int = ChatWorkload.answer_ns_per_token
-    max_prompt_tokens: int = ChatWorkload.max_prompt_tokens
-
-    @model_validator(mode="after")
-    def _check_ranges(self) -> ChatTrace:
-        try:
-            self.workload(seed=0)
-        except ValueError as error:
-            parameter, _, why = str(error).partition(" = ")
-            refuse("found " + why.replace(": allowed", "; allowed:"), at=parameter)
-        return self
-
-    def workload(self, *, seed: int) -> ChatWorkload:
-        return ChatWorkload(seed=seed, **self.model_dump(exclude={"kind"}))
-
-
-class AzureTrace(Section):
-    """Azure's LLM inference traces of 2023."""
-
-    kind: Literal["azure"]
-    path: str = Field(
-        description="a CSV file with the header TIMESTAMP,ContextTokens,GeneratedTokens, named"
-        " with --set trace.path=FILE; AzureLLMInferenceTrace_conv.csv is at"
-        " https://github.com/Azure/AzurePublicDataset/tree/master/data"
-    )
-
-
-class MooncakeTrace(Section):
-    """Mooncake's traces, whose hash ids name blocks of the prompts."""
-
-    kind: Literal["mooncake"]
-    path: str = Field(
-        description="a JSON lines file (also .gz) with timestamp, input_length, output_length"
-        " and hash_ids, named with --set trace.path=FILE; conversation_trace.jsonl is at"
-        " https://github.com/kvcache-ai/Mooncake/tree/main/FAST25-release/traces"
-    )
-    block_tokens: Count = 512
-    """Prompt tokens per hash id."""
-
-
-class NativeTrace(Section):
-    """pagesim's own trace format."""
-
-    kind: Literal["native"]
-    path: str = Field(description="a JSON lines file (also .gz) in pagesim's own format")
-
-
-class AutoTrace(Section):
-    """A trace file of the format that its first line shows."""
-
-    kind: Literal["auto"]
-    path: str = Field(description="a trace file in the format azure, mooncake or native")
-
-
-TraceFile = AzureTrace | MooncakeTrace | NativeTrace | AutoTrace
-AnyTrace = Annotated[ChatTrace | TraceFile, Field(discriminator="kind")]
+AnyTrace = Annotated[Workload | TraceFile, Field(discriminator="kind")]
 
 
 class Cluster(Section):

@@ -22,7 +22,8 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
 
     Raises ConfigError for an id that the trace does not have, and whatever a run raises.
     """
-    from experiments.build import build_latency, build_simulation, build_trace
+    from experiments.build import build_latency, build_simulation
+    from experiments.build_trace import build_trace
     from experiments.deployment import resolve
     from experiments.follower import Follower, Told
     from experiments.story import Story

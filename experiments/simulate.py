@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from experiments.build import Simulation, build_latency, build_simulation, build_trace, build_work
+from experiments.build import Simulation, build_latency, build_simulation, build_work
+from experiments.build_trace import build_trace
 from experiments.config import Config
 from experiments.context import Context
 from experiments.deployment import Deployment, resolve

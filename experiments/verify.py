@@ -14,7 +14,8 @@ from itertools import zip_longest
 
 import numpy as np
 
-from experiments.build import Simulation, build_latency, build_simulation, build_trace
+from experiments.build import Simulation, build_latency, build_simulation
+from experiments.build_trace import build_trace
 from experiments.config import Config
 from experiments.deployment import resolve
 from sim.plan import Departure, Plan

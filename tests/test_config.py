@@ -11,9 +11,10 @@ import yaml
 
 from calibrate.memory import DoesNotFit
 from calibrate.model import ModelError
-from experiments.config import ChatTrace, Config, load_config, parse_config
+from experiments.config import Config, load_config, parse_config
 from experiments.deployment import resolve
 from experiments.errors import ConfigError
+from experiments.workload_config import ChatTrace
 from traces.chat import ChatWorkload
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))

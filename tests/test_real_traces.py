@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.build import build_latency, build_simulation, build_trace
+from experiments.build import build_latency, build_simulation
+from experiments.build_trace import build_trace
 from experiments.config import load_config, parse_config
 from experiments.deployment import resolve
 from experiments.simulate import simulate
