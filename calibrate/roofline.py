@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from calibrate import weights
 from calibrate.device import Device
 from calibrate.model import Model
-from sim.latency import LONGEST_STRETCH, Nanoseconds
+from sim.latency import LONGEST_STRETCH, Counts, Nanoseconds
 
 if TYPE_CHECKING:
     from sim.plan import Plan
@@ -25,10 +26,7 @@ sequences at context 2048. For other devices and models they are a guess: kernel
 RTX PRO 6000 (LLMServingSim, vLLM 0.19) take 10 % and 14 % less than this says of the same two.
 """
 
-_Floats = NDArray[np.float64]
-Count = TypeVar("Count", int, _Floats)
-
-_STEPS = np.arange(LONGEST_STRETCH, dtype=np.float64)
+_STEPS = np.arange(LONGEST_STRETCH, dtype=np.int64)
 
 
 class Work(NamedTuple):
@@ -115,45 +113,53 @@ class Roofline:
 
         In the j-th step every decode's context is j tokens longer. The plan is not empty.
         """
+        step_ns: NDArray[np.float64] = self._step_ns(plan, len(plan.decodes) * _STEPS[:k])
+        return self.host_ns + np.rint(step_ns).astype(np.int64)
+
+    def duration(self, plan: Plan) -> int:
+        """The first of `durations`."""
+        step_ns: float = self._step_ns(plan, 0)
+        return self.host_ns + round(step_ns)
+
+    def _step_ns(self, plan: Plan, more_context: Counts) -> Any:
+        """Not rounded, host time aside, with so much more context than the plan's."""
         decodes = plan.decodes
         tokens = rows = len(decodes)
         area = fetched = 0
         for _, computed_before, n in plan.chunks:
             tokens += n
             rows += 1
-            area += attention_area(computed_before, n)
+            area += n * computed_before + n * (n + 1) // 2
             fetched += computed_before + n
-        context = decodes.context_sum + len(decodes) * _STEPS[:k]
-        return self.host_ns + self._engine_ns(tokens, rows, area, fetched, context)
+        return self._engine_ns(tokens, rows, area, fetched, decodes.context_sum + more_context)
 
-    def alone(self, computed_before: int, n: int, k: int = 1) -> Nanoseconds:
-        """Engine time of one chunk of n tokens with nothing beside it, int64[k].
-
-        The j-th entry is the chunk that starts at computed_before + j * n. Without host time;
-        0 for n = 0.
+    def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
+        """Engine time of each chunk of n tokens with nothing beside it, int64, in the shape of
+        the two. Without host time; 0 where n is 0.
         """
-        if n == 0:
-            return np.zeros(k, dtype=np.int64)
-        before = computed_before + n * _STEPS[:k]
-        return self._engine_ns(n, 1, attention_area(before, n), before + n, 0)
+        area, fetched = attention_area(computed_before, n), computed_before + n
+        chunk_ns = np.rint(self._engine_ns(n, 1, area, fetched, 0, larger=np.maximum))
+        return np.where(n, chunk_ns, 0).astype(np.int64)
 
     def _engine_ns(
         self,
-        tokens: int,
+        tokens: Counts,
         rows: int,
-        area: int | _Floats,
-        fetched: int | _Floats,
-        context: int | _Floats,
-    ) -> Nanoseconds:
-        """Rounded once, half to even. Area and fetched are the chunks', context the decodes'."""
+        area: Counts,
+        fetched: Counts,
+        context: Counts,
+        *,
+        larger: Callable[..., Any] = max,
+    ) -> Any:
+        """In the same arithmetic for numbers and for arrays, of which each has its `larger`.
+        Area and fetched are the chunks', context the decodes'."""
         fixed_ns = (
-            max(tokens * self._token_ns, self._matrices_ns)
+            larger(tokens * self._token_ns, self._matrices_ns)
             + max(rows * self._row_ns, self._head_ns)
             + tokens * self._kv_ns
         )
-        chunks_ns = np.maximum(area * self._pair_ns, fetched * self._kv_ns)
-        decodes_ns = context * max(self._pair_ns, self._kv_ns)
-        return np.rint(fixed_ns + chunks_ns + decodes_ns).astype(np.int64)
+        chunks_ns = larger(area * self._pair_ns, fetched * self._kv_ns)
+        return fixed_ns + chunks_ns + context * max(self._pair_ns, self._kv_ns)
 
     def work(self, *, tokens: int, rows: int, area: int, context: int, steps: int = 1) -> Work:
         """FLOP and bytes of a step, or of several: the weights are read once in each.
@@ -168,6 +174,6 @@ class Roofline:
         )
 
 
-def attention_area(computed_before: Count, n: int) -> Count:
+def attention_area(computed_before: Counts, n: Counts) -> Counts:
     """Pairs that n queries behind computed_before tokens attend to: n (c + (n + 1) / 2)."""
     return n * computed_before + n * (n + 1) // 2

@@ -105,7 +105,7 @@ def _differences(theirs: RecordedStep, ours: RecordedStep, *, ordered: bool) -> 
 def _compare_requests(run: RecordedRun, simulation: Simulation) -> tuple[int, str | None]:
     """How many requests have the recorded times, and the first that has not."""
     table = simulation.records.arrays("requests")
-    rows = {id_: i for i, id_ in enumerate(simulation.records.ids)}
+    rows = {id_: i for i, id_ in enumerate(simulation.records.texts()["id"])}
     identical, wrong = 0, None
     for id_, expected in run.outcomes.items():
         at = rows.get(id_)

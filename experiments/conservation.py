@@ -11,7 +11,7 @@ from experiments.context import Context, Frames
 from experiments.kv_use import POOL_PARTS, count_pool_slots
 from experiments.timeline import Ints, StepAxis, count_intervals
 from sim.memory import Slots
-from sim.record import Event
+from sim.rows import Event
 from sim.ttft import PARTS
 
 

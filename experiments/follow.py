@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +25,7 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
     from experiments.build import build_latency, build_simulation
     from experiments.build_trace import build_trace
     from experiments.deployment import resolve
-    from experiments.follower import Follower, Told
+    from experiments.follower import Follower
     from experiments.story import Story
     from sim.engine import Observer
     from sim.scheduling.face import Scheduler
@@ -51,8 +51,8 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
         return follower
 
     simulation = build_simulation(deployment, latency=latency, watch=watch)
-    with suppress(Told):
-        simulation.serve(trace)
+    # Nobody who arrives after the end of a story is part of it.
+    simulation.serve(takewhile(lambda _: not story.complete, trace))
     lines = [(f"{request}: one request of {trace.name}, {latency.source}", "bold")]
     lines += story.written()
     for replica, follower in enumerate(followers):

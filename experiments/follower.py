@@ -10,20 +10,16 @@ from experiments.story import Story, blocks_in_words, count, draw_table, say_ret
 from sim.kv.paged import Paged
 from sim.kv.pool import FreeOrder
 from sim.kv.prefix import PrefixCached
-from sim.plan import Admission, Chunk, Departure, Plan, Take
+from sim.plan import Admission, Chunk, Departure, Plan, Takes
 from sim.request import Request, Sequence
 from sim.scheduling.face import Scheduler
-
-
-class Told(Exception):
-    """The request is answered or refused: nothing more will happen to it."""
 
 
 class Follower:
     """An observer of one replica that tells the story of one request, if it comes here.
 
     Decoding is told block by block for `detailed_steps` steps after each admission, and in
-    one line from then on. Raises Told when the request has left.
+    one line from then on, until the request has left: then the story is complete.
     """
 
     def __init__(
@@ -75,10 +71,10 @@ class Follower:
         if request.id == self._request:
             self._story.arrival_ns = now_ns
             self._story.tell(f"turned away: {reason}", at_ns=now_ns, style="red")
-            raise Told
+            self._story.complete = True
 
     def began(self, plan: Plan, now_ns: int) -> None:
-        if self.sequence is None:
+        if self.sequence is None or self._story.complete:
             return
         self._undecided = False
         for departure in plan.preempted:
@@ -93,8 +89,8 @@ class Follower:
         elif not self._running:
             self._wait = wait(plan, self.sequence, self._kv, at_ns=now_ns, step=plan.step)
 
-    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: list[Take]) -> None:
-        if self.sequence is None:
+    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
+        if self.sequence is None or self._story.complete:
             return
         if (chunk := self._chunk_in(plan)) is not None:
             self._computed += chunk.n
@@ -134,7 +130,7 @@ class Follower:
                 )
                 later = {block for other in departures[at + 1 :] for block in other.blocks}
                 self._gives_back(departure, now_ns, later=later)
-                raise Told
+                self._story.complete = True
 
     # --- chapters
 

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from dataclasses import replace
 
 from experiments.recorded import RecordedStep
-from sim.plan import Departure, Plan, Take
+from sim.plan import Departure, Plan, Takes
 from sim.request import Request, Sequence
 from sim.scheduling.face import Scheduler
 
@@ -62,13 +62,13 @@ class Logbook:
         if plan.step == self._stop_at:
             raise Reached
 
-    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: list[Take]) -> None:
+    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
         """Write down the steps that repeated the plan's first."""
         if len(ends_ns) == 1:
             return
         size = self.scheduler.kv.block_size
         gained = {sequence.id: iter(self._gained(sequence)) for sequence in plan.decodes}
-        taken = {take.offset: take.blocks for take in takes}
+        taken = dict(zip(takes.offsets, takes.blocks, strict=True))
         waiting = self.steps[-1].waiting
         assert waiting is not None
         for offset in range(1, len(ends_ns)):

@@ -15,7 +15,7 @@ from experiments.itl import measure_gaps
 from experiments.kv_use import count_prefix_hits, share_memory
 from experiments.limits import judge_limits, share_limits
 from experiments.phases import share_phases
-from sim.record import Event
+from sim.rows import Event
 
 __all__ = ["check", "read_latencies", "summarize"]
 

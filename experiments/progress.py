@@ -9,7 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from sim.plan import Departure, Plan, Take
+from sim.plan import Departure, Plan, Takes
 from sim.request import Request, Sequence
 
 _BETWEEN_UPDATES_S = 0.1
@@ -64,7 +64,7 @@ class ProgressBar:
     def began(self, plan: Plan, now_ns: int) -> None:
         """Nothing to show."""
 
-    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: list[Take]) -> None:
+    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
         """Nothing to show."""
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:

@@ -29,6 +29,8 @@ class Story:
 
     arrival_ns: int = 0
     lines: list[Line] = field(default_factory=list)
+    complete: bool = False
+    """The request is answered or refused: nothing more will happen to it."""
 
     def tell(
         self, *texts: str, at_ns: int, steps: tuple[int, int] | None = None, style: str = ""

@@ -6,7 +6,8 @@ import pandas as pd
 import pyarrow as pa
 
 from sim.plan import Limit
-from sim.record import COLUMNS, Event, Records
+from sim.record import COLUMNS, Records
+from sim.rows import Event
 
 RESULT_SCHEMA = 1
 """To be raised whenever tables or summary change their meaning; part of every run id."""
@@ -61,8 +62,7 @@ def make_frames(records: Records) -> dict[str, pd.DataFrame]:
     `requests` begins with the trace's id, tenant and session.
     """
     frames = {name: pd.DataFrame(records.arrays(name)) for name in COLUMNS}
-    texts = {"id": records.ids, "tenant": records.tenants, "session": records.sessions}
-    for at, (name, values) in enumerate(texts.items()):
+    for at, (name, values) in enumerate(records.texts().items()):
         frames["requests"].insert(at, name, pd.Series(values, dtype="str"))
     rows = [
         (request.id, request.arrival_ns, request.prompt_tokens, request.output_tokens, reason)

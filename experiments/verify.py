@@ -116,7 +116,7 @@ def _compare_texts(fast: Records, plain: Records) -> str | None:
         [(request.id, reason) for request, reason in records.refused] for records in (fast, plain)
     )
     for what, pairs in (
-        ("answered", zip_longest(fast.ids, plain.ids)),
+        ("answered", zip_longest(fast.texts()["id"], plain.texts()["id"])),
         ("refused", zip_longest(*turned_away)),
     ):
         for row, (ours, theirs) in enumerate(pairs):

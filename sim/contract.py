@@ -21,7 +21,7 @@ from sim.executor import Simulated
 from sim.kv.cache import KVCache
 from sim.kv.prefix import PrefixCached
 from sim.latency import LatencyModel, Linear
-from sim.plan import Chunk, DecodeList, Departure, Plan, Take
+from sim.plan import Chunk, DecodeList, Departure, Plan, Takes
 from sim.record import Records
 from sim.recorder import Recorder
 from sim.request import Request, Sequence
@@ -213,7 +213,7 @@ class _PlanWatch:
             assert computed_before + n == sequence.computed <= sequence.num_tokens
             self._scheduler.kv.translate(sequence, sequence.computed - 1)
 
-    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: list[Take]) -> None: ...
+    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None: ...
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
         for departure in departures:
@@ -225,7 +225,7 @@ class _PlanWatch:
 
 def check_latency_model(latency: LatencyModel) -> None:
     """One code path: k durations are k times one, each a whole number of nanoseconds; a
-    chunk by itself costs nothing where it is empty, and k chunks in a row are k chunks."""
+    chunk by itself costs nothing where it is empty, and many are priced as each of them."""
     for chunks, contexts in (((), (17, 900)), (((0, 512),), ()), (((512, 100), (0, 1)), (5,) * 40)):
         together = latency.durations(_plan(chunks, contexts, step=0), 9)
         assert together.dtype == np.int64
@@ -234,11 +234,14 @@ def check_latency_model(latency: LatencyModel) -> None:
             later = _plan(chunks, tuple(context + j for context in contexts), step=j)
             (alone,) = latency.durations(later, 1)
             assert alone == together[j], f"step {j} of a stretch costs {together[j]}, not {alone}"
-    assert list(latency.alone(100, 0, 2)) == [0, 0]
+            assert latency.duration(later) == alone, "duration is not the first of durations"
+    before, n = np.array([0, 64, 100, 7]), np.array([64, 64, 0, 1])
+    together = latency.alone(before, n)
+    assert together.dtype == np.int64
+    assert together.tolist() == [latency.alone(*each) for each in zip(before, n, strict=True)]
+    assert together[2] == 0, "an empty chunk costs time"
     if latency.knows_alone:
-        first, second = latency.alone(0, 64, 2)
-        assert (first, second) == (latency.alone(0, 64)[0], latency.alone(64, 64)[0])
-        assert first > 0
+        assert (together[[0, 1, 3]] > 0).all(), "a chunk costs no time"
 
 
 def _plan(chunks: tuple[tuple[int, int], ...], contexts: tuple[int, ...], *, step: int) -> Plan:

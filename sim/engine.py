@@ -9,7 +9,7 @@ import simpy
 from sim.executor import Executor
 from sim.latency import LONGEST_STRETCH, Nanoseconds
 from sim.moment import Kind, Moment
-from sim.plan import Departure, Plan, Take
+from sim.plan import NO_TAKES, Departure, Plan, Takes
 from sim.request import Request, Sequence
 from sim.scheduling.face import Scheduler
 from sim.world import World
@@ -31,7 +31,7 @@ class Observer(Protocol):
         """A plan was made, and starts to run."""
         ...
 
-    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: list[Take]) -> None:
+    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
         """The plan has run, once for each of these ends, its decodes taking these blocks
         after the first step; nothing was let go yet."""
         ...
@@ -116,10 +116,14 @@ class Engine:
         k, until_ns, cut_on_arrival = scheduler.stable_for(plan)
         if k > 1:
             k = min(k, self._world.steps_left(plan), LONGEST_STRETCH)
+        if k == 1:
+            end_ns = now_ns + self._executor.run_once(plan)
+            self._run(_Stretch(plan, now_ns, end_ns, None, False))
+            return
         ends_ns = self._executor.run(plan, k).cumsum() + now_ns
         if until_ns is not None:
             ends_ns = ends_ns[: 1 + ends_ns.searchsorted(until_ns)]
-        self._run(_Stretch(plan, now_ns, ends_ns, cut_on_arrival))
+        self._run(_Stretch(plan, now_ns, int(ends_ns[-1]), ends_ns, cut_on_arrival))
 
     def _run(self, stretch: _Stretch) -> None:
         """Wait for the end of this stretch, and of no other."""
@@ -127,7 +131,7 @@ class Engine:
         self.events += 1
         self._stretch_end = Moment(
             self._env,
-            int(stretch.ends_ns[-1]),
+            stretch.end_ns,
             self._end,
             kind=Kind.STEP_END,
             replica=self.replica,
@@ -135,9 +139,11 @@ class Engine:
 
     def _cut(self, stretch: _Stretch, now_ns: int) -> None:
         """End the stretch with the step that is running."""
+        assert stretch.ends_ns is not None
         steps = 1 + int(stretch.ends_ns.searchsorted(now_ns))
         if steps < len(stretch.ends_ns):
-            self._run(_Stretch(stretch.plan, stretch.start_ns, stretch.ends_ns[:steps], False))
+            ends_ns = stretch.ends_ns[:steps]
+            self._run(_Stretch(stretch.plan, stretch.start_ns, int(ends_ns[-1]), ends_ns, False))
 
     def _end(self, moment: simpy.Event) -> None:
         """The stretch is over, unless it was cut: then this moment is stale."""
@@ -145,11 +151,11 @@ class Engine:
             return
         stretch, self._stretch = self._stretch, None
         assert stretch is not None
-        plan, start_ns, ends_ns = stretch.plan, stretch.start_ns, stretch.ends_ns.tolist()
+        plan, start_ns, now_ns = stretch.plan, stretch.start_ns, stretch.end_ns
+        ends_ns = [now_ns] if stretch.ends_ns is None else stretch.ends_ns.tolist()
         k = len(ends_ns)
-        now_ns = ends_ns[-1]
         self.steps += k
-        takes = self.scheduler.extend_by(plan, k) if k > 1 else []
+        takes = self.scheduler.extend_by(plan, k) if k > 1 else NO_TAKES
         for observer in self._observers:
             observer.ran(plan, start_ns, ends_ns, takes)
         ended = self._world.ended(plan, k)
@@ -165,11 +171,13 @@ class Engine:
 
 
 class _Stretch(NamedTuple):
-    """A plan that runs once or several times over, and when each time ends."""
+    """A plan that runs once or several times over."""
 
     plan: Plan
     start_ns: int
-    ends_ns: Nanoseconds
+    end_ns: int
+    ends_ns: Nanoseconds | None
+    """When each time ends; None where it runs once, as most do under load."""
     cut_on_arrival: bool
 
 

@@ -11,13 +11,18 @@ if TYPE_CHECKING:
     from sim.plan import Plan
 
 Nanoseconds = NDArray[np.int64]
+Counts = int | NDArray[np.int64]
 
 LONGEST_STRETCH = 1024
 """Steps that a latency model is asked for at once; bounds what an arrival can waste."""
 
 
 class LatencyModel(Protocol):
-    """Nanoseconds for a plan. One code path: the scalar call is the vector call with k = 1."""
+    """Nanoseconds for a plan.
+
+    One step is asked for by itself as `duration`, because arrays of one element are slow; it
+    is the same arithmetic, and `check_latency_model` holds it to `durations`.
+    """
 
     source: str
     """Where the numbers come from, in words a user understands; shown with every result."""
@@ -38,11 +43,13 @@ class LatencyModel(Protocol):
         """
         ...
 
-    def alone(self, computed_before: int, n: int, k: int = 1) -> Nanoseconds:
-        """Engine time of one chunk of n tokens with nothing beside it, int64[k].
+    def duration(self, plan: Plan) -> int:
+        """The first of `durations`, bit for bit."""
+        ...
 
-        The j-th entry is the chunk that starts at computed_before + j * n. Without host
-        time; 0 for n = 0.
+    def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
+        """Engine time of each chunk of n tokens with nothing beside it, int64, in the shape
+        of the two. Without host time; 0 where n is 0.
         """
         ...
 
@@ -71,22 +78,24 @@ class Linear:
         )
 
     def durations(self, plan: Plan, k: int) -> Nanoseconds:
-        decodes = plan.decodes
-        tokens = len(decodes)
-        context = decodes.context_sum
-        for chunk in plan.chunks:
-            tokens += chunk.n
-            context += chunk.computed_before + chunk.n
-        first = self.base_ns + self.per_token_ns * tokens + self.per_context_token_ns * context
-        growth = self.per_context_token_ns * len(decodes)
-        return first + growth * _STEPS[:k]
+        growth = self.per_context_token_ns * len(plan.decodes)
+        return self._first_ns(plan) + growth * _STEPS[:k]
 
-    def alone(self, computed_before: int, n: int, k: int = 1) -> Nanoseconds:
-        if n == 0:
-            return np.zeros(k, dtype=np.int64)
+    def duration(self, plan: Plan) -> int:
+        return self._first_ns(plan)
+
+    def _first_ns(self, plan: Plan) -> int:
+        decodes = plan.decodes
+        tokens, context = len(decodes), decodes.context_sum
+        for _, computed_before, n in plan.chunks:
+            tokens += n
+            context += computed_before + n
+        return self.base_ns + self.per_token_ns * tokens + self.per_context_token_ns * context
+
+    def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
         context = computed_before + n
-        first = self.base_ns + self.per_token_ns * n + self.per_context_token_ns * context
-        return first + self.per_context_token_ns * n * _STEPS[:k]
+        chunk_ns = self.base_ns + self.per_token_ns * n + self.per_context_token_ns * context
+        return np.where(n, chunk_ns, 0)
 
 
 class Replay:
@@ -111,5 +120,8 @@ class Replay:
             raise IndexError(f"step {plan.step} is beyond the {len(self._recorded)} recorded steps")
         return steps
 
-    def alone(self, computed_before: int, n: int, k: int = 1) -> Nanoseconds:
-        return np.zeros(k, dtype=np.int64)
+    def duration(self, plan: Plan) -> int:
+        return int(self.durations(plan, 1)[0])
+
+    def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
+        return np.zeros(np.broadcast_shapes(np.shape(computed_before), np.shape(n)), dtype=np.int64)

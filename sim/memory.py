@@ -2,20 +2,23 @@
 
     pool = used + reserved + internal + external + idle cached + free + null block
 
-taken during a step: its tokens count as computed, nothing it ends is freed yet. Kept by
-counters that change only with admissions, chunks, takes and departures, and integrated
-change by change; `check` recounts.
+taken during a step: its tokens count as computed, nothing it ends is freed yet. The levels
+are sums of what admissions, chunks, decodes and departures change; `recount` counts them
+anew from the block tables.
 """
 
 from __future__ import annotations
 
-import heapq
-from itertools import count
+from collections.abc import Iterable
+from operator import mul
 from typing import NamedTuple
 
+import numpy as np
+
 from sim.kv.cache import KVCache
-from sim.plan import Departure, Plan, Take
+from sim.log import Facts, Integers
 from sim.request import Sequence
+from sim.stays import NEVER, Segments, Stays
 
 
 class Slots(NamedTuple):
@@ -38,37 +41,33 @@ class Slots(NamedTuple):
     """Beside the sum: filled slots that sharing saved, (holders - 1) x filled."""
 
 
-class _Tail:
-    """How a sequence's last block will be left: `internal` slots of it never written."""
-
-    __slots__ = ("before_last", "counted", "delay", "gone", "internal")
-
-    def __init__(self, *, final_tokens: int, block_size: int) -> None:
-        self.before_last = (final_tokens - 1) // block_size * block_size
-        """Tokens in all blocks but the last."""
-        self.internal = -final_tokens % block_size
-        self.delay = 0
-        """Steps that left the sequence out since its last block was expected."""
-        self.counted = False
-        self.gone = False
-
-
 class Levels(NamedTuple):
-    """What the slots follow from, during one step: blocks of the pool, and token slots."""
+    """What the slots follow from, during one step of each decision: blocks of the pool, and
+    token slots."""
 
-    held_blocks: int
-    idle_blocks: int
-    used: int
-    internal: int
-    savings: int
+    held_blocks: Integers
+    idle_blocks: Integers
+    used: Integers
+    internal: Integers
+    savings: Integers
 
 
-def slots_of(levels: Levels, *, num_blocks: int, block_size: int, time: int = 1) -> Slots:
-    """The identity's parts, or their integrals if the levels are integrated over `time`.
+class Memory(NamedTuple):
+    """The levels of each decision's first and last step, and all slots over time."""
 
-    Works alike on integers and on columns of them.
+    first: Levels
+    last: Levels
+    slot_ns: Slots
+    """Integrals over the time that steps ran, in exact integers."""
+
+
+def slots_of(
+    held: int, idle: int, used: int, internal: int, savings: int, *, pool: tuple[int, int, int]
+) -> Slots:
+    """The identity's parts from the levels. `pool` is (blocks, block size, time): levels that
+    are integrated over a time give integrals. Works alike on integers and on columns of them.
     """
-    held, idle, used, internal, savings = levels
+    num_blocks, block_size, time = pool
     return Slots(
         used=used,
         reserved=held * block_size - used - internal,
@@ -81,175 +80,140 @@ def slots_of(levels: Levels, *, num_blocks: int, block_size: int, time: int = 1)
     )
 
 
-class MemoryBook:
-    """Counts the slots of one replica's pool."""
+def account(facts: Facts, stays: Stays, segments: Segments) -> Memory:
+    """Work the levels out of what happened. AssertionError where the facts contradict it."""
+    decisions, size = facts.decisions, facts.block_size
+    step, steps, decodes = decisions.step, decisions.steps, decisions.decodes
+    admissions, chunks, left = facts.admissions, facts.chunks, facts.departures
+    n = len(step)
+    preempted, finished = left.finished == 0, left.finished == 1
 
-    def __init__(self, kv: KVCache) -> None:
-        self._kv = kv
-        self._used = 0
-        self._internal = 0
-        self._savings = 0
-        self._held = 0
-        self._idle = 0
-        """Blocks with a holder, and idle cached ones, in the step last looked at."""
-        self._busy_ns = self._used_ns = self._internal_ns = self._savings_ns = 0
-        self._held_ns = self._idle_ns = 0
-        """Integrals of the levels over the time that steps ran."""
-        self._final_tokens: dict[Sequence, int] = {}
-        self._tails: dict[Sequence, _Tail] = {}
-        self._last_block_at: list[tuple[int, int, _Tail]] = []
-        """(step, serial number, tail): when a decoding sequence takes its last block."""
-        self._serials = count()
+    def by_decision(decision: Integers, values: Integers) -> Integers:
+        total = np.zeros(n, dtype=np.int64)
+        np.add.at(total, decision, values)
+        return total
 
-    def arrived(self, sequence: Sequence, answer_tokens: int) -> None:
-        # The last token of an answer is never computed, so it needs no slot.
-        self._final_tokens[sequence] = sequence.prompt_tokens + answer_tokens - 1
+    def standing(gained: Integers, lost: Integers) -> Integers:
+        """The level in each decision's last step: what it ends itself is still there."""
+        gone_before = by_decision(left.decision[preempted], lost[preempted])
+        gone_after = by_decision(left.decision[finished], lost[finished])
+        level: Integers = (gained - gone_before - gone_after).cumsum() + gone_after
+        return level
 
-    def began(self, plan: Plan) -> Levels:
-        """A plan was made: its victims have left, its newcomers hold their hits, and its
-        tokens count as there. Returns the levels during its first step."""
-        for departure in plan.preempted:
-            self._left(departure)
-        if plan.admitted:
-            size = self._kv.block_size
-            for sequence, hit_tokens, woken_blocks, _ in plan.admitted:
-                self._used += woken_blocks * size
-                self._savings += hit_tokens - woken_blocks * size
-                self._tails[sequence] = _Tail(
-                    final_tokens=self._final_tokens[sequence], block_size=size
-                )
-        self._used += len(plan.decodes)
-        for sequence, _, n in plan.chunks:
-            self._used += n
-            tail = self._tails[sequence]
-            if not tail.counted and (
-                sequence.computed > tail.before_last or sequence.computed == sequence.num_tokens
-            ):
-                self._expect_last(tail, plan.step, tail.before_last + 1 - sequence.computed)
-        if self._last_block_at and self._last_block_at[0][0] <= plan.step:
-            self._internal += self._last_blocks_taken(plan.step)
-        self._look()
-        assert 0 <= self._used + self._internal <= self._held * self._kv.block_size
-        return self.levels()
+    woken = admissions.woken_blocks * size
+    shared = left.shared_blocks * size
+    gained = by_decision(admissions.decision, woken) + by_decision(chunks.decision, chunks.tokens)
+    last_used = standing(gained + decodes * steps, left.computed - shared)
+    first_used = last_used - decodes * (steps - 1)
+    savings = standing(by_decision(admissions.decision, admissions.hit_tokens - woken), shared)
 
-    def left_out(self, sequence: Sequence) -> None:
-        """A plan was made that gives a decoding sequence no token."""
-        self._tails[sequence].delay += 1
+    tail, taken_at = _last_blocks(facts, stays, segments)
+    there = taken_at < NEVER
+    tails, taken_step = tail[there], taken_at[there]
+    taken_in = step.searchsorted(taken_step, side="right") - 1
+    later = taken_step > step[taken_in]
+    gone = stays.rows(left.request, left.stay)
+    lost = np.where(there[gone], tail[gone], 0)
+    last_internal = standing(by_decision(taken_in, tails), lost)
+    first_internal = last_internal - by_decision(taken_in[later], tails[later])
 
-    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: list[Take]) -> Levels:
-        """The plan has run; returns the levels during its last step."""
-        duration_ns = ends_ns[-1] - start_ns
-        self._busy_ns += duration_ns
-        self._used_ns += self._used * duration_ns
-        self._internal_ns += self._internal * duration_ns
-        self._savings_ns += self._savings * duration_ns
-        self._held_ns += self._held * duration_ns
-        self._idle_ns += self._idle * duration_ns
-        if len(ends_ns) > 1:
-            self._repeat(plan, ends_ns, takes)
-        return self.levels()
+    all_but_null = facts.num_blocks - 1
+    held = all_but_null - decisions.free
+    last_held = all_but_null - decisions.last_free
+    first = Levels(held, decisions.idle, first_used, first_internal, savings)
+    last = Levels(last_held, decisions.last_idle, last_used, last_internal, savings)
+    for levels in (first, last):
+        booked = levels.used + levels.internal
+        assert (booked >= 0).all(), "fewer than no slots are in use"
+        assert (booked <= levels.held_blocks * size).all(), "more slots in use than are held"
+    takes = facts.takes
+    grown = held + by_decision(takes.decision, takes.blocks)
+    assert (grown == last_held).all(), "blocks were taken that nobody noted"
 
-    def _repeat(self, plan: Plan, ends_ns: list[int], takes: list[Take]) -> None:
-        """Add what the steps after the first change: each change counts from the start of
-        its step to the end of the last one."""
-        steps, end_ns = len(ends_ns), ends_ns[-1]
-        decodes = len(plan.decodes)
-        self._used += decodes * (steps - 1)
-        self._used_ns += decodes * (steps * end_ns - sum(ends_ns))
-        for offset, blocks, idle_after in takes:
-            left_ns = end_ns - ends_ns[offset - 1]
-            self._held += blocks
-            self._held_ns += blocks * left_ns
-            self._idle_ns += (idle_after - self._idle) * left_ns
-            self._idle = idle_after
-        while self._last_block_at and self._last_block_at[0][0] < plan.step + steps:
-            step = self._last_block_at[0][0]
-            internal = self._last_blocks_taken(step)
-            self._internal += internal
-            self._internal_ns += internal * (end_ns - ends_ns[step - plan.step - 1])
+    duration_ns = decisions.end_ns - decisions.start_ns
+    first_at = step.tolist()
+    sums = np.add.reduceat(facts.step_ends, first_at) if n else facts.step_ends
+    # Each change in a decision counts from the start of its step to the end of the last one.
+    tokens_ns = steps * decisions.end_ns - sums
+    take_ns = decisions.end_ns[takes.decision] - _start_ns(facts, takes.decision, takes.offset)
+    was_idle = np.concatenate([[0], takes.idle[:-1]])[: len(takes.idle)]
+    opens = np.concatenate([[True], takes.decision[1:] > takes.decision[:-1]])[: len(takes.idle)]
+    was_idle = np.where(opens, decisions.idle[takes.decision], was_idle)
+    tail_in = taken_in[later]
+    tail_ns = decisions.end_ns[tail_in] - _start_ns(
+        facts, tail_in, taken_step[later] - step[tail_in]
+    )
+    levels_ns = (
+        _over_time(held, duration_ns) + _over_time(takes.blocks, take_ns),
+        _over_time(decisions.idle, duration_ns) + _over_time(takes.idle - was_idle, take_ns),
+        _over_time(first_used, duration_ns) + _over_time(decodes, tokens_ns),
+        _over_time(first_internal, duration_ns) + _over_time(tails[later], tail_ns),
+        _over_time(savings, duration_ns),
+    )
+    busy_ns = sum(duration_ns.tolist())
+    return Memory(first, last, slots_of(*levels_ns, pool=(facts.num_blocks, size, busy_ns)))
 
-    def ended(self, departures: list[Departure]) -> None:
-        for departure in departures:
-            self._left(departure)
-            del self._final_tokens[departure.sequence]
 
-    def levels(self) -> Levels:
-        """As of the step last looked at."""
-        return Levels(self._held, self._idle, self._used, self._internal, self._savings)
+def _last_blocks(facts: Facts, stays: Stays, segments: Segments) -> tuple[Integers, Integers]:
+    """For each stay: slots of its last block that will never be written, and the step in
+    which it takes that block; NEVER where a preemption came first.
 
-    def slot_ns(self) -> Slots:
-        """Each part integrated over the time that steps ran."""
-        levels_ns = Levels(
-            self._held_ns, self._idle_ns, self._used_ns, self._internal_ns, self._savings_ns
-        )
-        return slots_of(
-            levels_ns,
-            num_blocks=self._kv.num_blocks,
-            block_size=self._kv.block_size,
-            time=self._busy_ns,
-        )
+    The last token of an answer is never computed, so it needs no slot.
+    """
+    arrivals, chunks, size = facts.arrivals, facts.chunks, facts.block_size
+    arrived = arrivals.request.searchsorted(stays.request)
+    final_tokens = (arrivals.prompt_tokens + arrivals.answer_tokens)[arrived] - 1
+    before_last = (final_tokens - 1) // size * size
+    taken_at = np.full(len(stays), NEVER, dtype=np.int64)
+    rows = stays.rows(chunks.request, chunks.stay)
+    reach = chunks.computed_before + chunks.tokens > before_last[rows]
+    np.minimum.at(taken_at, rows[reach], facts.decisions.step[chunks.decision[reach]])
+    missing = np.maximum(0, before_last[segments.stay] + 1 - segments.computed)
+    reach = missing < segments.tokens
+    np.minimum.at(taken_at, segments.stay[reach], segments.first_step[reach] + missing[reach])
+    return -final_tokens % size, taken_at
 
-    def check(self, running: list[Sequence]) -> None:
-        """Recount from the block tables, before anything the latest step ends has left;
-        AssertionError where the counters are off. Slow."""
-        self._look()
-        size = self._kv.block_size
-        filled: dict[int, int] = {}
-        wanted: dict[int, int] = {}
-        savings = 0
-        for sequence in running:
-            final_tokens = self._final_tokens[sequence]
-            for index, block in enumerate(sequence.blocks):
-                here = min(size, max(0, sequence.computed - index * size))
-                savings += min(here, filled.get(block, 0))
-                filled[block] = max(here, filled.get(block, 0))
-                ever = min(size, max(0, final_tokens - index * size))
-                wanted[block] = max(ever, wanted.get(block, 0))
-        recount = Slots(
-            used=sum(filled.values()),
-            reserved=sum(wanted.values()) - sum(filled.values()),
-            internal=size * len(wanted) - sum(wanted.values()),
-            external=0,
-            idle=self._kv.idle_blocks * size,
-            free=(self._kv.free_blocks - self._kv.idle_blocks) * size,
-            null=size,
-            savings=savings,
-        )
-        booked = slots_of(self.levels(), num_blocks=self._kv.num_blocks, block_size=size)
-        assert recount == booked, f"recounted {recount}, booked {booked}"
-        assert sum(recount[:-1]) == self._kv.num_blocks * size, "slots do not add up to the pool"
 
-    def _look(self) -> None:
-        self._held = self._kv.num_blocks - 1 - self._kv.free_blocks
-        self._idle = self._kv.idle_blocks
+def _start_ns(facts: Facts, decision: Integers, offset: Integers) -> Integers:
+    """When a repetition of a decision starts: as the one before it ends."""
+    starts: Integers = facts.step_ends[facts.decisions.step[decision] + offset - 1]
+    return starts
 
-    def _expect_last(self, tail: _Tail, step: int, missing: int) -> None:
-        """The sequence lacks so many tokens until it begins its last block; it computes one
-        a step from here on."""
-        at = step + max(0, missing)
-        heapq.heappush(self._last_block_at, (at, next(self._serials), tail))
 
-    def _last_blocks_taken(self, step: int) -> int:
-        """Internal slots of the last blocks that are taken in this step."""
-        internal = 0
-        while self._last_block_at and self._last_block_at[0][0] <= step:
-            tail = heapq.heappop(self._last_block_at)[-1]
-            if tail.gone:
-                continue
-            if tail.delay:
-                self._expect_last(tail, step, tail.delay)
-                tail.delay = 0
-            else:
-                tail.counted = True
-                internal += tail.internal
-        return internal
+def _over_time(levels: Integers, durations_ns: Integers) -> int:
+    """The sum of the products, which 64 bits may not hold."""
+    if not len(levels):
+        return 0
+    largest = int(abs(levels).max()) * int(abs(durations_ns).max())
+    if largest * len(levels) < 1 << 63:
+        return int(levels @ durations_ns)
+    return sum(map(mul, levels.tolist(), durations_ns.tolist()))
 
-    def _left(self, departure: Departure) -> None:
-        sequence, computed, _, shared_blocks = departure
-        shared = shared_blocks * self._kv.block_size
-        self._used -= computed - shared
-        self._savings -= shared
-        tail = self._tails.pop(sequence)
-        tail.gone = True
-        if tail.counted:
-            self._internal -= tail.internal
+
+def recount(kv: KVCache, running: Iterable[Sequence], final_tokens: dict[int, int]) -> Slots:
+    """The slots as the block tables have them, during a step. AssertionError where they do
+    not add up to the pool. Slow."""
+    size = kv.block_size
+    filled: dict[int, int] = {}
+    wanted: dict[int, int] = {}
+    savings = 0
+    for sequence in running:
+        final = final_tokens[sequence.index]
+        for index, block in enumerate(sequence.blocks):
+            here = min(size, max(0, sequence.computed - index * size))
+            savings += min(here, filled.get(block, 0))
+            filled[block] = max(here, filled.get(block, 0))
+            ever = min(size, max(0, final - index * size))
+            wanted[block] = max(ever, wanted.get(block, 0))
+    slots = Slots(
+        used=sum(filled.values()),
+        reserved=sum(wanted.values()) - sum(filled.values()),
+        internal=size * len(wanted) - sum(wanted.values()),
+        external=0,
+        idle=kv.idle_blocks * size,
+        free=(kv.free_blocks - kv.idle_blocks) * size,
+        null=size,
+        savings=savings,
+    )
+    assert sum(slots[:-1]) == kv.num_blocks * size, "slots do not add up to the pool"
+    return slots

@@ -70,14 +70,18 @@ class Copy(NamedTuple):
     target: int
 
 
-class Take(NamedTuple):
-    """Blocks that the decodes of a repeated plan took in one of its steps."""
+class Takes(NamedTuple):
+    """Blocks that the decodes of a repeated plan took in its steps after the first: entry by
+    entry, in lists of one length."""
 
-    offset: int
+    offsets: list[int]
     """The step, counted from the plan's first."""
-    blocks: int
-    idle_after: int
+    blocks: list[int]
+    idle_after: list[int]
     """Idle cached blocks of the pool afterwards."""
+
+
+NO_TAKES = Takes([], [], [])
 
 
 class Decodes(Protocol):

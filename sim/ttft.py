@@ -10,18 +10,20 @@ one part, as docs/reference/metrics.md defines them:
 - admitted but without a chunk in a step: interference;
 - preempted until it resumes: preemption.
 
-Nothing is relabelled later. Nobody's waiting is counted step by step: one clock per cause
-runs for all who wait, and a request reads the clocks when it joins and when it leaves.
+Nobody's waiting is counted step by step: one clock per cause runs for all who wait, and a
+request reads the clocks when it joins the queue and when it leaves.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
 
 from sim.latency import LatencyModel
-from sim.plan import Chunk, Plan
-from sim.request import Sequence
+from sim.log import NOBODY, Facts, Integers
+from sim.stays import Stays
 
 
 class Cause(IntEnum):
@@ -33,7 +35,8 @@ class Cause(IntEnum):
     BEHIND = 3
 
 
-_CAUSE = (None, Cause.SEATS, Cause.TOKENS, Cause.MEMORY, Cause.MEMORY)
+_NO_CAUSE = len(Cause)
+_CAUSE = np.array([_NO_CAUSE, Cause.SEATS, Cause.TOKENS, Cause.MEMORY, Cause.MEMORY])
 """By Limit."""
 
 PARTS = (
@@ -50,151 +53,121 @@ PARTS = (
 )
 
 
-class Ttft:
-    """The parts of one request's TTFT, in nanoseconds; complete once it has a first token."""
+class Ttft(NamedTuple):
+    """By row of `Arrivals`."""
 
-    __slots__ = (
-        "arrival_ns",
-        "causes",
-        "flight",
-        "host",
-        "interference",
-        "most_computed",
-        "own",
-        "preempted_at_ns",
-        "preemption",
-        "read_ns",
-        "saved_by_prefix",
-        "transfer",
+    admit_ns: Integers
+    """Start of the first step with a chunk of it."""
+    first_token_ns: Integers
+    parts: dict[str, Integers]
+    """In the order of PARTS."""
+    hit_tokens: Integers
+    """Found in the prefix cache when it was first admitted, and"""
+    saved_by_prefix: Integers
+    """what they would have cost by themselves; beside the sum, not in it."""
+
+
+def explain_ttft(facts: Facts, stays: Stays, latency: LatencyModel, alone_ns: Integers) -> Ttft:
+    """Cut the TTFT of every request; `alone_ns` is what each chunk costs by itself.
+
+    AssertionError where a request has no first token, or the clocks disagree with its wait.
+    """
+    decisions, arrivals, chunks = facts.decisions, facts.arrivals, facts.chunks
+    row_of = arrivals.request.searchsorted
+    n = len(arrivals.request)
+
+    firsts = stays.number == 0
+    assert (stays.request[firsts] == arrivals.request).all(), "a request was never admitted"
+    admitted = stays.admitted[firsts]
+    admit_ns = decisions.start_ns[admitted]
+    done = np.flatnonzero(chunks.completes)
+    answered, first_done = np.unique(chunks.request[done], return_index=True)
+    assert (answered == arrivals.request).all(), "a request has no first token"
+    first_token = chunks.decision[done[first_done]]
+    first_token_ns = decisions.end_ns[first_token]
+
+    def by_request(request: Integers, values: Integers) -> Integers:
+        total = np.zeros(n, dtype=np.int64)
+        np.add.at(total, row_of(request), values)
+        return total
+
+    flight, causes = _queue(facts, admitted)
+    waited_ns = flight + sum(causes)
+    assert (waited_ns == admit_ns - arrivals.arrival_ns).all(), "queue clocks and wait disagree"
+
+    before = chunks.decision <= first_token[row_of(chunks.request)]
+    request, alone = chunks.request[before], alone_ns[before]
+    again = _computed_again(facts)[before]
+    again_ns = latency.alone(chunks.computed_before[before], again)
+    own = by_request(request, alone - again_ns)
+    host = by_request(request, np.full(len(request), latency.host_ns))
+
+    left = facts.departures
+    out = (left.finished == 0) & (left.decision <= first_token[row_of(left.request)])
+    # Who was preempted resumes: the next stay is the next row.
+    resumed = stays.admitted[stays.rows(left.request[out], left.stay[out]) + 1]
+    away_ns = decisions.start_ns[resumed] - decisions.start_ns[left.decision[out]]
+    away = by_request(left.request[out], away_ns)
+    preemption = by_request(request, again_ns) + away
+    parts = (flight, *causes, own)
+    interference = first_token_ns - admit_ns - own - preemption - host
+    hit_tokens = stays.hit_tokens[firsts]
+    return Ttft(
+        admit_ns,
+        first_token_ns,
+        dict(zip(PARTS, (*parts, interference, preemption, 0 * own, host), strict=True)),
+        hit_tokens,
+        latency.alone(0 * hit_tokens, hit_tokens),
     )
 
-    def __init__(self, arrival_ns: int) -> None:
-        self.arrival_ns = arrival_ns
-        self.flight = 0
-        self.causes = [0, 0, 0, 0]
-        """By Cause; while the request waits: minus the clocks' reading when it joined."""
-        self.own = self.interference = self.preemption = self.transfer = self.host = 0
-        self.saved_by_prefix = 0
-        """What the first hit would have cost by itself; beside the sum, not in it."""
-        self.most_computed = 0
-        """The most tokens ever computed for it, hits included."""
-        self.preempted_at_ns = 0
 
-    def parts(self) -> tuple[int, ...]:
-        """In the order of PARTS."""
-        return (
-            self.flight,
-            *self.causes,
-            self.own,
-            self.interference,
-            self.preemption,
-            self.transfer,
-            self.host,
-        )
+def _queue(facts: Facts, admitted: Integers) -> tuple[Integers, list[Integers]]:
+    """The wait before the decision that admitted each request: for the step in flight to end,
+    and by Cause."""
+    decisions, arrival_ns = facts.decisions, facts.arrivals.arrival_ns
+    duration_ns = decisions.end_ns - decisions.start_ns
+    reason = _CAUSE[decisions.limit]
+    has_head = decisions.refused != NOBODY
+    cause = np.where(has_head, Cause.BEHIND, reason)
+
+    # The first step to end at or after the arrival: it was running, or starts just now.
+    step = facts.step_ends.searchsorted(arrival_ns)
+    during = decisions.step.searchsorted(step, side="right") - 1
+    repeats = step > decisions.step[during]
+    start_ns = np.where(repeats, facts.step_ends[step - 1], decisions.start_ns[during])
+    joined_ns = np.where(start_ns < arrival_ns, facts.step_ends[step], arrival_ns)
+    since_ns = joined_ns - decisions.start_ns[during]
+
+    clocks = [np.where(cause == each, duration_ns, 0) for each in Cause]
+    causes = []
+    for each, clock in zip(Cause, clocks, strict=True):
+        before = clock.cumsum() - clock
+        reading = before[during] + np.where(cause[during] == each, since_ns, 0)
+        causes.append(before[admitted] - reading)
+
+    # A refused head is behind nobody: its wait has a reason of its own.
+    new = has_head & (decisions.refused_stays == 0)
+    heads = facts.arrivals.request.searchsorted(decisions.refused[new])
+    np.add.at(causes[Cause.BEHIND], heads, -duration_ns[new])
+    for each in (Cause.SEATS, Cause.TOKENS, Cause.MEMORY):
+        np.add.at(causes[each], heads, np.where(reason[new] == each, duration_ns[new], 0))
+    return joined_ns - arrival_ns, causes
 
 
-class TtftBook:
-    """Keeps the TTFT of every request of one replica that has no first token yet."""
-
-    def __init__(self, latency: LatencyModel) -> None:
-        self._latency = latency
-        self._clocks = [0, 0, 0, 0]
-        self._open: dict[Sequence, Ttft] = {}
-        self._arrived: list[Ttft] = []
-        self._prefilling: dict[Sequence, Ttft] = {}
-
-    def arrived(self, sequence: Sequence, now_ns: int) -> None:
-        self._open[sequence] = ttft = Ttft(now_ns)
-        self._arrived.append(ttft)
-
-    def began(self, plan: Plan, now_ns: int) -> None:
-        """A plan starts: note who gave way, and whose wait is over."""
-        for ttft in self._arrived:  # they found the engine idle
-            self._join(ttft, now_ns, self._clocks)
-        self._arrived.clear()
-        for departure in plan.preempted:
-            ttft_or_none = self._prefilling.pop(departure.sequence, None)
-            if ttft_or_none is not None:
-                ttft_or_none.preempted_at_ns = now_ns
-        for sequence, hit_tokens, _, resumed in plan.admitted:
-            ttft_or_none = self._open.get(sequence)
-            if ttft_or_none is None:
-                continue
-            ttft = ttft_or_none
-            self._prefilling[sequence] = ttft
-            if resumed:
-                ttft.preemption += now_ns - ttft.preempted_at_ns
-            else:
-                for cause, clock in enumerate(self._clocks):
-                    ttft.causes[cause] += clock
-                ttft.saved_by_prefix = self._alone(0, hit_tokens)
-            ttft.most_computed = max(ttft.most_computed, hit_tokens)
-
-    def ran(
-        self, plan: Plan, start_ns: int, ends_ns: list[int], alone_ns: list[int]
-    ) -> list[tuple[Sequence, Ttft]]:
-        """The plan has run, whose chunks cost this much by themselves; returns whose first
-        token it gave, and its TTFT."""
-        self._wait(plan, start_ns, ends_ns)
-        if not self._prefilling:
-            return []
-        end_ns = ends_ns[-1]
-        duration_ns = end_ns - start_ns
-        first_tokens = []
-        idle = dict(self._prefilling)
-        for chunk, chunk_ns in zip(plan.chunks, alone_ns, strict=True):
-            sequence = chunk.sequence
-            ttft = idle.pop(sequence, None)
-            if ttft is None:
-                continue
-            self._compute(ttft, chunk, chunk_ns, duration_ns)
-            if sequence.computed == sequence.num_tokens:
-                del self._prefilling[sequence], self._open[sequence]
-                assert sum(ttft.parts()) == end_ns - ttft.arrival_ns, sequence.id
-                first_tokens.append((sequence, ttft))
-        for ttft in idle.values():
-            ttft.interference += duration_ns
-        return first_tokens
-
-    def _wait(self, plan: Plan, start_ns: int, ends_ns: list[int]) -> None:
-        """Let the clocks run for those who waited, and let in who arrived meanwhile."""
-        limit, head = plan.limit, plan.refused
-        clocks = self._clocks
-        cause = Cause.BEHIND if head is not None else _CAUSE[limit]
-        for ttft in self._arrived:
-            joined_ns = ends_ns[bisect_left(ends_ns, ttft.arrival_ns)]
-            reading = list(clocks)
-            if cause is not None:
-                reading[cause] += joined_ns - start_ns
-            self._join(ttft, joined_ns, reading)
-        self._arrived.clear()
-        if cause is None:
-            return
-        duration_ns = ends_ns[-1] - start_ns
-        clocks[cause] += duration_ns
-        if head is not None and not head.preemptions:
-            causes = self._open[head].causes
-            causes[Cause.BEHIND] -= duration_ns
-            reason = _CAUSE[limit]
-            assert reason is not None
-            causes[reason] += duration_ns
-
-    def _join(self, ttft: Ttft, now_ns: int, reading: list[int]) -> None:
-        """The request is in the queue when the next step is decided."""
-        ttft.flight = now_ns - ttft.arrival_ns
-        ttft.causes = [-clock for clock in reading]
-
-    def _compute(self, ttft: Ttft, chunk: Chunk, alone_ns: int, duration_ns: int) -> None:
-        """A step of this duration computed this chunk of the request."""
-        _, computed_before, n = chunk
-        host_ns = self._latency.host_ns
-        again = min(n, max(0, ttft.most_computed - computed_before))
-        again_ns = self._alone(computed_before, again)
-        ttft.own += alone_ns - again_ns
-        ttft.preemption += again_ns
-        ttft.host += host_ns
-        ttft.interference += duration_ns - host_ns - alone_ns
-        ttft.most_computed = max(ttft.most_computed, computed_before + n)
-
-    def _alone(self, computed_before: int, n: int) -> int:
-        return int(self._latency.alone(computed_before, n)[0]) if n else 0
+def _computed_again(facts: Facts) -> Integers:
+    """For each chunk, how many of its tokens had been computed for the request before: those
+    below the most that it ever had, hits included."""
+    admissions, chunks = facts.admissions, facts.chunks
+    request = np.concatenate([admissions.request, chunks.request])
+    decision = np.concatenate([admissions.decision, chunks.decision])
+    is_chunk = np.repeat([0, 1], [len(admissions.request), len(chunks.request)])
+    reached = np.concatenate([admissions.hit_tokens, chunks.computed_before + chunks.tokens])
+    order = np.lexsort((is_chunk, decision, request))
+    # Each request counts on a floor of its own, so that one running maximum serves all.
+    floor = np.unique(request[order], return_inverse=True)[1] * (int(reached.max(initial=0)) + 1)
+    most = np.maximum.accumulate(reached[order] + floor)
+    most_before = np.empty_like(most)
+    # An admission comes before any chunk: what precedes a chunk is of the same request.
+    most_before[order] = np.concatenate([[0], most[:-1]])[: len(most)] - floor
+    known = most_before[len(admissions.request) :]
+    return np.clip(known - chunks.computed_before, 0, chunks.tokens)

@@ -47,7 +47,7 @@ def plan_of(*, decodes: list[int] = [], chunks: list[tuple[int, int]] = []) -> P
 
 
 def test_prefill_of_2048_tokens_as_measured_on_an_h200() -> None:
-    assert ROOFLINE.alone(0, 2048)[0] == pytest.approx(43.4e6, rel=0.02)
+    assert ROOFLINE.alone(0, 2048) == pytest.approx(43.4e6, rel=0.02)
 
 
 def test_decode_of_64_sequences_as_measured_on_an_h200() -> None:
@@ -68,7 +68,7 @@ def test_prefill_by_hand() -> None:
     area = 4096 * (8192 + 4097 / 2)
     compute_s = (2 * MATRICES * 4096 + PAIR_FLOP * area) / 989e12
     moved_s = (2 * HEAD + KV_BYTES * 4096) / 4.8e12
-    assert full.alone(8192, 4096)[0] == pytest.approx((compute_s + moved_s) * 1e9, abs=1)
+    assert full.alone(8192, 4096) == pytest.approx((compute_s + moved_s) * 1e9, abs=1)
 
 
 @given(decodes=contexts, chunks=chunks, k=st.integers(1, 20))
@@ -84,22 +84,31 @@ def test_k_steps_at_once_are_k_steps_one_by_one(
     assert at_once.tolist() == one_by_one
 
 
-@given(c=st.integers(0, 100_000), n=st.integers(0, 8192), k=st.integers(1, 20))
-def test_alone_is_its_scalar_calls(c: int, n: int, k: int) -> None:
-    vector = ROOFLINE.alone(c, n, k)
+@given(st.lists(st.tuples(st.integers(0, 100_000), st.integers(0, 8192)), max_size=20))
+def test_alone_is_its_scalar_calls(several: list[tuple[int, int]]) -> None:
+    before, n = np.array(several, dtype=np.int64).reshape(-1, 2).T
+    vector = ROOFLINE.alone(before, n)
     assert vector.dtype == np.int64
-    assert vector.tolist() == [ROOFLINE.alone(c + j * n, n)[0] for j in range(k)]
+    assert vector.tolist() == [ROOFLINE.alone(*each) for each in several]
+
+
+@given(decodes=contexts, chunks=chunks)
+def test_one_step_by_itself_is_the_first_of_several(
+    decodes: list[int], chunks: list[tuple[int, int]]
+) -> None:
+    plan = plan_of(decodes=decodes, chunks=chunks)
+    assert ROOFLINE.duration(plan) == ROOFLINE.durations(plan, 3)[0]
 
 
 @given(c=st.integers(0, 100_000), n=st.integers(1, 8192), host_ns=st.integers(0, 10**7))
 def test_a_step_of_one_chunk_is_the_chunk_alone_and_the_host(c: int, n: int, host_ns: int) -> None:
     roofline = Roofline(LLAMA, H200, host_ns=host_ns)
     step = roofline.durations(plan_of(chunks=[(c, n)]), 1)
-    assert step[0] == roofline.alone(c, n)[0] + host_ns
+    assert step[0] == roofline.alone(c, n) + host_ns
 
 
 def test_no_chunk_costs_nothing() -> None:
-    assert Roofline(LLAMA, H200, host_ns=5).alone(100, 0, 3).tolist() == [0, 0, 0]
+    assert Roofline(LLAMA, H200, host_ns=5).alone(100, 0) == 0
 
 
 def test_chunks_of_one_token_are_priced_as_decodes() -> None:
@@ -116,8 +125,8 @@ def test_more_work_is_never_faster(
     before = ROOFLINE.durations(plan_of(decodes=decodes, chunks=chunks), 1)[0]
     assert ROOFLINE.durations(plan_of(decodes=decodes, chunks=[*chunks, (c, n)]), 1)[0] >= before
     assert ROOFLINE.durations(plan_of(decodes=[*decodes, c + n], chunks=chunks), 1)[0] >= before
-    assert ROOFLINE.alone(c + 1, n)[0] >= ROOFLINE.alone(c, n)[0]
-    assert ROOFLINE.alone(c, n + 1)[0] >= ROOFLINE.alone(c, n)[0]
+    assert ROOFLINE.alone(c + 1, n) >= ROOFLINE.alone(c, n)
+    assert ROOFLINE.alone(c, n + 1) >= ROOFLINE.alone(c, n)
 
 
 @given(cuts=st.lists(st.integers(1, 500), min_size=1, max_size=6))

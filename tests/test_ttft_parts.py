@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.latency import Linear, Nanoseconds, Replay
+from sim.latency import Counts, Linear, Nanoseconds, Replay
 from sim.plan import Plan
 from sim.scheduling.vllm import Limits
 from sim.ttft import PARTS
@@ -30,8 +30,11 @@ class Crooked:
     def durations(self, plan: Plan, k: int) -> Nanoseconds:
         return self.base.durations(plan, k) + self.host_ns
 
-    def alone(self, computed_before: int, n: int, k: int = 1) -> Nanoseconds:
-        return self.base.alone(computed_before, n, k) + (n % 3) * 70 if n else self.base.alone(0, 0)
+    def duration(self, plan: Plan) -> int:
+        return self.base.duration(plan) + self.host_ns
+
+    def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
+        return self.base.alone(computed_before, n) + n % 3 * 70
 
 
 def recorded(frames: Frames) -> dict[int, dict[str, int]]:

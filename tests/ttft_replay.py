@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sim.plan import Limit
-from sim.record import Event
+from sim.rows import Event
 from sim.ttft import PARTS
 from tests.served import Frames, Server
 
@@ -143,4 +143,4 @@ class _Replay:
             self.done.add(request)
 
     def alone(self, computed_before: int, n: int) -> int:
-        return int(self.server.latency.alone(computed_before, n)[0]) if n else 0
+        return int(self.server.latency.alone(computed_before, n))

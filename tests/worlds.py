@@ -21,9 +21,9 @@ from sim.executor import Simulated
 from sim.fast.vllm import FastVllm
 from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
-from sim.latency import Linear, Nanoseconds
+from sim.latency import Counts, Linear, Nanoseconds
 from sim.plan import Departure, Plan
-from sim.record import Records
+from sim.record import COLUMNS, Records
 from sim.recorder import Recorder
 from sim.request import Request
 from sim.scheduling.orders import Fcfs, Priority
@@ -85,13 +85,15 @@ class Bumpy(Linear):
     """A clock that is no straight line: some contexts cost more than longer ones."""
 
     def durations(self, plan: Plan, k: int) -> Nanoseconds:
-        straight = super().durations(plan, k)
-        if not self.per_context_token_ns:
-            return straight
-        return straight + 7919 * straight % 13
+        return self._bend(super().durations(plan, k))
 
-    def alone(self, computed_before: int, n: int, k: int = 1) -> Nanoseconds:
-        straight = super().alone(computed_before, n, k)
+    def duration(self, plan: Plan) -> int:
+        return self._bend(super().duration(plan))
+
+    def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
+        return self._bend(super().alone(computed_before, n))
+
+    def _bend(self, straight: Any) -> Any:
         return straight + 7919 * straight % 13 if self.per_context_token_ns else straight
 
 
@@ -106,12 +108,12 @@ class Outcome:
         records = self.records
         tables = {
             (name, column): values.tolist()
-            for name in (*records.tables, "step_ends")
+            for name in COLUMNS
             for column, values in records.arrays(name).items()
         }
         return {
             **tables,
-            "ids": records.ids,
+            "texts": records.texts(),
             "refused": [(request.id, reason) for request, reason in records.refused],
             "slot_ns": records.slot_ns,
             "blocks": [trail.entries for trail in self.trails],

@@ -19,7 +19,7 @@ from operator import attrgetter
 from sim.fast.group import Group
 from sim.kv.cache import Hit
 from sim.kv.paged import Paged
-from sim.plan import Admission, Chunk, Departure, Limit, Plan, Take
+from sim.plan import Admission, Chunk, Departure, Limit, Plan, Takes
 from sim.request import Sequence
 from sim.scheduling.orders import Fcfs
 from sim.scheduling.versions import VERSIONS, Rules
@@ -110,7 +110,7 @@ class FastVllm:
             steps = min(steps, self._steps_refused())
         return steps, None, plan.limit == Limit.NONE
 
-    def extend_by(self, plan: Plan, k: int) -> list[Take]:
+    def extend_by(self, plan: Plan, k: int) -> Takes:
         group, kv = self.group, self.kv
         first = group.step
         takers: list[Sequence] = []
@@ -127,7 +127,7 @@ class FastVllm:
         idle = kv.pool.idle_after(counts)
         kv.extend(takers, fillers)
         group.step = first + k - 1
-        return [Take(*take) for take in zip(offsets, counts, idle, strict=True)]
+        return Takes(offsets, counts, idle)
 
     def commit(self, plan: Plan, ended: list[Sequence]) -> list[Departure]:
         for sequence, _, _ in plan.chunks:

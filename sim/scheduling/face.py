@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from sim.kv.cache import KVCache
-from sim.plan import Departure, Plan, Take
+from sim.plan import Departure, Plan, Takes
 from sim.request import Sequence
 
 
@@ -51,7 +51,7 @@ class Scheduler(Protocol):
         nothing and is always right."""
         ...
 
-    def extend_by(self, plan: Plan, k: int) -> list[Take]:
+    def extend_by(self, plan: Plan, k: int) -> Takes:
         """The plan ran k times instead of once: count the tokens of the times before the last
         as given, and take and publish what the decodes need in the k - 1 further steps, step
         by step. Returns who took when."""
@@ -73,6 +73,5 @@ class OneStep:
     def stable_for(self, plan: Plan) -> tuple[int, int | None, bool]:
         return 1, None, True
 
-    def extend_by(self, plan: Plan, k: int) -> list[Take]:
-        assert k == 1, "nobody promised that the plan repeats"
-        return []
+    def extend_by(self, plan: Plan, k: int) -> Takes:
+        raise AssertionError("nobody promised that the plan repeats")

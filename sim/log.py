@@ -1,0 +1,173 @@
+"""What happened on one replica: bare facts, flat integers, a row each.
+
+Writing a fact down must cost next to nothing, because a run has millions of them. So the
+recorder notes only what cannot be told later, and everything a result shows is worked out of
+the facts column by column when the run is over: rows of steps (sim.rows), the slots of
+memory (sim.memory), the parts of TTFT (sim.ttft).
+
+A request's stay in the running list, from an admission to the preemption or finish that ends
+it, is called its *stay*; the first has the number 0.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+Rows = TypeVar("Rows", bound=tuple[Any, ...])
+
+NOBODY = -1
+
+
+class Decisions(NamedTuple):
+    """Plans, in the order in which they ran, each with its repetitions."""
+
+    step: Integers
+    """Number of the first of its steps."""
+    start_ns: Integers
+    limit: Integers
+    refused: Integers
+    """The request that was the queue's head and found no room, or NOBODY."""
+    refused_stays: Integers
+    """How many stays that request has behind it."""
+    running: Integers
+    waiting: Integers
+    decodes: Integers
+    context: Integers
+    """Tokens the decodes attend to in the first step."""
+    copies: Integers
+    free: Integers
+    """Free blocks of the pool during the first step, idle cached ones included;"""
+    idle: Integers
+    """these alone."""
+    steps: Integers
+    end_ns: Integers
+    last_free: Integers
+    last_idle: Integers
+    """The same during the last step."""
+    evicted: Integers
+    """Blocks evicted so far, on this replica."""
+
+
+class Takes(NamedTuple):
+    """Blocks that decodes took in the steps of a decision after its first."""
+
+    decision: Integers
+    offset: Integers
+    """The step, counted from the decision's first."""
+    blocks: Integers
+    idle: Integers
+    """Idle cached blocks afterwards."""
+
+
+class Arrivals(NamedTuple):
+    """Requests that this replica accepted."""
+
+    request: Integers
+    arrival_ns: Integers
+    prompt_tokens: Integers
+    answer_tokens: Integers
+    """As many as it will get, and"""
+    wanted_tokens: Integers
+    """as many as the trace has."""
+    priority: Integers
+
+
+class Admissions(NamedTuple):
+    """Beginnings of stays."""
+
+    decision: Integers
+    request: Integers
+    stay: Integers
+    hit_tokens: Integers
+    woken_blocks: Integers
+
+
+class Chunks(NamedTuple):
+    """Rows of plans that are no plain decodes."""
+
+    decision: Integers
+    request: Integers
+    stay: Integers
+    computed_before: Integers
+    tokens: Integers
+    completes: Integers
+    """1 where it computes the last token there is, so that the step gives another."""
+
+
+class Departures(NamedTuple):
+    """Ends of stays, by preemption or because the answer is complete."""
+
+    decision: Integers
+    """Whose plan preempted it, or whose last step completed it."""
+    request: Integers
+    stay: Integers
+    computed: Integers
+    shared_blocks: Integers
+    """Blocks of it that others go on holding."""
+    generated: Integers
+    finished: Integers
+    """1, or 0 for a preemption."""
+
+
+class Pauses(NamedTuple):
+    """Decodes that a plan left out (1), and that were there again (0)."""
+
+    decision: Integers
+    request: Integers
+    stay: Integers
+    paused: Integers
+
+
+class Facts(NamedTuple):
+    """All that is known of one replica when a run is over."""
+
+    num_blocks: int
+    block_size: int
+    decisions: Decisions
+    step_ends: Integers
+    takes: Takes
+    arrivals: Arrivals
+    admissions: Admissions
+    chunks: Chunks
+    departures: Departures
+    pauses: Pauses
+
+
+class Log:
+    """Where a replica's facts are noted: each attribute takes the integers of a row, in the
+    order of the class of the same name; takes come by column."""
+
+    def __init__(self) -> None:
+        self.decisions = array("q")
+        self.step_ends = array("q")
+        self.takes = [array("q") for _ in Takes._fields]
+        self.arrivals = array("q")
+        self.admissions = array("q")
+        self.chunks = array("q")
+        self.departures = array("q")
+        self.pauses = array("q")
+
+    def read(self, *, num_blocks: int, block_size: int) -> Facts:
+        """The facts by column."""
+        return Facts(
+            num_blocks=num_blocks,
+            block_size=block_size,
+            decisions=_columns(Decisions, self.decisions),
+            step_ends=np.array(self.step_ends, dtype=np.int64),
+            takes=Takes(*(np.array(column, dtype=np.int64) for column in self.takes)),
+            arrivals=_columns(Arrivals, self.arrivals),
+            admissions=_columns(Admissions, self.admissions),
+            chunks=_columns(Chunks, self.chunks),
+            departures=_columns(Departures, self.departures),
+            pauses=_columns(Pauses, self.pauses),
+        )
+
+
+def _columns(kind: type[Rows], flat: array[int]) -> Rows:
+    rows = np.array(flat, dtype=np.int64).reshape(-1, len(kind._fields))  # type: ignore[attr-defined]
+    return kind(*rows.T.copy())
