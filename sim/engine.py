@@ -120,7 +120,8 @@ class Engine:
             end_ns = now_ns + self._executor.run_once(plan)
             self._run(_Stretch(plan, now_ns, end_ns, None, False))
             return
-        ends_ns = self._executor.run(plan, k).cumsum() + now_ns
+        ends_ns = self._executor.run(plan, k).cumsum()
+        ends_ns += now_ns
         if until_ns is not None:
             ends_ns = ends_ns[: 1 + ends_ns.searchsorted(until_ns)]
         self._run(_Stretch(plan, now_ns, int(ends_ns[-1]), ends_ns, cut_on_arrival))

@@ -79,7 +79,9 @@ class Linear:
 
     def durations(self, plan: Plan, k: int) -> Nanoseconds:
         growth = self.per_context_token_ns * len(plan.decodes)
-        return self._first_ns(plan) + growth * _STEPS[:k]
+        durations = growth * _STEPS[:k]
+        durations += self._first_ns(plan)
+        return durations
 
     def duration(self, plan: Plan) -> int:
         return self._first_ns(plan)

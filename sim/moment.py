@@ -25,6 +25,11 @@ _REPLICAS = 1 << 20
 class Moment(simpy.Event):
     """Calls `action` with itself at `at_ns`, which must not lie in the past."""
 
+    # As in a simpy.Timeout: an event that has its value when it is scheduled.
+    _value = None
+    _ok = True
+    _defused = False
+
     def __init__(
         self,
         env: simpy.Environment,
@@ -34,11 +39,6 @@ class Moment(simpy.Event):
         kind: Kind,
         replica: int = 0,
     ) -> None:
-        # As simpy.Timeout does it: an event that has its value when it is scheduled.
         self.env = env
         self.callbacks = [action]
-        self._value = None
-        self._ok = True
-        self._defused = False
-        priority = kind * _REPLICAS + replica
-        env.schedule(self, priority=priority, delay=at_ns - env.now)  # type: ignore[arg-type]
+        env.schedule(self, kind * _REPLICAS + replica, at_ns - env.now)  # type: ignore[arg-type]

@@ -102,6 +102,13 @@ class Group:
         """Members that need a new block in this step. Not a copy."""
         return self._buckets[step % self._block_size]
 
+    def next_takers(self, steps: int) -> list[list[Sequence]]:
+        """`takers` of so many steps after the latest."""
+        at = (self.step + 1) % self._block_size
+        around = self._buckets[at:] + self._buckets[:at]
+        cycles, rest = divmod(steps, self._block_size)
+        return around * cycles + around[:rest]
+
     def fillers(self, step: int) -> list[Sequence]:
         """Members that fill a block in this step. Not a copy."""
         return self._buckets[(step + 1) % self._block_size]

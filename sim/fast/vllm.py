@@ -112,22 +112,17 @@ class FastVllm:
 
     def extend_by(self, plan: Plan, k: int) -> Takes:
         group, kv = self.group, self.kv
-        first = group.step
-        takers: list[Sequence] = []
-        counts, offsets = [], []
-        for offset in range(1, k):
-            bucket = group.takers(first + offset)
-            if bucket:
-                takers += bucket
-                counts.append(len(bucket))
-                offsets.append(offset)
+        buckets = group.next_takers(k - 1)
+        counts = [len(bucket) for bucket in buckets]
+        takers = [sequence for bucket in buckets for sequence in bucket]
         # Who fills a block in one step takes one in the next.
-        last_fillers = group.fillers(first + k - 1)
-        fillers = takers[len(group.takers(first + 1)) :] + last_fillers
-        idle = kv.pool.idle_after(counts)
+        fillers = takers[counts[0] :] + group.fillers(group.step + k - 1)
+        offsets = [offset for offset, blocks in enumerate(counts, 1) if blocks]
+        blocks = [blocks for blocks in counts if blocks]
+        takes = Takes(offsets, blocks, kv.pool.idle_after(blocks))
         kv.extend(takers, fillers)
-        group.step = first + k - 1
-        return Takes(offsets, counts, idle)
+        group.step += k - 1
+        return takes
 
     def commit(self, plan: Plan, ended: list[Sequence]) -> list[Departure]:
         for sequence, _, _ in plan.chunks:

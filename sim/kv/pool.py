@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import takewhile
+from itertools import accumulate, chain, takewhile
 from typing import Literal
 
 NULL_BLOCK = 0
@@ -114,9 +115,12 @@ class Pool:
         first, key_of = self._first, self._key
         for block, key in zip(blocks, keys, strict=True):
             key_of[block] = key
-        if first.keys().isdisjoint(keys) and len(set(keys)) == len(keys):
-            first.update(zip(keys, blocks, strict=True))
-            return
+        if first.keys().isdisjoint(keys):
+            known = len(first)
+            # Backwards: where two of them are equal, the first one stays.
+            first.update(zip(reversed(keys), reversed(blocks), strict=True))
+            if len(first) == known + len(keys):
+                return
         for block, key in zip(blocks, keys, strict=True):
             if first.setdefault(key, block) != block:
                 self._duplicates.setdefault(key, []).append(block)
@@ -153,25 +157,17 @@ class Pool:
 
     def idle_after(self, takes: list[int]) -> list[int]:
         """What `idle_cached` will be after each of these takes, if they follow one another."""
-        idle, taken, after = self.idle_cached, 0, []
         if self._free_order == "all_last":
             queue = self.queue()
-            for n in takes:
-                idle -= sum(self._key[next(queue)] is not None for _ in range(n))
-                after.append(idle)
-        else:
-            for n in takes:
-                taken += n
-                after.append(idle - max(0, taken - len(self._unkeyed)))
-        return after
+            keyed = [sum(self._key[next(queue)] is not None for _ in range(n)) for n in takes]
+            return [self.idle_cached - lost for lost in accumulate(keyed)]
+        unkeyed = len(self._unkeyed)
+        return [self.idle_cached - max(0, taken - unkeyed) for taken in accumulate(takes)]
 
     def check(self, tables: Iterable[list[int]]) -> None:
         """Raise AssertionError where the books do not balance with these block tables, which
         are all there are. O(blocks)."""
-        holders: dict[int, int] = {}
-        for table in tables:
-            for block in table:
-                holders[block] = holders.get(block, 0) + 1
+        holders = Counter(chain.from_iterable(tables))
         queued = list(self.queue())
         assert len(queued) == len(set(queued)) == self.free, "free count"
         assert holders.keys().isdisjoint(queued), "a held block is queued"
@@ -179,12 +175,13 @@ class Pool:
         assert len(holders) + self.free == self.num_blocks - 1, "a block was lost"
         shared = {block: n - 1 for block, n in holders.items() if n > 1}
         assert shared == self._more_holders, "holders"
-        assert self.idle_cached == sum(self._key[block] is not None for block in queued)
-        assert sum(self._in_ring) == self.free - len(self._unkeyed)
-        found = list(self._first.items())
-        found += [(key, block) for key, more in self._duplicates.items() for block in more]
-        keyed = {(key, block) for block, key in enumerate(self._key) if key is not None}
-        assert len(found) == len(keyed) == len(keyed & set(found)), "index and keys disagree"
+        assert self.idle_cached == len(queued) - [*map(self._key.__getitem__, queued)].count(None)
+        assert self._in_ring.count(1) == self.free - len(self._unkeyed)
+        keys = [*self._first, *(key for key, more in self._duplicates.items() for _ in more)]
+        found = [*self._first.values(), *chain.from_iterable(self._duplicates.values())]
+        assert [*map(self._key.__getitem__, found)] == keys, "the index finds other content"
+        keyed = self.num_blocks - self._key.count(None)
+        assert keyed == len(found) == len(set(found)), "keyed blocks that nobody finds"
 
     # --- the ring of idle blocks, with the null block as its sentinel
 
@@ -200,18 +197,19 @@ class Pool:
         previous[NULL_BLOCK] = last
 
     def _take_from_ring(self, n: int) -> list[int]:
-        following, in_ring, key_of = self._next, self._in_ring, self._key
-        blocks, evicted = [], []
+        following, in_ring = self._next, self._in_ring
+        blocks = []
         block = following[NULL_BLOCK]
         for _ in range(n):
             blocks.append(block)
             in_ring[block] = 0
-            if key_of[block] is not None:
-                evicted.append(block)
             block = following[block]
         following[NULL_BLOCK] = block
         self._previous[block] = NULL_BLOCK
-        self._evict(evicted)
+        if self._free_order == "all_last":
+            self._evict([block for block in blocks if self._key[block] is not None])
+        else:
+            self._evict(blocks)
         return blocks
 
     def _unlink(self, block: int) -> None:
@@ -222,12 +220,11 @@ class Pool:
 
     def _evict(self, blocks: list[int]) -> None:
         """Forget what these keyed blocks of the queue hold."""
-        first, key_of = self._first, self._key
+        first, key_of, duplicates = self._first, self._key, self._duplicates
         for block in blocks:
-            key = key_of[block]
-            assert key is not None
+            key: int = key_of[block]  # type: ignore[assignment]
             key_of[block] = None
-            if key in self._duplicates:
+            if duplicates and key in duplicates:
                 self._evict_one_of_several(key, block)
             else:
                 del first[key]
