@@ -108,18 +108,17 @@ class Roofline:
         self._pair_ns = self._pair_flop * flop_ns
         self._kv_ns = self._kv_bytes * byte_ns
 
-    def durations(self, plan: Plan, k: int) -> Nanoseconds:
-        """Durations of the plan's step and of the k - 1 that repeat it, int64[k].
+    def durations(self, plan: Plan, k: int) -> list[int]:
+        """Durations of the plan's step and of the k - 1 that repeat it.
 
         In the j-th step every decode's context is j tokens longer. The plan is not empty.
         """
-        step_ns: NDArray[np.float64] = self._step_ns(plan, len(plan.decodes) * _STEPS[:k])
-        return self.host_ns + np.rint(step_ns).astype(np.int64)
-
-    def duration(self, plan: Plan) -> int:
-        """The first of `durations`."""
-        step_ns: float = self._step_ns(plan, 0)
-        return self.host_ns + round(step_ns)
+        if k == 1:  # the same arithmetic, without an array of one
+            step_ns: float = self._step_ns(plan, 0)
+            return [self.host_ns + round(step_ns)]
+        steps_ns: NDArray[np.float64] = self._step_ns(plan, len(plan.decodes) * _STEPS[:k])
+        durations: list[int] = (self.host_ns + np.rint(steps_ns).astype(np.int64)).tolist()
+        return durations
 
     def _step_ns(self, plan: Plan, more_context: Counts) -> Any:
         """Not rounded, host time aside, with so much more context than the plan's."""

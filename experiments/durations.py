@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from experiments.errors import ConfigError, shown
-from sim.latency import Nanoseconds, Replay
+from sim.latency import Replay
 from sim.plan import Plan
 
 COLUMN = "duration_ns"
@@ -59,7 +59,7 @@ class Recording(Replay):
         super().__init__(read_durations(path), source=str(path))
         self._path = path
 
-    def durations(self, plan: Plan, k: int) -> Nanoseconds:
+    def durations(self, plan: Plan, k: int) -> list[int]:
         try:
             return super().durations(plan, k)
         except IndexError as error:

@@ -228,20 +228,19 @@ def check_latency_model(latency: LatencyModel) -> None:
     chunk by itself costs nothing where it is empty, and many are priced as each of them."""
     for chunks, contexts in (((), (17, 900)), (((0, 512),), ()), (((512, 100), (0, 1)), (5,) * 40)):
         together = latency.durations(_plan(chunks, contexts, step=0), 9)
-        assert together.dtype == np.int64
-        assert (together > 0).all(), "a step that takes no time"
+        assert all(type(duration) is int for duration in together)
+        assert min(together) > 0, "a step that takes no time"
         for j in range(len(together)):
             later = _plan(chunks, tuple(context + j for context in contexts), step=j)
             (alone,) = latency.durations(later, 1)
             assert alone == together[j], f"step {j} of a stretch costs {together[j]}, not {alone}"
-            assert latency.duration(later) == alone, "duration is not the first of durations"
     before, n = np.array([0, 64, 100, 7]), np.array([64, 64, 0, 1])
-    together = latency.alone(before, n)
-    assert together.dtype == np.int64
-    assert together.tolist() == [latency.alone(*each) for each in zip(before, n, strict=True)]
-    assert together[2] == 0, "an empty chunk costs time"
+    alone_ns = latency.alone(before, n)
+    assert alone_ns.dtype == np.int64
+    assert alone_ns.tolist() == [latency.alone(*each) for each in zip(before, n, strict=True)]
+    assert alone_ns[2] == 0, "an empty chunk costs time"
     if latency.knows_alone:
-        assert (together[[0, 1, 3]] > 0).all(), "a chunk costs no time"
+        assert (alone_ns[[0, 1, 3]] > 0).all(), "a chunk costs no time"
 
 
 def _plan(chunks: tuple[tuple[int, int], ...], contexts: tuple[int, ...], *, step: int) -> Plan:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 import simpy
 
 from sim.executor import Executor
-from sim.latency import LONGEST_STRETCH, Nanoseconds
+from sim.latency import LONGEST_STRETCH
 from sim.moment import Kind, Moment
 from sim.plan import NO_TAKES, Departure, Plan, Takes
 from sim.request import Request, Sequence
@@ -116,15 +118,11 @@ class Engine:
         k, until_ns, cut_on_arrival = scheduler.stable_for(plan)
         if k > 1:
             k = min(k, self._world.steps_left(plan), LONGEST_STRETCH)
-        if k == 1:
-            end_ns = now_ns + self._executor.run_once(plan)
-            self._run(_Stretch(plan, now_ns, end_ns, None, False))
-            return
-        ends_ns = self._executor.run(plan, k).cumsum()
-        ends_ns += now_ns
+        ends_ns = list(accumulate(self._executor.run(plan, k), initial=now_ns))
+        del ends_ns[0]
         if until_ns is not None:
-            ends_ns = ends_ns[: 1 + ends_ns.searchsorted(until_ns)]
-        self._run(_Stretch(plan, now_ns, int(ends_ns[-1]), ends_ns, cut_on_arrival))
+            del ends_ns[1 + bisect_left(ends_ns, until_ns) :]
+        self._run(_Stretch(plan, now_ns, ends_ns, cut_on_arrival))
 
     def _run(self, stretch: _Stretch) -> None:
         """Wait for the end of this stretch, and of no other."""
@@ -132,7 +130,7 @@ class Engine:
         self.events += 1
         self._stretch_end = Moment(
             self._env,
-            stretch.end_ns,
+            stretch.ends_ns[-1],
             self._end,
             kind=Kind.STEP_END,
             replica=self.replica,
@@ -140,11 +138,10 @@ class Engine:
 
     def _cut(self, stretch: _Stretch, now_ns: int) -> None:
         """End the stretch with the step that is running."""
-        assert stretch.ends_ns is not None
-        steps = 1 + int(stretch.ends_ns.searchsorted(now_ns))
+        steps = 1 + bisect_left(stretch.ends_ns, now_ns)
         if steps < len(stretch.ends_ns):
             ends_ns = stretch.ends_ns[:steps]
-            self._run(_Stretch(stretch.plan, stretch.start_ns, int(ends_ns[-1]), ends_ns, False))
+            self._run(_Stretch(stretch.plan, stretch.start_ns, ends_ns, False))
 
     def _end(self, moment: simpy.Event) -> None:
         """The stretch is over, unless it was cut: then this moment is stale."""
@@ -152,9 +149,8 @@ class Engine:
             return
         stretch, self._stretch = self._stretch, None
         assert stretch is not None
-        plan, start_ns, now_ns = stretch.plan, stretch.start_ns, stretch.end_ns
-        ends_ns = [now_ns] if stretch.ends_ns is None else stretch.ends_ns.tolist()
-        k = len(ends_ns)
+        plan, start_ns, ends_ns, _ = stretch
+        k, now_ns = len(ends_ns), ends_ns[-1]
         self.steps += k
         takes = self.scheduler.extend_by(plan, k) if k > 1 else NO_TAKES
         for observer in self._observers:
@@ -176,9 +172,8 @@ class _Stretch(NamedTuple):
 
     plan: Plan
     start_ns: int
-    end_ns: int
-    ends_ns: Nanoseconds | None
-    """When each time ends; None where it runs once, as most do under load."""
+    ends_ns: list[int]
+    """When each time ends."""
     cut_on_arrival: bool
 
 

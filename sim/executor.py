@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sim.latency import LatencyModel, Nanoseconds
+from sim.latency import LatencyModel
 from sim.plan import Plan
 
 
 class Executor(Protocol):
-    def run(self, plan: Plan, k: int) -> Nanoseconds:
-        """Run the plan up to k times, at least once; nanoseconds of each time, int64."""
-        ...
-
-    def run_once(self, plan: Plan) -> int:
-        """Run the plan; nanoseconds."""
+    def run(self, plan: Plan, k: int) -> list[int]:
+        """Run the plan up to k times, at least once; nanoseconds of each time."""
         ...
 
 
@@ -24,8 +20,5 @@ class Simulated:
     def __init__(self, latency: LatencyModel) -> None:
         self.latency = latency
 
-    def run(self, plan: Plan, k: int) -> Nanoseconds:
+    def run(self, plan: Plan, k: int) -> list[int]:
         return self.latency.durations(plan, k)
-
-    def run_once(self, plan: Plan) -> int:
-        return self.latency.duration(plan)

@@ -18,11 +18,8 @@ LONGEST_STRETCH = 1024
 
 
 class LatencyModel(Protocol):
-    """Nanoseconds for a plan.
-
-    One step is asked for by itself as `duration`, because arrays of one element are slow; it
-    is the same arithmetic, and `check_latency_model` holds it to `durations`.
-    """
+    """Nanoseconds for a plan. What is asked at once costs what it costs one by one, bit for
+    bit (`check_latency_model`)."""
 
     source: str
     """Where the numbers come from, in words a user understands; shown with every result."""
@@ -33,9 +30,9 @@ class LatencyModel(Protocol):
     knows_alone: bool
     """False where nothing is known of a chunk by itself (recorded durations)."""
 
-    def durations(self, plan: Plan, k: int) -> Nanoseconds:
-        """Durations of the plan's step and of the k - 1 that repeat it, int64[k] (or of as
-        many of them, at least one, as are known).
+    def durations(self, plan: Plan, k: int) -> list[int]:
+        """Durations of the plan's step and of the k - 1 that repeat it (or of as many of them,
+        at least one, as are known).
 
         In the j-th step (j = 0 .. k - 1) every decode's context is j tokens longer.
         Chunks are priced in every step alike: a plan with chunks is asked with k = 1
@@ -43,18 +40,11 @@ class LatencyModel(Protocol):
         """
         ...
 
-    def duration(self, plan: Plan) -> int:
-        """The first of `durations`, bit for bit."""
-        ...
-
     def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
         """Engine time of each chunk of n tokens with nothing beside it, int64, in the shape
         of the two. Without host time; 0 where n is 0.
         """
         ...
-
-
-_STEPS = np.arange(LONGEST_STRETCH, dtype=np.int64)
 
 
 class Linear:
@@ -77,22 +67,15 @@ class Linear:
             f" + {per_context_token_ns} ns per token of context"
         )
 
-    def durations(self, plan: Plan, k: int) -> Nanoseconds:
-        growth = self.per_context_token_ns * len(plan.decodes)
-        durations = growth * _STEPS[:k]
-        durations += self._first_ns(plan)
-        return durations
-
-    def duration(self, plan: Plan) -> int:
-        return self._first_ns(plan)
-
-    def _first_ns(self, plan: Plan) -> int:
+    def durations(self, plan: Plan, k: int) -> list[int]:
         decodes = plan.decodes
         tokens, context = len(decodes), decodes.context_sum
         for _, computed_before, n in plan.chunks:
             tokens += n
             context += computed_before + n
-        return self.base_ns + self.per_token_ns * tokens + self.per_context_token_ns * context
+        first = self.base_ns + self.per_token_ns * tokens + self.per_context_token_ns * context
+        growth = self.per_context_token_ns * len(decodes)
+        return list(range(first, first + k * growth, growth)) if growth else [first] * k
 
     def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
         context = computed_before + n
@@ -113,17 +96,15 @@ class Replay:
     knows_alone = False
 
     def __init__(self, recorded_ns: list[int], *, source: str) -> None:
-        self._recorded = np.asarray(recorded_ns, dtype=np.int64)
+        self._recorded_ns = recorded_ns
         self.source = f"replay of {len(recorded_ns)} recorded steps: {source}"
 
-    def durations(self, plan: Plan, k: int) -> Nanoseconds:
-        steps = self._recorded[plan.step : plan.step + k]
-        if not len(steps):
-            raise IndexError(f"step {plan.step} is beyond the {len(self._recorded)} recorded steps")
+    def durations(self, plan: Plan, k: int) -> list[int]:
+        steps = self._recorded_ns[plan.step : plan.step + k]
+        if not steps:
+            known = len(self._recorded_ns)
+            raise IndexError(f"step {plan.step} is beyond the {known} recorded steps")
         return steps
-
-    def duration(self, plan: Plan) -> int:
-        return int(self.durations(plan, 1)[0])
 
     def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
         return np.zeros(np.broadcast_shapes(np.shape(computed_before), np.shape(n)), dtype=np.int64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
 import pytest
 
 from calibrate.device import load_device
@@ -16,7 +15,7 @@ from sim.kv.cache import KVCache
 from sim.kv.paged import Paged
 from sim.kv.pool import Pool
 from sim.kv.prefix import PrefixCached
-from sim.latency import Linear, Nanoseconds, Replay
+from sim.latency import Linear, Replay
 from sim.plan import Plan
 from sim.request import Sequence
 from sim.scheduling.orders import Fcfs, Priority
@@ -115,8 +114,8 @@ def test_broken_schedulers_are_caught(scheduler: type[VllmScheduler]) -> None:
 
 
 class SlowerInStretches(Linear):
-    def durations(self, plan: Plan, k: int) -> Nanoseconds:
-        return super().durations(plan, k) + np.int64(k > 1)
+    def durations(self, plan: Plan, k: int) -> list[int]:
+        return [duration + (k > 1) for duration in super().durations(plan, k)]
 
 
 def test_broken_latency_is_caught() -> None:

@@ -10,6 +10,7 @@ have are put back one at a time, and some world must notice each of them.
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any
 
@@ -117,7 +118,7 @@ def a_step_that_preempted_repeats(patch: pytest.MonkeyPatch) -> None:
 @bug
 def a_stretch_runs_on_past_a_step_that_ends_at_an_arrival(patch: pytest.MonkeyPatch) -> None:
     def cut(self: Engine, stretch: Any, now_ns: int) -> None:
-        steps = 1 + int(stretch.ends_ns.searchsorted(now_ns, side="right"))
+        steps = 1 + bisect_right(stretch.ends_ns, now_ns)
         if steps < len(stretch.ends_ns):
             self._run(stretch._replace(ends_ns=stretch.ends_ns[:steps], cut_on_arrival=False))
 

@@ -80,8 +80,7 @@ def test_k_steps_at_once_are_k_steps_one_by_one(
         ROOFLINE.durations(plan_of(decodes=[c + j for c in decodes], chunks=chunks), 1)[0]
         for j in range(k)
     ]
-    assert at_once.dtype == np.int64
-    assert at_once.tolist() == one_by_one
+    assert at_once == one_by_one
 
 
 @given(st.lists(st.tuples(st.integers(0, 100_000), st.integers(0, 8192)), max_size=20))
@@ -90,14 +89,6 @@ def test_alone_is_its_scalar_calls(several: list[tuple[int, int]]) -> None:
     vector = ROOFLINE.alone(before, n)
     assert vector.dtype == np.int64
     assert vector.tolist() == [ROOFLINE.alone(*each) for each in several]
-
-
-@given(decodes=contexts, chunks=chunks)
-def test_one_step_by_itself_is_the_first_of_several(
-    decodes: list[int], chunks: list[tuple[int, int]]
-) -> None:
-    plan = plan_of(decodes=decodes, chunks=chunks)
-    assert ROOFLINE.duration(plan) == ROOFLINE.durations(plan, 3)[0]
 
 
 @given(c=st.integers(0, 100_000), n=st.integers(1, 8192), host_ns=st.integers(0, 10**7))
@@ -142,7 +133,7 @@ def test_kv_dtype_shrinks_the_cache_but_not_the_weights() -> None:
     growth = {}
     for dtype in ("auto", "fp8", "int8"):
         roofline = Roofline(LLAMA, H200, kv_cache_dtype=dtype)
-        growth[dtype] = int((roofline.durations(full, 1) - roofline.durations(bare, 1))[0])
+        growth[dtype] = roofline.durations(full, 1)[0] - roofline.durations(bare, 1)[0]
         assert roofline.durations(bare, 1)[0] == pytest.approx(
             ROOFLINE.durations(bare, 1)[0], rel=1e-4
         )

@@ -27,11 +27,8 @@ class Crooked:
     modelled = True
     knows_alone = True
 
-    def durations(self, plan: Plan, k: int) -> Nanoseconds:
-        return self.base.durations(plan, k) + self.host_ns
-
-    def duration(self, plan: Plan) -> int:
-        return self.base.duration(plan) + self.host_ns
+    def durations(self, plan: Plan, k: int) -> list[int]:
+        return [self.host_ns + straight for straight in self.base.durations(plan, k)]
 
     def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
         return self.base.alone(computed_before, n) + n % 3 * 70

@@ -84,11 +84,8 @@ class Trail:
 class Bumpy(Linear):
     """A clock that is no straight line: some contexts cost more than longer ones."""
 
-    def durations(self, plan: Plan, k: int) -> Nanoseconds:
-        return self._bend(super().durations(plan, k))
-
-    def duration(self, plan: Plan) -> int:
-        return self._bend(super().duration(plan))
+    def durations(self, plan: Plan, k: int) -> list[int]:
+        return [self._bend(straight) for straight in super().durations(plan, k)]
 
     def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
         return self._bend(super().alone(computed_before, n))
