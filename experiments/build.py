@@ -9,11 +9,11 @@ import simpy
 
 from calibrate.model import ModelError
 from calibrate.roofline import Roofline
-from experiments.config import LinearLatency, ReplayLatency, RooflineLatency
 from experiments.deployment import Deployment
 from experiments.durations import Recording
 from experiments.engine_config import Engine as EngineConfig
 from experiments.errors import ConfigError
+from experiments.latency_config import LinearLatency, ReplayLatency, RooflineLatency
 from sim.cluster import Cluster, LeastOutstanding, RoundRobin, Router
 from sim.engine import Engine, Observer
 from sim.executor import Simulated

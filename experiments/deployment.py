@@ -8,9 +8,10 @@ from pathlib import Path
 from calibrate.device import Device, DeviceError, load_device
 from calibrate.memory import DoesNotFit, MemoryPlan, default_limits, plan_memory
 from calibrate.model import Model, ModelError, load_model
-from experiments.config import Config, RooflineLatency
+from experiments.config import Config
 from experiments.engine_config import MOST_BLOCKS, Engine
 from experiments.errors import ConfigError
+from experiments.latency_config import RooflineLatency
 from sim.scheduling.versions import VERSIONS
 
 _UTILIZATION = {"0.19": 0.9}

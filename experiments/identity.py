@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from platform import python_version
 
-from experiments.config import ReplayLatency
 from experiments.deployment import Deployment
+from experiments.latency_config import ReplayLatency
 from experiments.tables import RESULT_SCHEMA
 
 _SOURCES = ("sim", "traces", "calibrate", "experiments")
