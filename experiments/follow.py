@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from experiments.errors import ConfigError
 from experiments.exits import exits, make_app
 
 if TYPE_CHECKING:
@@ -34,7 +35,13 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
     deployment = resolve(config)
     latency, trace = build_latency(deployment), build_trace(config)
     _check_id(request, [each.id for each in trace])
-    free_order = deployment.config.engine.kv_cache.free_order
+    kv_cache = deployment.config.engine.kv_cache
+    if kv_cache.kind != "paged":
+        raise ConfigError(
+            f"engine.kv_cache.kind: found {kv_cache.kind}; allowed: paged, since a story is told"
+            " along a block table"
+        )
+    free_order = kv_cache.free_order
     assert free_order is not None
     story = Story()
     followers = []
@@ -73,8 +80,6 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
 
 
 def _check_id(request: str, ids: list[str]) -> None:
-    from experiments.errors import ConfigError
-
     if request in set(ids):
         return
     near = difflib.get_close_matches(request, ids, cutoff=0.5)
