@@ -7,11 +7,13 @@ from experiments.exits import make_app
 from experiments.follow import follow
 from experiments.run import run
 from experiments.schema import schema
+from experiments.size import size
 from experiments.trace_cli import main as trace
 
 main = make_app(
     run,
     follow,
+    size,
     conformance,
     schema,
     name="pagesim",

@@ -117,16 +117,17 @@ def _draw_rate(
 def _draw_gaps(axes: Axes, arrival_ns: Int64, *, cv: float | None) -> None:
     """The share of gaps longer than x, and what a Poisson process of that rate would show."""
     gaps_ms = np.sort(np.diff(arrival_ns)) / 1e6
-    mean = float(gaps_ms.mean())
+    mean, together = float(gaps_ms.mean()), float((gaps_ms == 0).mean())
     longer = 1 - np.arange(1, len(gaps_ms) + 1) / len(gaps_ms)
-    shown = (gaps_ms > 0) & (longer > 0)
-    least = float(gaps_ms[shown].min()) if shown.any() else mean
-    x = np.geomspace(min(least, mean / 100), max(float(gaps_ms[-1]), mean * 7), 300)
+    lowest = min(mean / 100, float(np.quantile(gaps_ms[gaps_ms > 0], 0.01)))
+    x = np.geomspace(lowest, max(float(gaps_ms[-1]) * 1.5, mean * 7), 300)
     axes.plot(x, np.exp(-x / mean), color=_POISSON, linewidth=1.2, linestyle=(0, (4, 3)))
-    axes.step(gaps_ms[shown], longer[shown], where="post", color=_RATE, linewidth=1.5)
-    together = float((gaps_ms == 0).mean())
+    # From the left edge on, where the gaps of nothing are already counted out.
+    steps = np.append(lowest, gaps_ms[gaps_ms > lowest])
+    shares = np.append(1 - (gaps_ms <= lowest).mean(), longer[gaps_ms > lowest])
+    axes.step(steps, shares, where="post", color=_RATE, linewidth=1.5)
     said = "" if cv is None else f", CV {cv:.3g}"
-    if together:
+    if together > 0:
         said += f"; {say_share(together)} are 0"
     axes.set(
         title=f"gaps longer than x{said}; dashed: Poisson",
@@ -139,7 +140,7 @@ def _draw_gaps(axes: Axes, arrival_ns: Int64, *, cv: float | None) -> None:
     )
     axes.xaxis.set_major_locator(LogLocator(10, numticks=8))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda ms, _: say_time(ms)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: say_share(share)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share * 100:g} %"))
 
 
 def _draw_lengths(axes: Axes, statistics: Statistics, columns: Columns) -> None:
@@ -156,8 +157,7 @@ def _draw_lengths(axes: Axes, statistics: Statistics, columns: Columns) -> None:
     axes.set(title="lengths", ylabel="share of requests", xlabel="tokens", xscale="log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:,.0f}"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: say_share(share)))
-    axes.legend(loc="upper left")
-    axes.margins(y=0.35)
+    style.list_above(axes)
 
 
 def _draw_hits(axes: Axes, columns: Columns, statistics: Statistics) -> None:
