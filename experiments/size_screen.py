@@ -68,8 +68,8 @@ def _tabulate_plan(size: Size) -> Table:
 
 def _tabulate_token(sizing: Sizing) -> Table:
     """The bytes of one token, factor by factor."""
-    table = make_table("KV cache of one token")
-    table.add_column("on one GPU")
+    table = make_table("one token")
+    table.add_column("KV cache on one GPU")
     for column in ("bytes", "KiB"):
         table.add_column(column, justify="right")
     for size in sizing.sizes:
@@ -95,7 +95,8 @@ def explain_token(model: Model, spec: KVSpec) -> str:
         return f"{spec.layers} layers x {numbers} x {number}"
     numbers = f"{model.key_size} x {number}"
     if spec.scale_bytes:
-        numbers = f"({numbers} + {spec.scale_bytes} bytes scale)"
+        head_bytes = model.key_size * spec.element_bits // 8
+        numbers = f"({head_bytes} + {spec.scale_bytes} scale) bytes"
     heads = f"{spec.heads} KV head" + "s" * (spec.heads > 1)
     return f"{spec.layers} layers x 2 (K, V) x {heads} x {numbers}"
 

@@ -63,6 +63,7 @@ def download(url: str, path: Path, *, sha256: str, watch: Watch = lambda *_: Non
     except _Misplaced as error:
         raise DownloadError(f"{url}: {error}") from None
     except urllib.error.HTTPError as error:
+        error.close()
         raise DownloadError(f"{url}: the server says {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException) as error:
         raise DownloadError(_say_broken(url, part, error)) from None
@@ -94,6 +95,7 @@ def _receive(url: str, part: Path, watch: Watch) -> None:
         # Nothing lies beyond a file that is already complete, or longer than it should be.
         if error.code != _BEYOND_END or not there:
             raise
+        error.close()
         if _total(error.headers.get("Content-Range")) != there:
             raise _Misplaced("what is there does not fit the file") from None
 
