@@ -69,8 +69,8 @@ class Model:
         if self.weights is None:
             raise ModelError(
                 f"{self.name}: {self.architecture} is a mixture of experts: its memory can be"
-                " planned (`pagesim size`), but the time of its steps is not modelled; a"
-                " latency.kind that does not derive times from the model can run it"
+                " planned (`pagesim size`), but the time of its steps is not modelled;"
+                " latency.kind linear and replay can run it"
             )
         return self.weights
 

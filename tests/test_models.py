@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from calibrate.device import DeviceError, load_device
-from calibrate.model import Model, ModelError, load_model
+from calibrate.device import DeviceError, load_device, shipped_devices
+from calibrate.model import Model, ModelError, load_model, shipped_models
 from sim.kv.spec import KVSpec, resolve_kv_dtype
 
 LLAMA = {
@@ -358,3 +358,37 @@ def test_device_rates() -> None:
 def test_unknown_device_suggests() -> None:
     with pytest.raises(DeviceError, match=r"'a100'; did you mean .*A100-80GB.*Known: A100-40GB"):
         load_device("a100")
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "models.md"
+
+
+def model_row(name: str) -> str:
+    """A model's line in the reference."""
+    model = load_model(name)
+    spec = model.kv_spec("auto")
+    parameters = f"{model.parameters / 1e9:.2f} G" if model.counted else "not counted"
+    if model.latent_size is None:
+        kept = f"{spec.heads} of {model.heads} heads x {model.key_size}"
+    else:
+        kept = f"MLA, {model.latent_size} + {model.rotary_size}"
+    size = f"{spec.bytes_per_token / 1024:.4g} KiB"
+    steps = "no" if model.moe else "yes"
+    longest = f"{model.max_position_embeddings:,}"
+    return f"| {name} | {parameters} | {model.layers} | {kept} | {size} | {longest} | {steps} |"
+
+
+def test_every_model_has_a_source_and_its_line_in_the_reference() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    models = dict(shipped_models())
+    assert len(models) == 10
+    for name, config in models.items():
+        assert str(config["_source"]).startswith("https://huggingface.co/"), name
+        assert model_row(name) in page
+
+
+def test_every_device_has_its_line_in_the_reference() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for device in shipped_devices():
+        rates = f"{device.bandwidth_bytes_per_s / 1e12:g} | {device.bf16_flop_per_s / 1e12:g}"
+        assert f"| {device.name} | {device.memory_bytes / 2**30:.2f} | {rates} |" in page
