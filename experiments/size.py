@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -10,7 +9,6 @@ import typer
 from experiments.exits import exits, make_app
 
 DOES_NOT_FIT = 1
-_PIPE_COLUMNS = 100
 
 
 def size(
@@ -54,10 +52,9 @@ def size(
     Exit code 1: the model, or --users of --context tokens, does not fit.
     """
     with exits():
-        from rich.console import Console
-
         from experiments.size_screen import show_sizing
         from experiments.sizing import size_deployment
+        from experiments.terminal import open_screen
 
         engine: dict[str, object] = {
             "kv_cache_dtype": kv_cache_dtype,
@@ -76,8 +73,9 @@ def size(
             context=context,
             prefix_tokens=shared_prefix,
         )
-        screen = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
-        show_sizing(sizing, screen, context=context, users=users, prefix_tokens=shared_prefix)
+        show_sizing(
+            sizing, open_screen(), context=context, users=users, prefix_tokens=shared_prefix
+        )
     if not sizing.fits(context=context, users=users or 1):
         raise typer.Exit(DOES_NOT_FIT)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
 
     from traces.datasets import Dataset
     from traces.download import Watch
-
-_PIPE_COLUMNS = 100
 
 
 def fetch(
@@ -35,9 +32,10 @@ def fetch(
         from rich.console import Console
 
         from experiments.errors import ConfigError
+        from experiments.terminal import open_screen
         from traces.datasets import cache_folder, load_datasets
 
-        screen = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+        screen = open_screen()
         datasets = load_datasets()
         folder = cache_folder() if to is None else to
         if listed or name is None:
@@ -106,7 +104,7 @@ def _progress(dataset: Dataset, console: Console) -> Iterator[Watch]:
 
 
 def _list(datasets: list[Dataset], screen: Console, folder: Path) -> None:
-    from rich.markup import escape
+    from rich.text import Text
 
     from experiments.screen import make_table
 
@@ -120,24 +118,25 @@ def _list(datasets: list[Dataset], screen: Console, folder: Path) -> None:
     screen.print()
     for citation in dict.fromkeys(dataset.citation for dataset in datasets):
         names = ", ".join(each.name for each in datasets if each.citation == citation)
-        screen.print(f"[dim]{escape(names)}: {escape(citation)}[/]", highlight=False)
-    screen.print(
-        f"\nThey go to {folder}; a name fetches one: pagesim trace fetch {datasets[0].name}"
-    )
+        screen.print(Text(f"{names}: {citation}", "dim"))
+    usage = f"pagesim trace fetch {datasets[0].name}"
+    screen.print(Text(f"\nThey go to {folder}; a name fetches one: {usage}"))
 
 
 def _say_next(dataset: Dataset, path: Path, screen: Console) -> None:
     """In lines that can be copied: never wrapped."""
+    from rich.text import Text
+
     lines = [
-        f"[bold cyan]{path}[/]",
-        f"[dim]{dataset.about}; {dataset.licence}; {dataset.citation}[/]",
-        "next:",
-        f"  pagesim trace inspect {path}",
+        Text(str(path), "bold cyan"),
+        Text(f"{dataset.about}; {dataset.licence}; {dataset.citation}", "dim"),
+        Text(f"next:\n  pagesim trace inspect {path}"),
     ]
     if dataset.config is not None:
-        lines.append(f"  python -m experiments.run {dataset.config} --set trace.path={path}")
+        command = f"python -m experiments.run {dataset.config} --set trace.path={path}"
+        lines.append(Text(f"  {command}"))
     for line in lines:
-        screen.print(line, highlight=False, soft_wrap=True)
+        screen.print(line, soft_wrap=True)
 
 
 main = make_app(fetch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from traces.schema import Trace
     from traces.statistics import Columns
 
-_PIPE_COLUMNS = 100
 _CONFIGS = (".yaml", ".yml")
 
 
@@ -43,8 +41,10 @@ def inspect(
         from dataclasses import asdict
 
         from rich.console import Console
+        from rich.text import Text
 
         from experiments.files import complete
+        from experiments.terminal import open_screen
         from experiments.trace_screen import show_trace
         from traces.statistics import describe
 
@@ -59,11 +59,11 @@ def inspect(
 
             with complete(figure) as unfinished:
                 draw_trace(statistics, columns, unfinished)
-        screen = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+        screen = open_screen()
         show_trace(statistics, screen, form=form)
         for path in (json, figure):
             if path is not None:
-                screen.print(f"written: [bold cyan]{path}[/]", highlight=False, soft_wrap=True)
+                screen.print(Text.assemble("written: ", (str(path), "bold cyan")), soft_wrap=True)
 
 
 def _open(file: Path, kind: str) -> tuple[Trace, str]:
@@ -75,6 +75,8 @@ def _open(file: Path, kind: str) -> tuple[Trace, str]:
         from experiments.build_trace import build_trace
         from experiments.config import load_config
 
+        if kind != "auto":
+            raise ConfigError(f"--kind {kind}: {file} is a config, which says the kind itself")
         config = load_config(file)
         return build_trace(config), f"{config.trace.kind}, as {file} describes it"
     try:

@@ -268,6 +268,7 @@ def test_the_figure_of_equal_arrivals(tmp_path: Path) -> None:
         (["t.csv", "--figure", "t.pdf"], "--figure t.pdf: found '.pdf'; allowed: .png"),
         (["t.csv"], "t.csv: found no requests"),
         (["t.yaml"], "t.yaml: no such config file"),
+        (["t.yaml", "--kind", "azure"], "--kind azure: t.yaml is a config, which says the kind"),
     ],
 )
 def test_mistakes_are_one_message(
