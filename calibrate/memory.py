@@ -182,7 +182,7 @@ def plan_memory(
     block = Term(
         spec.block_bytes(block_size),
         f"{block_size} tokens x {spec.bytes_per_token} bytes ({spec.layers} layers, {spec.heads}"
-        f" heads, {spec.dtype})",
+        f" head{'s' * (spec.heads > 1)}, {spec.dtype})",
     )
     if num_gpu_blocks_override is None:
         num_blocks = max(0, available.bytes // block.bytes)
