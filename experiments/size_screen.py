@@ -26,7 +26,7 @@ def show_sizing(
     parts += ["", _tabulate_token(sizing), *_say_token(sizing), ""]
     if sizing.asked.plan is None:
         parts += [_tabulate_sequences(sizing, context), *_say_uncounted(sizing)]
-    elif sizing.asked.refusal is not None:
+    elif sizing.asked.too_large:
         parts += [_say_refusal(sizing)]
     else:
         parts += [
@@ -60,7 +60,7 @@ def _tabulate_plan(size: Size) -> Table:
     for term, count, derivation in size.plan.rows():
         shown = say_bytes(count) if term == "one block" else f"{count / _GIB:.2f}"
         table.add_row(term, shown, derivation, style="red" if count < 0 else "")
-    if size.pool is not None and not size.refusal:
+    if size.pool is not None and not size.too_large:
         tokens = size.pool.blocks * size.pool.block_size
         table.add_row("tokens", f"{tokens:,}", f"{size.pool.blocks:,} usable blocks")
     return table

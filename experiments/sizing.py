@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from calibrate.device import Device, load_device
 from calibrate.memory import DoesNotFit, MemoryPlan
@@ -12,7 +12,7 @@ from experiments.config import parse_config
 from experiments.deployment import resolve
 from experiments.engine_config import Engine
 from experiments.errors import ConfigError
-from sim.kv.spec import KVSpec, resolve_kv_dtype
+from sim.kv.spec import KVSpec
 
 COMPARED_DTYPES = ("auto", "fp8", "int8_per_token_head")
 CONTEXTS = tuple(1024 << doubling for doubling in range(8))
@@ -61,13 +61,13 @@ class Size:
     kv_cache_dtype: str
     """As a run would resolve it."""
     spec: KVSpec
-    plan: MemoryPlan | None
-    """None where the model's weights are not counted."""
-    pool: Pool | None
-    seats: int | None
-    """max_num_seqs of the run; None where it was not resolved."""
-    refusal: str | None
-    """Why a run would be refused: the model does not fit."""
+    plan: MemoryPlan | None = None
+    """None where the model's weights are not counted; so are the pool and the seats."""
+    pool: Pool | None = None
+    seats: int | None = None
+    """max_num_seqs of the run; None also where there is no run to be had."""
+    too_large: bool = False
+    """The model leaves no room for a cache: a run would be refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +113,8 @@ def size_deployment(
         raise ConfigError(
             f"shared-prefix: found {prefix_tokens}; allowed: less than the context ({context})"
         )
-    given = _parse(model, device, engine)
-    asked = resolve_kv_dtype(given.kv_cache_dtype)
+    given = parse_config(_values(model, device, engine)).engine
+    asked = given.kv_cache_dtype
     exists = [dtype for dtype in dict.fromkeys((*COMPARED_DTYPES, asked)) if _exists(loaded, dtype)]
     if asked not in exists:
         # Say why, in the words of the one who knows.
@@ -130,12 +130,8 @@ def size_deployment(
         asked=sizes[asked],
         sizes=tuple(sizes.values()),
         missing=tuple(dtype for dtype in COMPARED_DTYPES if dtype not in exists),
-        enough_gpus=_count_gpus(model, device, engine) if sizes[asked].refusal else None,
+        enough_gpus=_count_gpus(model, device, engine) if sizes[asked].too_large else None,
     )
-
-
-def _parse(model: str, device: str, engine: dict[str, object]) -> Engine:
-    return parse_config(_values(model, device, engine)).engine
 
 
 def _values(model: str, device: str, engine: dict[str, object]) -> dict[str, object]:
@@ -173,32 +169,24 @@ def _size(
     model: Model, name: str, device: str, engine: dict[str, object], prefix_tokens: int
 ) -> Size:
     config = parse_config(_values(name, device, engine))
-    spec = _spec(model, config.engine.kv_cache_dtype, config.engine)
-    given = config.engine.memory
-    plan: MemoryPlan | None = None
-    seats: int | None = None
-    refusal: str | None = None
-    if model.counted or (given.weights_bytes is not None and given.activation_bytes is not None):
-        try:
-            deployment = resolve(config)
-            plan, seats = deployment.memory, deployment.config.engine.max_num_seqs
-        except DoesNotFit as error:
-            if error.plan is None:
-                raise
-            plan, refusal = error.plan, str(error)
-    return Size(
-        kv_cache_dtype=config.engine.kv_cache_dtype,
-        spec=spec,
-        plan=plan,
-        pool=None
-        if plan is None
-        else Pool(
-            blocks=0 if refusal else plan.num_blocks - 1,
-            block_size=plan.block_size,
-            prefix_tokens=prefix_tokens if config.engine.enable_prefix_caching else 0,
-        ),
-        seats=seats,
-        refusal=refusal,
+    asked = config.engine
+    size = Size(kv_cache_dtype=asked.kv_cache_dtype, spec=_spec(model, asked.kv_cache_dtype, asked))
+    given = asked.memory.weights_bytes, asked.memory.activation_bytes
+    if not model.counted and None in given:
+        return size
+    shared = prefix_tokens if asked.enable_prefix_caching else 0
+    pool = Pool(blocks=0, block_size=asked.block_size, prefix_tokens=shared)
+    try:
+        deployment = resolve(config)
+    except DoesNotFit as error:
+        if error.plan is None:
+            raise
+        return replace(size, plan=error.plan, pool=pool, too_large=True)
+    return replace(
+        size,
+        plan=deployment.memory,
+        pool=replace(pool, blocks=deployment.num_gpu_blocks - 1),
+        seats=deployment.config.engine.max_num_seqs,
     )
 
 
