@@ -125,15 +125,18 @@ def _list(datasets: list[Dataset], screen: Console, folder: Path) -> None:
 
 def _say_next(dataset: Dataset, path: Path, screen: Console) -> None:
     """In lines that can be copied: never wrapped."""
+    from shlex import quote
+
     from rich.text import Text
 
+    file = quote(str(path))
     lines = [
         Text(str(path), "bold cyan"),
         Text(f"{dataset.about}; {dataset.licence}; {dataset.citation}", "dim"),
-        Text(f"next:\n  pagesim trace inspect {path}"),
+        Text(f"next:\n  pagesim trace inspect {file}"),
     ]
     if dataset.config is not None:
-        command = f"python -m experiments.run {dataset.config} --set trace.path={path}"
+        command = f"python -m experiments.run {dataset.config} --set trace.path={file}"
         lines.append(Text(f"  {command}"))
     for line in lines:
         screen.print(line, soft_wrap=True)
