@@ -7,16 +7,20 @@ from experiments.exits import make_app
 from experiments.follow import follow
 from experiments.run import run
 from experiments.schema import schema
+from experiments.size import size
+from experiments.trace_cli import main as trace
 
 main = make_app(
     run,
     follow,
+    size,
     conformance,
     schema,
     name="pagesim",
     help="Simulate LLM serving: replay a request trace through a scheduler and a paged KV cache.",
     no_args_is_help=True,
 )
+main.add_typer(trace)
 
 if __name__ == "__main__":
     main()

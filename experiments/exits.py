@@ -56,6 +56,10 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from calibrate.model import ModelError
     from experiments.errors import ConfigError, ResultError
     from sim.engine import Livelocked
+    from traces.download import DownloadError
     from traces.schema import TraceError
 
-    return ConfigError, ResultError, TraceError, ModelError, DeviceError, DoesNotFit, Livelocked
+    return (
+        *(ConfigError, ResultError, TraceError, DownloadError),
+        *(ModelError, DeviceError, DoesNotFit, Livelocked),
+    )
