@@ -13,8 +13,8 @@ from experiments.engine_config import Engine
 from experiments.explain import explain
 from experiments.section import Section, refuse
 from experiments.source import Source
-from experiments.trace_config import TraceFile
-from experiments.workload_config import Workload
+from experiments.transform_config import AnyTransform
+from experiments.workload_config import AnyTrace
 
 Positive = Annotated[float, Field(gt=0)]
 Efficiency = Annotated[float, Field(ge=0.001, le=1)]
@@ -69,9 +69,6 @@ class ReplayLatency(Latency):
 AnyLatency = Annotated[RooflineLatency | LinearLatency | ReplayLatency, Field(discriminator="kind")]
 
 
-AnyTrace = Annotated[Workload | TraceFile, Field(discriminator="kind")]
-
-
 class Cluster(Section):
     """How many replicas serve, and who gets the next request."""
 
@@ -99,8 +96,11 @@ class Config(Section):
     engine: Engine = Engine()
     latency: AnyLatency = RooflineLatency(kind="roofline")
     trace: AnyTrace = Field(
-        description="where requests come from; kind: chat, azure, mooncake, native or auto"
+        description="where requests come from; kind: chat, synthetic, clients, merge, or a file:"
+        " azure, mooncake, native or auto"
     )
+    transforms: list[AnyTransform] = Field(default=[])
+    """What is done to the trace, in order."""
     cluster: Cluster = Cluster()
     slo: Slo = Slo()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

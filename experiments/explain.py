@@ -40,11 +40,19 @@ def _path(details: ErrorDetails, source: Source | None) -> Keys:
     keys: list[str | int] = []
     at: object = None if source is None else source.values
     for step in details["loc"]:
-        if isinstance(at, dict) and step not in at and at.get("kind") == step:
+        if isinstance(at, dict) and step not in at and at.get("kind", step) == step:
             continue
         keys.append(step)
-        at = at.get(step) if isinstance(at, dict) else None
+        at = _inside(at, step)
     return tuple(keys)
+
+
+def _inside(value: object, step: str | int) -> object:
+    if isinstance(value, dict):
+        return value.get(step)
+    if isinstance(value, list) and isinstance(step, int) and step < len(value):
+        return value[step]
+    return None
 
 
 def _message(details: ErrorDetails) -> str:
@@ -69,6 +77,8 @@ _ALLOWED = {
     "float_type": "a number",
     "string_type": "text",
     "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "keys and values",
     "model_type": "a section of keys and values",
     "model_attributes_type": "a section of keys and values",
 }
