@@ -19,7 +19,7 @@ from experiments.results import FIGURES, Draft, RunResult, is_finished, load_res
 from experiments.tables import make_frames
 from sim.engine import Observer
 from sim.latency import LatencyModel
-from traces.schema import Trace
+from traces.schema import Trace, TraceError
 
 
 class Survey(NamedTuple):
@@ -83,6 +83,10 @@ def simulate(
 def _survey(trace: Trace) -> Survey:
     requests, last_arrival_ns = 0, 0
     for request in trace:
+        if request.n > 1:
+            found = f"request {request.id!r}, which asks for n = {request.n} answers"
+            allowed = "n = 1 (parallel sampling is not simulated yet)"
+            raise TraceError(trace.name, None, found, allowed)
         requests += 1
         last_arrival_ns = request.arrival_ns
     return Survey(requests, last_arrival_ns)

@@ -29,15 +29,15 @@ _Loader.add_implicit_resolver(
 class Source:
     """The values of one YAML file and of the overrides given beside it.
 
-    Raises ConfigError for a file that cannot be read, is no YAML, states a key twice or
+    With `text`, `path` is only what errors call it. Raises ConfigError for a file that cannot be read, is no YAML, states a key twice or
     holds no mapping.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, text: str | None = None) -> None:
         self.path = str(path)
         self._lines: dict[Keys, int] = {}
         self._overrides: dict[Keys, str] = {}
-        text = self._read()
+        text = self._read() if text is None else text
         try:
             loader = _Loader(text)
             root = loader.get_single_node()
