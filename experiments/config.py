@@ -127,5 +127,5 @@ def load_config(path: str | Path, *, overrides: Iterable[str] = ()) -> Config:
 
 def parse_config(values: Mapping[str, Any], *, source: Source | None = None) -> Config:
     """Check values as they come from YAML. Raises ConfigError, with places if `source` has them."""
-    with explain(source):
+    with explain(values, source):
         return Config.model_validate(values)

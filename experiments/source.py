@@ -29,8 +29,8 @@ _Loader.add_implicit_resolver(
 class Source:
     """The values of one YAML file and of the overrides given beside it.
 
-    With `text`, `path` is only what errors call it. Raises ConfigError for a file that cannot be read, is no YAML, states a key twice or
-    holds no mapping.
+    With `text`, `path` is only what errors call it. Raises ConfigError for a file that cannot
+    be read, is no YAML, states a key twice or holds no mapping.
     """
 
     def __init__(self, path: str | Path, *, text: str | None = None) -> None:

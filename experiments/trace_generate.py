@@ -88,9 +88,8 @@ def _check_output(out: Path, *, force: bool) -> None:
     from experiments.errors import ConfigError
 
     if not out.name.endswith(_ENDINGS):
-        raise ConfigError(
-            f"--out {out}: found {out.name!r}; allowed: a name in .jsonl or .jsonl.gz"
-        )
+        allowed = " or ".join(_ENDINGS)
+        raise ConfigError(f"--out {out}: found {out.name!r}; allowed: a name in {allowed}")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: no such folder: {out.parent}")
     if out.exists() and not force:
@@ -118,8 +117,15 @@ def _write(out: Path, requests: Iterable[Request], config: Config) -> None:
 
     errors = Console(stderr=True)
     total = None if config.transforms else getattr(config.trace, "requests", None)
-    bar = {"console": errors, "transient": True, "disable": not errors.is_terminal}
-    write_trace(out, track(requests, description=f"writing {out.name}", total=total, **bar))
+    watched = track(
+        requests,
+        description=f"writing {out.name}",
+        total=total,
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    )
+    write_trace(out, watched)
 
 
 class _Seen:
@@ -142,6 +148,8 @@ class _Seen:
         from rich import box
         from rich.table import Table
 
+        from experiments.words import say_count, say_time
+
         gaps_s = np.diff(np.array(self.arrivals_ns)) / 1e9
         span_s = float(gaps_s.sum())
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
@@ -149,16 +157,16 @@ class _Seen:
         for column in ("mean", "CV", "p50", "p99", "max"):
             table.add_column(column, justify="right")
         columns = (
-            ("gaps between arrivals [s]", gaps_s, ".3g"),
-            ("prompt [tokens]", np.array(self._prompts), ",.0f"),
-            ("answer [tokens]", np.array(self._outputs), ",.0f"),
+            ("gaps between arrivals", gaps_s * 1e3, say_time),
+            ("prompt tokens", np.array(self._prompts), say_count),
+            ("answer tokens", np.array(self._outputs), say_count),
         )
-        for label, values, form in columns:
+        for label, values, say in columns:
             if not len(values):
                 continue
             mean = values.mean()
             shown = [mean, *np.percentile(values, (50, 99)), values.max()]
-            cells = [format(float(value), form) for value in shown]
+            cells = [say(float(value)) for value in shown]
             cv = f"{values.std() / mean:.2f}" if mean else "-"
             table.add_row(label, cells[0], cv, *cells[1:])
         return table

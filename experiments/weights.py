@@ -29,14 +29,24 @@ def _as_number(key: Any) -> Any:
     return key
 
 
+def _sort(values: dict[Any, Any]) -> dict[Any, Any]:
+    """In whatever order they are written, equal mappings draw equal requests."""
+    return dict(sorted(values.items()))
+
+
 def _check_sum(weights: dict[Any, float]) -> dict[Any, float]:
     if not sum(weights.values()):
         refuse("found no weight above 0; allowed: at least one")
-    return weights
+    return _sort(weights)
 
 
 Weight = Annotated[float, Field(ge=0, le=1e9)]
-ByNumber = Annotated[dict[float, Value], Field(min_length=1), BeforeValidator(_number_keys)]
+ByNumber = Annotated[
+    dict[float, Value],
+    Field(min_length=1),
+    BeforeValidator(_number_keys),
+    AfterValidator(_sort),
+]
 """Values at numbers."""
 NumberWeights = Annotated[
     dict[int, Weight], BeforeValidator(_number_keys), AfterValidator(_check_sum)
