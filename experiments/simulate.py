@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from experiments.build import Simulation, build_latency, build_simulation, build_work
-from experiments.build_trace import build_trace
+from experiments.build_trace import build_trace, servable
 from experiments.config import Config
 from experiments.context import Context
 from experiments.deployment import Deployment, resolve
@@ -19,7 +19,7 @@ from experiments.results import FIGURES, Draft, RunResult, is_finished, load_res
 from experiments.tables import make_frames
 from sim.engine import Observer
 from sim.latency import LatencyModel
-from traces.schema import Trace, TraceError
+from traces.schema import Trace
 
 
 class Survey(NamedTuple):
@@ -82,11 +82,7 @@ def simulate(
 
 def _survey(trace: Trace) -> Survey:
     requests, last_arrival_ns = 0, 0
-    for request in trace:
-        if request.n > 1:
-            found = f"request {request.id!r}, which asks for n = {request.n} answers"
-            allowed = "n = 1 (parallel sampling is not simulated yet)"
-            raise TraceError(trace.name, None, found, allowed)
+    for request in servable(trace):
         requests += 1
         last_arrival_ns = request.arrival_ns
     return Survey(requests, last_arrival_ns)

@@ -20,16 +20,7 @@ if TYPE_CHECKING:
 
 _PIPE_COLUMNS = 100
 _ENDINGS = (".jsonl", ".jsonl.gz")
-_DEFAULT = """\
-trace:
-  kind: synthetic
-  requests: 1000
-  arrivals: {kind: poisson, rate: 5.53}
-  lengths:
-    prompt: {kind: lognormal, median: 1020, mean: 1154.7}
-    output: {kind: lognormal, median: 129, mean: 211.1}
-"""
-"""Rate and lengths of Azure's conversation trace of 2023."""
+_DEFAULT_REQUESTS = 1000
 
 
 def generate(
@@ -97,12 +88,18 @@ def _check_output(out: Path, *, force: bool) -> None:
 
 
 def _load(path: Path | None, overrides: Iterable[str]) -> Config:
+    import yaml
+
     from experiments.config import load_config, parse_config
     from experiments.source import Source
+    from experiments.workload_config import SyntheticTrace
 
     if path is not None:
         return load_config(path, overrides=overrides)
-    source = Source("the default trace", text=_DEFAULT)
+    # Spelled out, so that --set may replace any part of it.
+    default = SyntheticTrace(kind="synthetic", requests=_DEFAULT_REQUESTS)
+    values = {"trace": default.model_dump(mode="json", exclude_none=True)}
+    source = Source("the default trace", text=yaml.safe_dump(values))
     for assignment in overrides:
         source.override(assignment)
     return parse_config(source.values, source=source)

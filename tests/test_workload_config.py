@@ -14,6 +14,7 @@ import experiments.cli
 from experiments.build_trace import build_trace
 from experiments.config import load_config, parse_config
 from experiments.errors import ConfigError
+from experiments.follow import tell
 from experiments.simulate import simulate
 from sim.request import Request
 from traces.contract import check_trace
@@ -253,6 +254,8 @@ def test_a_run_refuses_several_answers(tmp_path: Path) -> None:
         " allowed: n = 1 (parallel sampling is not simulated yet)"
     )
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(TraceError, match="asks for n = 4 answers"):
+        tell(parse_config(values), request="r00000", detailed_steps=1)
 
 
 def test_a_native_trace_holds_n(tmp_path: Path) -> None:

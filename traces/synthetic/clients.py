@@ -63,7 +63,7 @@ class Population:
     """Clients that differ at random, to be drawn from a seed.
 
     Client k (from 1) has the share 1 / k**rate_skew of all requests; with the default skew
-    a tenth of 1,000 clients sends two thirds of them. CVs of gaps, and the medians of prompt
+    a tenth of 1,000 clients sends 69 %. CVs of gaps, and the medians of prompt
     lengths and means of answers, are lognormal over the clients; within a client gaps are
     gamma, prompts lognormal, answers exponential. The kinds of distribution are ServeGen's
     (its prompts also have a Pareto tail); the defaults are assumptions, around the lengths

@@ -13,7 +13,7 @@ from traces.file import TraceFile
 from traces.intake import whole_number
 from traces.reader import open_trace
 from traces.schema import Trace, TraceError
-from traces.synthetic.draws import Draws, Whole, endless
+from traces.synthetic.draws import Draws, Whole, block_sizes, endless
 from traces.synthetic.lengths import LONGEST
 
 _ALLOWED = range(1, LONGEST + 1)
@@ -84,11 +84,13 @@ class Joint:
     longest = (LONGEST, LONGEST)
 
     def pairs(self, draws: Draws) -> Iterator[tuple[int, int]]:
-        rows = [(request.prompt_tokens, request.output_tokens) for request in self.trace]
-        if not rows:
+        both = ((request.prompt_tokens, request.output_tokens) for request in self.trace)
+        pairs = np.fromiter(both, dtype=np.dtype((np.int64, 2)))
+        if not len(pairs):
             raise TraceError(self.trace.name, None, "no requests", "at least one")
         random = draws.generator("pairs")
-        return (rows[row] for row in endless(lambda size: _rows(random, len(rows), size)))
+        for size in block_sizes():
+            yield from map(tuple, pairs[_rows(random, len(pairs), size)].tolist())
 
 
 def _rows(random: np.random.Generator, count: int, size: int) -> Whole:
