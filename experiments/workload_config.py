@@ -240,9 +240,6 @@ AnyTrace = Annotated[
     Field(discriminator="kind"),
 ]
 
-for section in (Source, ReplayedArrivals, JointLengths, Traffic, SyntheticTrace):
-    section.model_rebuild()
-
 
 def check_end(trace: SyntheticTrace | ClientsTrace, *, finite: bool, timeless: bool) -> None:
     """Refuse a workload that would go on for ever."""

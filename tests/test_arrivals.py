@@ -112,6 +112,13 @@ def test_on_off_has_the_mean_rate_and_dispersion_of_theory() -> None:
     assert counts.var() / counts.mean() == pytest.approx(limit, rel=0.15)
 
 
+def test_on_off_begins_in_equilibrium() -> None:
+    """In one of ten bursts, as often as at any other time."""
+    process = OnOff(100.0, 0.0, 10.0, 90.0)
+    early = sum(next(process.arrivals_ns(Draws(seed))) < 10**8 for seed in range(300))
+    assert abs(early - 30) < 3 * (300 * 0.1 * 0.9) ** 0.5
+
+
 def test_on_off_without_a_rate_between_bursts_is_silent_there() -> None:
     gaps_s = gaps_of(OnOff(100.0, 0.0, 1.0, 50.0))
     long = gaps_s[gaps_s > 1]

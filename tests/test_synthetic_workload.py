@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from sim.request import Request
 from tests.trace_files import azure, refusal
@@ -160,6 +161,24 @@ def test_weights_are_kept() -> None:
     assert ns[4] == pytest.approx(2_000, abs=3 * (20_000 * 0.09) ** 0.5)
     assert tenants.keys() == {"a", "b"}
     assert {r.priority for r in requests} == {0, 5}
+
+
+def test_what_is_drawn_is_independent() -> None:
+    """Two quantities with one generator would go together."""
+    requests = list(workload(PLAIN, 5000))
+    columns = [
+        [r.prompt[-1][2] for r in requests],
+        [r.output_tokens for r in requests],
+        [r.prompt[0][0] for r in requests],
+        [r.tenant == "a" for r in requests],
+        [r.priority for r in requests],
+        [r.n for r in requests],
+        np.diff([0, *(r.arrival_ns for r in requests)]),
+    ]
+    correlation = stats.spearmanr(np.column_stack(columns)).statistic
+    np.fill_diagonal(correlation, 0)
+    # The largest of 21, each with a standard error of 0.014.
+    assert abs(correlation).max() < 3.5 * 5000**-0.5
 
 
 def test_fingerprints_tell_parameters_apart() -> None:

@@ -108,8 +108,9 @@ def test_equal_sections_draw_different_requests() -> None:
         for name in ("a", "b")
     ]
     assert arrivals[0] != arrivals[1]
-    thinned = built(SYNTHETIC, [{"kind": "thin", "keep": 0.5}, {"kind": "thin", "keep": 0.5}])
-    assert len(list(thinned)) < 22
+    half = {"kind": "thin", "keep": 0.5}
+    quarter = built({**SYNTHETIC, "requests": 400}, [half, half])
+    assert len(list(quarter)) == pytest.approx(100, abs=3 * 75**0.5)
 
 
 def test_the_seed_of_the_run_is_that_of_its_trace() -> None:
