@@ -65,7 +65,7 @@ def generate(
         screen = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
         screen.print(seen.tabulate())
         for what, number in trace.notes.items():
-            screen.print(f"! {what}: {number:,}", style="yellow", highlight=False)
+            screen.print(f"! {what}: {number:,}", style="yellow", highlight=False, markup=False)
         requests = len(seen.arrivals_ns)
         speed = f"{requests:,} requests in {took_s:.1f} s, {requests / took_s:,.0f} a second"
         screen.print(speed, style="dim", highlight=False)

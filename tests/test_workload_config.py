@@ -219,6 +219,14 @@ def test_what_cannot_be_done_to_a_trace_is_refused(transform: dict[str, Any], er
             },
             "trace.clients: found the name 'c0000'; allowed: another one",
         ),
+        (
+            {
+                "kind": "clients",
+                "requests": 5,
+                "clients": [{"name": "a", "arrivals": {**POISSON, "rate": 0}}],
+            },
+            "trace.clients.0.arrivals.rate: found 0",
+        ),
         ({"kind": "clients", "clients": [{"name": "a"}]}, "trace.requests: found no end"),
         (
             {"kind": "merge", "traces": [{"name": "a", "trace": {"kind": "chat", "requests": -1}}]},
