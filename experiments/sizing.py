@@ -174,7 +174,7 @@ def _size(
     given = asked.memory.weights_bytes, asked.memory.activation_bytes
     if not model.counted and None in given:
         return size
-    shared = prefix_tokens if asked.enable_prefix_caching else 0
+    shared = prefix_tokens if asked.enable_prefix_caching is not False else 0
     pool = Pool(blocks=0, block_size=asked.block_size, prefix_tokens=shared)
     try:
         deployment = resolve(config)

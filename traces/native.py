@@ -23,11 +23,13 @@ from traces.jsonl import Record, first_keys, read_records, shorten
 _REQUIRED = ("request_id", "prompt", "output_tokens", "out_stream")
 _OPTIONAL = (
     *("arrival_ns", "arrival_us", "arrival_s", "prompt_tokens"),
-    *("priority", "max_tokens", "tenant", "session"),
+    *("priority", "max_tokens", "tenant", "session", "n"),
 )
 _POSITIVE = range(1, TOKENS.stop)
 _MICROSECONDS = range(ARRIVALS.stop // 1000)
 _PRIORITIES = range(-(2**63), 2**63)
+_ANSWERS = range(1, 16_385)
+"""How many of them vLLM lets one request ask for."""
 
 
 class NativeTrace:
@@ -105,6 +107,7 @@ def _line(request: Request) -> bytes:
         "max_tokens": request.max_tokens,
         "tenant": request.tenant,
         "session": request.session,
+        "n": request.n if request.n > 1 else None,
     }
     stated = {key: value for key, value in fields.items() if value is not None}
     return json.dumps(stated, separators=(",", ":")).encode() + b"\n"
@@ -126,6 +129,7 @@ def _request(record: Record, intake: Intake) -> Request:
         priority=record.optional_whole("priority", _PRIORITIES) or 0,
         tenant=record.optional_text("tenant"),
         session=record.optional_text("session"),
+        n=record.optional_whole("n", _ANSWERS) or 1,
     )
 
 
