@@ -7,6 +7,7 @@ from experiments.exits import make_app
 from experiments.follow import follow
 from experiments.run import run
 from experiments.schema import schema
+from traces.cli import main as trace
 
 main = make_app(
     run,
@@ -17,6 +18,7 @@ main = make_app(
     help="Simulate LLM serving: replay a request trace through a scheduler and a paged KV cache.",
     no_args_is_help=True,
 )
+main.add_typer(trace)
 
 if __name__ == "__main__":
     main()

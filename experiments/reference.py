@@ -33,8 +33,13 @@ def _nested(path: str, field: Schema, parts: Schema) -> Iterator[str]:
         yield from _section(f"`{path}`", path, part)
         for key, inner in part["properties"].items():
             yield from _nested(f"{path}.{key}", inner, parts)
+    within: dict[str, Schema] = {}
     for kind, reference in field.get("discriminator", {}).get("mapping", {}).items():
-        yield from _section(f"`{path}` of kind `{kind}`", path, parts[_name(reference)])
+        part = parts[_name(reference)]
+        yield from _section(f"`{path}` of kind `{kind}`", path, part)
+        within |= part["properties"]
+    for key, inner in within.items():
+        yield from _nested(f"{path}.{key}", inner, parts)
 
 
 def _section(title: str, path: str, part: Schema) -> Iterator[str]:

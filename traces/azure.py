@@ -42,7 +42,7 @@ class AzureTrace(FileTrace):
     def rows(self) -> Iterator[Row]:
         calendar = Calendar(self.notes)
         for line, stamp, prompt_tokens, output_tokens in self._split():
-            arrival_ns = calendar.read(stamp)
+            arrival_ns = calendar.read_text(stamp)
             if arrival_ns is None:
                 found = f"TIMESTAMP = {stamp[:80]!r}"
                 if stamp == _NO_STAMP:

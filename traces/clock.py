@@ -16,6 +16,7 @@ _STAMP = re.compile(
     r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.ASCII
 )
 STAMP_FORM = "YYYY-MM-DD HH:MM:SS with up to 9 fractional digits"
+_LONGEST_NUMBER = 60
 _EPOCH = datetime(1970, 1, 1)
 _LATEST = 2**63
 """Nanoseconds from 0, either way, that a file's clock may show."""
@@ -32,8 +33,8 @@ class Clock:
         self.allowed = f"a number of {_NAMES[unit]}"
 
     def read(self, value: object) -> int | None:
-        """Nanoseconds; None where the value is no time."""
-        number = _number(value)
+        """Nanoseconds, of an int or a Decimal; None where the value is no time."""
+        number = value if type(value) is int else _finite(value)
         if number is None:
             return None
         exact = number * self._tick_ns
@@ -41,6 +42,12 @@ class Clock:
         if whole_ns != exact:
             self._notes["arrivals rounded to whole nanoseconds"] += 1
         return whole_ns if -_LATEST < whole_ns < _LATEST else None
+
+    def read_text(self, text: str) -> int | None:
+        """The same of the text of a number."""
+        # Decimal alone would take "1_000", " 7", "nan" and Arabic digits.
+        fits = len(text) <= _LONGEST_NUMBER and _NUMBER.fullmatch(text)
+        return self.read(Decimal(text)) if fits else None
 
 
 class TickClock(Clock):
@@ -62,7 +69,10 @@ class Calendar(Clock):
         self._zoned: bool | None = None
 
     def read(self, value: object) -> int | None:
-        parsed = parse_stamp(value) if isinstance(value, str) else None
+        return self.read_text(value) if isinstance(value, str) else None
+
+    def read_text(self, text: str) -> int | None:
+        parsed = parse_stamp(text)
         if parsed is None:
             return None
         time_ns, zoned = parsed
@@ -102,15 +112,8 @@ def _seconds(stamp: str, zone: str) -> int | None:
     return (moment - _EPOCH) // timedelta(seconds=1)
 
 
-def _number(value: object) -> int | Decimal | None:
-    """An int or a Decimal as JSON has them, or the text of a number."""
-    if type(value) is int:
-        return value
-    if isinstance(value, str):
-        # Decimal alone would take "1_000", " 7", "nan" and Arabic digits.
-        if len(value) > 60 or not _NUMBER.fullmatch(value):
-            return None
-        value = Decimal(value)
+def _finite(value: object) -> Decimal | None:
+    """A Decimal that is no infinity, and no number that takes seconds to write out."""
     if isinstance(value, Decimal) and value.is_finite() and value.adjusted() < 30:
         return value
     return None

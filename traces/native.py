@@ -8,9 +8,7 @@ The fields are those of the recorded vLLM runs (`trace.jsonl`), with exact nanos
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -22,6 +20,7 @@ from traces.filetrace import Compose, FileTrace
 from traces.jsonl import Record, first_keys, read_records, shorten
 from traces.ranges import ARRIVALS, INT64, PRIORITIES, TOKENS
 from traces.streams import Streams
+from traces.unfinished import writing
 
 _REQUIRED = ("request_id", "prompt", "output_tokens", "out_stream")
 _OPTIONAL = (
@@ -73,19 +72,8 @@ def write_trace(path: str | Path, requests: Iterable[Request]) -> None:
     The file appears under its name only when it is complete. Equal requests give equal
     bytes. Raises OSError where the folder cannot be written.
     """
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as raw:
-            if path.suffix == ".gz":
-                # Without a time stamp and a name in its header, equal content is equal bytes.
-                with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as zipped:
-                    zipped.writelines(map(_line, requests))
-            else:
-                raw.writelines(map(_line, requests))
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with writing(Path(path)) as file:
+        file.writelines(map(_line, requests))
 
 
 def _line(request: Request) -> bytes:

@@ -57,7 +57,7 @@ def open_trace(path: str | Path, *, kind: str = "auto", seed: int = 0, **options
     """
     if kind == "auto":
         file = TraceFile(path)
-        kind = _recognise(file)
+        kind = recognise(file)
         options = {name: value for name, value in options.items() if value}
         takes = FORMATS[kind].takes
         for name in options:
@@ -69,7 +69,8 @@ def open_trace(path: str | Path, *, kind: str = "auto", seed: int = 0, **options
     return FORMATS[kind](path, seed=seed, **options)
 
 
-def _recognise(file: TraceFile) -> str:
+def recognise(file: TraceFile) -> str:
+    """The kind of a file, by its first lines. Raises TraceError where they fit no format."""
     head = file.head()
     formats = "; ".join(f"{kind} ({reader.looks})" for kind, reader in FORMATS.items())
     if head.parquet:

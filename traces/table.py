@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Collection, Iterator
 
+from traces.clock import Clock
 from traces.file import Head, TraceFile
-from traces.jsonl import Record
+from traces.jsonl import Record, shorten
 
 
 class TableRecord(Record):
@@ -18,8 +19,16 @@ class TableRecord(Record):
     def name(self, key: str) -> str | None:
         return self.text(key) if key in self else None
 
+    def time_ns(self, key: str, clock: Clock) -> int:
+        text = str(self.fields[key])
+        time_ns = clock.read_text(text)
+        if time_ns is None:
+            raise self.error(found=f"{key} = {shorten(text)}", allowed=clock.allowed)
+        return time_ns
+
     def _integer(self, value: object) -> int | None:
-        return whole(value) if isinstance(value, str) else None
+        # pandas turns a column of counts with gaps into floats.
+        return whole(value.removesuffix(".0")) if isinstance(value, str) else None
 
 
 def whole(text: str) -> int | None:
