@@ -126,24 +126,25 @@ class ShareGptTrace(FileTrace):
     def _turns(self, record: Record, estimate: Estimate) -> list[_Turn]:
         record.require("conversations")
         turns: list[_Turn] = []
-        message = answer = 0
+        message = answer = asked = 0
         for said in record.items("conversations"):
             role, text = self._said(record, said)
-            if role in _ANSWERING and message:
-                answer += estimate.count(text)
-                continue
             if role in _ANSWERING:
-                self.notes["answers before the first message dropped"] += 1
+                if asked:
+                    answer += estimate.count(text)
+                else:
+                    self.notes["answers before the first message dropped"] += 1
                 continue
             if answer:
                 turns.append(_Turn(message, answer))
-                message = answer = 0
-            elif message and role != _SYSTEM:
-                self.notes["messages without an answer joined with the next"] += 1
+                message = answer = asked = 0
+            if role in _ASKING:
+                self.notes["messages without an answer joined with the next"] += asked
+                asked = 1
             message += estimate.count(text)
         if answer:
             turns.append(_Turn(message, answer))
-        elif message:
+        elif asked:
             self.notes["last messages without an answer dropped"] += 1
         return turns
 
