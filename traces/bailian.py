@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import ClassVar, Unpack
 
 from traces.arrange import Row
-from traces.blocks import check_block_tokens, composing_blocks, read_hash_ids
+from traces.blocks import block_row, check_block_tokens, composing_blocks
 from traces.clock import Clock
 from traces.file import Head
 from traces.filetrace import Compose, FileTrace, Options
 from traces.jsonl import Record, first_keys, read_records
-from traces.ranges import TOKENS
 from traces.streams import Streams
 
 _REQUIRED = (
@@ -64,16 +63,7 @@ class BailianTrace(FileTrace):
                 self.notes[f"requests that are not of type {self._type} left out"] += 1
                 yield None
                 continue
-            prompt_tokens = record.whole("input_length", TOKENS)
-            yield Row(
-                record.line,
-                record.time_ns("timestamp", clock),
-                record.show("timestamp"),
-                prompt_tokens,
-                record.whole("output_length", TOKENS),
-                read_hash_ids(record, prompt_tokens, block_tokens=self.block_tokens),
-                session,
-            )
+            yield block_row(record, clock, block_tokens=self.block_tokens, session=session)
 
     def composing(self, streams: Streams) -> Compose:
         return composing_blocks(streams, block_tokens=self.block_tokens)

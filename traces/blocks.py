@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from sim.request import Run
 from traces.arrange import Row
+from traces.clock import Clock
 from traces.filetrace import Compose
 from traces.jsonl import Record, shorten
-from traces.ranges import INT64, whole_number
+from traces.ranges import INT64, TOKENS, whole_number
 from traces.streams import Streams
 
 
@@ -44,6 +45,22 @@ def block_runs(
     if rest := prompt_tokens % block_tokens:
         runs[-1] = (runs[-1][0], 0, rest)
     return tuple(runs)
+
+
+def block_row(
+    record: Record, clock: Clock, *, block_tokens: int, session: str | None = None
+) -> Row:
+    """A row with the fields timestamp, input_length, output_length and hash_ids."""
+    prompt_tokens = record.whole("input_length", TOKENS)
+    return Row(
+        record.line,
+        record.time_ns("timestamp", clock),
+        record.show("timestamp"),
+        prompt_tokens,
+        record.whole("output_length", TOKENS),
+        read_hash_ids(record, prompt_tokens, block_tokens=block_tokens),
+        session,
+    )
 
 
 def composing_blocks(streams: Streams, *, block_tokens: int) -> Compose:

@@ -126,7 +126,8 @@ class ShareGptTrace(FileTrace):
     def _turns(self, record: Record, estimate: Estimate) -> list[_Turn]:
         record.require("conversations")
         turns: list[_Turn] = []
-        message = answer = asked = 0
+        message = answer = 0
+        asked = False
         for said in record.items("conversations"):
             role, text = self._said(record, said)
             if role in _ANSWERING:
@@ -137,10 +138,12 @@ class ShareGptTrace(FileTrace):
                 continue
             if answer:
                 turns.append(_Turn(message, answer))
-                message = answer = asked = 0
+                message = answer = 0
+                asked = False
             if role in _ASKING:
-                self.notes["messages without an answer joined with the next"] += asked
-                asked = 1
+                if asked:
+                    self.notes["messages without an answer joined with the next"] += 1
+                asked = True
             message += estimate.count(text)
         if answer:
             turns.append(_Turn(message, answer))

@@ -12,7 +12,7 @@ from typing import ClassVar, Unpack
 
 from sim.request import Run
 from traces.arrange import Row
-from traces.blocks import check_block_tokens, composing_blocks, read_hash_ids
+from traces.blocks import block_row, check_block_tokens, composing_blocks
 from traces.clock import TickClock
 from traces.file import Head
 from traces.filetrace import Compose, FileTrace, Options
@@ -127,15 +127,7 @@ class TimedTrace(FileTrace):
         clock = TickClock(self._sec_multiplier, self.notes)
         for record in read_records(self._file):
             record.require(*_TIMED)
-            prompt_tokens = record.whole("input_length", TOKENS)
-            yield Row(
-                record.line,
-                record.time_ns("timestamp", clock),
-                record.show("timestamp"),
-                prompt_tokens,
-                record.whole("output_length", TOKENS),
-                read_hash_ids(record, prompt_tokens, block_tokens=self._block_tokens),
-            )
+            yield block_row(record, clock, block_tokens=self._block_tokens)
 
     def composing(self, streams: Streams) -> Compose:
         return composing_blocks(streams, block_tokens=self._block_tokens)
