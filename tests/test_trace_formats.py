@@ -97,11 +97,14 @@ EXAMPLES: dict[str, Example] = {
             | {"hash_ids": [1089]},
             {"chat_id": 161, "parent_chat_id": 7, "timestamp": 62, "input_length": 1}
             | {"output_length": 1, "type": "search", "turn": 5, "hash_ids": [1090]},
+            {"chat_id": 162, "parent_chat_id": 160, "timestamp": 62, "input_length": 1}
+            | {"output_length": 1, "hash_ids": [7]},
         ),
         [
             Request("r00000", 0, ((0, 0, 16), (1, 0, 2)), 3, 2, session="159"),
             Request("r00001", 123_457, ((0, 0, 16),), 4, 3, session="159"),
             Request("r00002", 886_000_000, ((1, 0, 1),), 1, 4, session="7"),
+            Request("r00003", 886_000_000, ((5, 0, 1),), 1, 6, session="159"),
         ],
         {
             "turns whose parent is not in the file": 1,
@@ -274,8 +277,9 @@ def test_a_format_is_read(tmp_path: Path, kind: str) -> None:
     path = example.write(tmp_path)
     trace = open_trace(path, kind=kind, **example.given)
     assert list(trace) == example.requests
-    assert +trace.notes == example.notes
+    assert trace.notes == example.notes
     check_trace(trace)
+    assert all(one == two for one, two in zip(trace, trace, strict=True))  # both at once
     if example.told:
         recognised = open_trace(path, **example.given)
         assert recognised.kind == kind
@@ -455,7 +459,7 @@ def test_filters_count_what_they_leave_out(tmp_path: Path) -> None:
     path.write_text(EXAMPLES["bailian"].text)
     trace = open_trace(path, type="search")
     assert [request.id for request in trace] == ["r00002"]
-    assert trace.notes["requests that are not of type search left out"] == 2
+    assert trace.notes["requests that are not of type search left out"] == 3
 
 
 def test_poisson_arrivals_follow_the_seed(tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ def test_mooncake_refuses_a_row(
         ("[" * 100_000, "'[[["),
         ("[1, 2]", "[1, 2];"),
         ('{"a": ' + "9" * 5000, '\'{"a": 999'),
+        ('{"a": 1e99999999999999999999}', '\'{"a": 1e999'),
     ],
 )
 def test_a_line_that_is_no_object_is_refused(tmp_path: Path, line: str, found: str) -> None:

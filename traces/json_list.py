@@ -53,8 +53,8 @@ class _Window:
                 raise self._file.error(
                     line, found=f"no JSON ({error.msg})", allowed="a JSON list of objects"
                 ) from None
-            except RecursionError:
-                found = "values nested too deeply"
+            except (RecursionError, ValueError) as error:  # nested too deeply, or endless digits
+                found = f"no JSON that can be read ({error})"
                 raise self._file.error(self.line, found=found, allowed="objects") from None
             self.line += self._text.count("\n", self._at, end)
             self._at = end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 from traces.clock import Clock
 from traces.file import Head, TraceFile
@@ -101,7 +101,7 @@ def read_records(file: TraceFile) -> Iterator[Record]:
             continue
         try:
             value = _decode(line)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, InvalidOperation) as error:
             found = f"{shorten(line)}, which is no JSON ({error})"
             raise file.error(number, found=found, allowed="one JSON object a line") from None
         if not isinstance(value, dict):

@@ -35,7 +35,8 @@ _ARRIVALS: dict[str, dict[str, str]] = {
 """For each kind the fields of which a row has one, with their units."""
 
 Watch = Callable[[int], None]
-"""Told of each row read, and each row written, that it is one more."""
+"""Told, now and then, how many rows more were read or written."""
+_WATCHED_ROWS = 10_000
 
 
 class Sorted(NamedTuple):
@@ -60,26 +61,25 @@ def sort_trace(
 
     The arrival's field is known from the format, or named as `column`, in `time_unit` (s, ms,
     us, ns, datetime). Lines keep their bytes, a header stays the first line; `out` is gzipped
-    where its name ends in .gz, and may be the file itself. Holds 24 bytes per row. Raises
+    where its name ends in .gz, and may be the file itself. Holds some 50 bytes per row. Raises
     TraceError for a file that cannot be read, a row without arrival, and a format without
     rows or arrivals.
     """
     file = TraceFile(path)
     rows, arrivals = _read_arrivals(file, _fields(file, column, time_unit), watch)
-    with tempfile.TemporaryFile() as source:
-        # A copy: what is zipped cannot be read in any order, and `out` may be the file.
-        with file.bytes() as raw:
-            shutil.copyfileobj(raw, source)
-        starts = _line_starts(source, file)
-        ordered = rows[np.argsort(arrivals, kind="stable")]
-        # Only a header stands before the first row, but for blank lines.
-        kept = [*range(int(rows[0]) - 1), *(ordered - 1).tolist()]
-        try:
-            with writing(out) as target:
-                written = _copy(source, target, starts, kept, watch)
-        except OSError as error:
-            found = f"a place where nothing can be written ({error.strerror})"
-            raise TraceError(out, None, found, "a file in a folder that exists") from None
+    ordered = rows[np.argsort(arrivals, kind="stable")]
+    # Only a header stands before the first row, but for blank lines.
+    kept = np.concatenate([np.arange(rows[0] - 1), ordered - 1])
+    try:
+        with tempfile.TemporaryFile(dir=out.parent) as source, writing(out) as target:
+            # A copy: what is zipped cannot be read in any order, and `out` may be the file.
+            with file.bytes() as raw:
+                shutil.copyfileobj(raw, source)
+            starts = _line_starts(source, file)
+            written = _copy(source, target, starts, kept, watch)
+    except OSError as error:
+        found = f"a place where nothing can be written ({error.strerror})"
+        raise TraceError(out, None, found, "a file in a folder with room for two") from None
     moved = int((arrivals < np.maximum.accumulate(arrivals)).sum())
     return Sorted(len(rows), moved, blank=len(starts) - 1 - written)
 
@@ -107,7 +107,8 @@ def _read_arrivals(
             raise record.error(found=found, allowed=f"rows with {allowed}")
         lines.append(record.line)
         arrivals.append(record.time_ns(field, clocks[field]))
-        watch(1)
+        if len(lines) % _WATCHED_ROWS == 0:
+            watch(_WATCHED_ROWS)
     if not lines:
         raise file.error(None, found="no rows", allowed="at least one row")
     return np.array(lines, dtype=np.int64), np.array(arrivals, dtype=np.int64)
@@ -135,7 +136,11 @@ def _line_starts(source: IO[bytes], file: TraceFile) -> array[int]:
 
 
 def _copy(
-    source: IO[bytes], target: IO[bytes], starts: array[int], kept: list[int], watch: Watch
+    source: IO[bytes],
+    target: IO[bytes],
+    starts: array[int],
+    kept: NDArray[np.int64],
+    watch: Watch,
 ) -> int:
     """Write the lines kept (counted from 0) that are not blank; how many these are."""
     source.seek(0)
@@ -143,10 +148,11 @@ def _copy(
     source.seek(starts[kept[0]])
     end = b"\r\n" if source.readline().endswith(b"\r\n") else b"\n"
     written = 0
-    for index in kept:
+    for count, index in enumerate(map(int, kept), 1):
         source.seek(starts[index])
         line = source.read(starts[index + 1] - starts[index])
-        watch(1)
+        if count % _WATCHED_ROWS == 0:
+            watch(_WATCHED_ROWS)
         if line.strip():
             # The last line of a file may lack its end.
             target.write(line if line.endswith(b"\n") else line + end)
