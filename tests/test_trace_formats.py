@@ -473,6 +473,29 @@ def test_poisson_arrivals_follow_the_seed(tmp_path: Path) -> None:
     assert first.fingerprint() == again.fingerprint() != other.fingerprint()
 
 
+@pytest.mark.parametrize(
+    ("kind", "kept", "dropped"),
+    [
+        ("lengths", "XXX,1,2\n", "XXX,0,2\n"),
+        (
+            "vllm_custom",
+            '{"prompt": "a", "output_tokens": 2}\n',
+            '{"prompt": "a", "output_tokens": 0}\n',
+        ),
+    ],
+)
+def test_dropped_rows_take_no_arrivals(tmp_path: Path, kind: str, kept: str, dropped: str) -> None:
+    """The rate is that of the requests, not of the lines."""
+    header = EXAMPLES[kind].text.partition("\n")[0] + "\n" if kind == "lengths" else ""
+    path = tmp_path / "trace"
+    arrivals = []
+    for rows in (kept * 3, kept + dropped * 5 + kept * 2):
+        path.write_text(header + rows)
+        trace = open_trace(path, kind=kind, arrivals_per_second=1.0)
+        arrivals.append([request.arrival_ns for request in trace])
+    assert arrivals[0] == arrivals[1]
+
+
 SESSION: list[dict[str, Any]] = [
     {"session_id": "a", "timestamp": 100, "input_length": 10, "output_length": 4},
     {"session_id": "a", "delay": 50.5, "input_length": 3, "output_length": 2},
