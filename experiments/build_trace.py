@@ -91,7 +91,7 @@ class _Built:
                 name="clients",
             )
         options = section.model_dump(exclude={"kind", "path"})
-        return open_trace(section.path, kind=section.kind, **options)
+        return open_trace(section.path, kind=section.kind, seed=seed, **options)
 
     def _clients(self, section: ClientsTrace, *, seed: int) -> clients.ClientTraffic:
         each = {

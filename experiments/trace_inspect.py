@@ -85,8 +85,7 @@ def _open(file: Path, kind: str) -> tuple[Trace, str]:
         if kind == "auto" or kind in FORMATS:
             raise
         raise ConfigError(f"--kind: {error}") from None
-    names = [name for name, form in FORMATS.items() if form.read is type(trace)]
-    return trace, " ".join(names) or type(trace).__name__
+    return trace, trace.kind
 
 
 def _check_outputs(json: Path | None, figure: Path | None) -> None:

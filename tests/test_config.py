@@ -124,7 +124,10 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, message: s
         ),
         ({"loop": "fast", "scheduling_policy": "priority"}, "engine.loop: found 'fast'"),
         ({"scheduler": {"version": "0.30"}}, "engine.scheduler.version: found '0.30'"),
-        ({"scheduler": {"kind": "sarathi"}}, "engine.scheduler.kind: found 'sarathi'; did you mean static? Known: static, vllm"),
+        (
+            {"scheduler": {"kind": "sarathi"}},
+            "engine.scheduler.kind: found 'sarathi'; did you mean static? Known: static, vllm",
+        ),
         ({"kv_cache_dtype": "int9"}, "engine.kv_cache_dtype: found 'int9'; allowed: auto,"),
         ({"num_gpu_blocks_override": 0}, "engine.num_gpu_blocks_override: found 0"),
         ({"gpu_memory_utilization": 1.5}, "engine.gpu_memory_utilization: found 1.5"),

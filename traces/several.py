@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.request import Request
-from traces.intake import INT64
+from traces.ranges import INT64
 from traces.schema import TraceError
 
 

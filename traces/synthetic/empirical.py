@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from traces.file import TraceFile
-from traces.intake import whole_number
+from traces.ranges import whole_number
 from traces.reader import open_trace
 from traces.schema import Trace, TraceError
 from traces.synthetic.draws import Draws, Whole, block_sizes, endless
@@ -43,7 +43,7 @@ class Empirical:
         return self._file.fingerprint("empirical", column=self._column)
 
     def _read(self) -> Whole:
-        names = next(csv.reader([self._file.first_line()]), [])
+        names = next(csv.reader([self._file.head().first_line]), [])
         if self._column in names:
             rows = self._from_csv()
         elif self._column in ("prompt_tokens", "output_tokens"):

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sim.request import Request
 from traces.fingerprint import digest
-from traces.intake import ARRIVALS
+from traces.ranges import ARRIVALS
 from traces.schema import TraceError
 from traces.synthetic.draws import Draws
 from traces.synthetic.traffic import Drawn

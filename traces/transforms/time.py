@@ -8,7 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from sim.request import Request
-from traces.intake import ARRIVALS
+from traces.ranges import ARRIVALS
 from traces.schema import Trace, TraceError
 from traces.transforms.transform import Transform
 
