@@ -134,7 +134,7 @@ def build_scheduler(engine: EngineConfig, *, num_gpu_blocks: int, world: World) 
             num_gpu_blocks, block_size=engine.block_size, free_order=engine.kv_cache.free_order
         )
         if engine.loop == "fast":
-            return FastVllm(kv=paged, order=Fcfs(), limits=limits, rules=rules)
+            return FastVllm(kv=paged, order=order, limits=limits, rules=rules)
         kv = paged
     make_scheduler = StaticBatching if engine.scheduler.kind == "static" else VllmScheduler
     return make_scheduler(kv=kv, order=order, limits=limits, rules=rules)

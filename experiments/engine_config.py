@@ -151,8 +151,8 @@ class Engine(Section):
     preemption: Recompute = Recompute()
     loop: Literal["plain", "fast"] | None = None
     """How the simulator steps, with equal results: one event per step, or one per stretch of
-    equal decisions. Null: fast, except that only plain knows the policy priority, static
-    batching and contiguous caches."""
+    equal decisions. Null: fast, except that only plain knows static batching, contiguous
+    caches, and the policy priority of versions before 0.33."""
     memory: Memory = Memory()
 
     @model_validator(mode="after")
@@ -185,8 +185,9 @@ class Engine(Section):
     @property
     def only_plain(self) -> str | None:
         """What the fast loop does not know; None where it knows everything."""
-        if self.scheduling_policy == "priority":
-            return "scheduling_policy priority"
+        version = self.scheduler.version
+        if self.scheduling_policy == "priority" and VERSIONS[version].self_preemption_stops:
+            return f"scheduling_policy priority of version {version}"
         if self.scheduler.kind == "static":
             return "scheduler.kind static"
         if self.kv_cache.kind == "contiguous":

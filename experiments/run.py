@@ -77,8 +77,9 @@ def run(
 
 def _verify(config: Config) -> None:
     """Say on stderr whether both loops agree; exit code 1 where they do not."""
-    if config.engine.scheduling_policy == "priority":
-        typer.echo("Nothing to verify: priority is always run step by step.", err=True)
+    if config.engine.only_plain is not None:
+        what = config.engine.only_plain
+        typer.echo(f"Nothing to verify: {what} is always run step by step.", err=True)
         return
     from experiments.verify import verify
 

@@ -122,7 +122,17 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, message: s
             {"watermark": 0.1, "scheduler": {"version": "0.19"}},
             "engine.watermark: vLLM 0.19 has no such option",
         ),
-        ({"loop": "fast", "scheduling_policy": "priority"}, "engine.loop: found 'fast'"),
+        ({"loop": "fast", "kv_cache": "naive"}, "engine.loop: found 'fast'"),
+        ({"loop": "fast", "scheduler": "static"}, "engine.loop: found 'fast'"),
+        (
+            {"loop": "fast", "scheduling_policy": "priority", "scheduler": {"version": "0.32"}},
+            "engine.loop: found 'fast'; allowed with scheduling_policy priority of version 0.32:",
+        ),
+        (
+            {"kv_cache": "naive", "enable_prefix_caching": True},
+            "engine.enable_prefix_caching: found true; allowed with kv_cache.kind contiguous:",
+        ),
+        ({"kv_cache": "radix"}, "engine.kv_cache.kind: found 'radix'"),
         ({"scheduler": {"version": "0.30"}}, "engine.scheduler.version: found '0.30'"),
         (
             {"scheduler": {"kind": "sarathi"}},

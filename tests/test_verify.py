@@ -142,5 +142,8 @@ def test_command_line(small: list[str]) -> None:
     assert result.exit_code == 0, result.output
     assert "Verified: " in result.stderr
     result = CliRunner().invoke(main, [*args, "--set", "engine.scheduling_policy=priority"])
-    assert result.exit_code == 0
-    assert "priority is always run step by step" in result.stderr
+    assert result.exit_code == 0, result.output
+    assert "Verified: " in result.stderr
+    result = CliRunner().invoke(main, [*args, "--set", "engine.scheduler=static"])
+    assert result.exit_code == 0, result.output
+    assert "scheduler.kind static is always run step by step" in result.stderr

@@ -125,11 +125,11 @@ def serve(
     check_every: int = 1,
     scheduler: Callable[..., Any] | None = None,
 ) -> Outcome:
-    """Run a world. `fast` takes the fast scheduler where the order is FCFS."""
+    """Run a world. `fast` takes the fast scheduler where it knows the rules."""
     env = simpy.Environment()
     records = Records()
     trails, engines = [], []
-    fast = fast and not world.priority
+    fast = fast and not (world.priority and VERSIONS[world.version].self_preemption_stops)
     base_ns, per_token_ns, per_context_token_ns = world.latency
     latency = Bumpy(
         base_ns=base_ns, per_token_ns=per_token_ns, per_context_token_ns=per_context_token_ns

@@ -1,4 +1,4 @@
-"""vLLM's scheduler again, FCFS only, touching just what changed.
+"""vLLM's scheduler again, touching just what changed.
 
 Decides what `sim.scheduling.vllm` decides, bit for bit; that one is the reference to read
 first, and the law (tests/test_law.py) compares them. What is different here: decodes are not
@@ -6,8 +6,9 @@ walked (see `Group`), a refused head is not looked at again before anything can 
 for it, and `stable_for` says for how long a decision stands.
 
 That every decode computes its token in every step, whatever stands before it in the running
-list, is a theorem for FCFS: what running sequences ask for never grows, and nobody is
-admitted but with tokens that are left over.
+list, is a theorem: what running sequences ask for never grows, and nobody is admitted but
+with tokens that are left over. (Under the priority policy of vLLM before 0.33 it is none: a
+sequence that preempts itself leaves those behind it without tokens.)
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from sim.kv.cache import Hit
 from sim.kv.paged import Paged
 from sim.plan import Admission, Chunk, Departure, Limit, Plan, Takes
 from sim.request import Sequence
-from sim.scheduling.orders import Fcfs
+from sim.scheduling.orders import Order
 from sim.scheduling.versions import VERSIONS, Rules
 from sim.scheduling.vllm import Limits
 
 _ADMISSION = attrgetter("admission")
 _FOR_EVER = 1 << 62
+_CLOSED = (Limit.SEATS, Limit.TOKENS, Limit.BLOCKS, Limit.GATE)
 
 
 @dataclass(slots=True)
@@ -47,11 +49,13 @@ class _Refusal:
 
 
 class FastVllm:
-    """See `sim.scheduling.vllm.VllmScheduler`; needs FCFS and a paged cache."""
+    """See `sim.scheduling.vllm.VllmScheduler`; needs a paged cache, and the rules of 0.33 where
+    arrivals overtake."""
 
     def __init__(
-        self, *, kv: Paged, order: Fcfs, limits: Limits, rules: Rules = VERSIONS["0.33"]
+        self, *, kv: Paged, order: Order, limits: Limits, rules: Rules = VERSIONS["0.33"]
     ) -> None:
+        assert not (order.overtakes and rules.self_preemption_stops)
         self.kv = kv
         self.order = order
         self.limits = limits
@@ -108,7 +112,8 @@ class FastVllm:
         steps = self.group.steps_within(self.kv.pool.free)
         if plan.refused is not None:
             steps = min(steps, self._steps_refused())
-        return steps, None, plan.limit == Limit.NONE
+        shut = (Limit.SEATS, Limit.TOKENS) if self.order.overtakes else _CLOSED
+        return steps, None, plan.limit not in shut
 
     def extend_by(self, plan: Plan, k: int) -> Takes:
         group, kv = self.group, self.kv
@@ -146,7 +151,7 @@ class FastVllm:
 
     def _walk(self, plan: Plan, cap: int) -> int:
         """Serve those that need blocks, fill one, or are partly computed, in admission order;
-        where blocks are short, the last of the running give way. Returns the chunks' tokens.
+        where blocks are short, others give way. Returns the chunks' tokens.
 
         Decodes that do neither cannot fail; they can only be victims.
         """
@@ -164,13 +169,16 @@ class FastVllm:
                 n = min(sequence.num_tokens - sequence.computed, cap, budget)
                 assert n > 0, "a running sequence was left without tokens"
             while not self.kv.grow(sequence, n):
-                victim = next(reversed(self._running))
+                running = self.running
+                victim = running[self.order.victim(running)]
+                chunk_tokens -= _withdraw(victim, plan)
                 plan.preempted.append(self._preempt(victim))
                 if victim is sequence:
-                    return chunk_tokens
-            if sequence not in group:
-                plan.chunks.append(Chunk(sequence, sequence.computed, n))
-                chunk_tokens += n
+                    break
+            else:
+                if sequence not in group:
+                    plan.chunks.append(Chunk(sequence, sequence.computed, n))
+                    chunk_tokens += n
         return chunk_tokens
 
     def _preempt(self, victim: Sequence) -> Departure:
@@ -283,3 +291,12 @@ class FastVllm:
             admissions = [sequence.admission for sequence in members]
             assert admissions == sorted(set(admissions)), "not in admission order"
         assert len(self._running) <= self.limits.max_num_seqs
+
+
+def _withdraw(victim: Sequence, plan: Plan) -> int:
+    """Take a victim's chunk out of the plan, if it has one; returns the tokens it frees."""
+    for at, chunk in enumerate(plan.chunks):
+        if chunk.sequence is victim:
+            del plan.chunks[at]
+            return chunk.n
+    return 0

@@ -13,6 +13,9 @@ from sim.request import Sequence
 class Order(Protocol):
     """The waiting queue, and the choice of a victim when blocks run short."""
 
+    overtakes: bool
+    """Whether an arrival may become the head although others wait."""
+
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Sequence]:
@@ -42,6 +45,8 @@ class Order(Protocol):
 
 class Fcfs:
     """First come, first served; the latest admitted gives way and resumes first."""
+
+    overtakes = False
 
     def __init__(self) -> None:
         self._queue: deque[Sequence] = deque()
@@ -74,6 +79,8 @@ class Priority:
     The victim is the running sequence with the highest (priority, arrival), the first in
     the running list among equals: there the id does not count.
     """
+
+    overtakes = True
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, str, int, Sequence]] = []
