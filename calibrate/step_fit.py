@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrate.step_log import FEATURES, StepLog
-from calibrate.step_model import Curve, Prices, Seen, StepModel
+from calibrate.step_log import FEATURES, FitError, StepLog
+from calibrate.step_model import Curve, Prices, Seen
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -22,10 +22,6 @@ _FLOOR = 0.01
 """Share of the shortest measured step that every node of the curve costs at least, so that no
 step is free."""
 _FAR = 1.0
-
-
-class FitError(ValueError):
-    """Steps from which no model can be fitted; says what is lacking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +52,8 @@ class Trial:
     """The steps it did not see."""
     predicted_ns: Floats
     errors: Errors
+    outside: int
+    """How many of them are unlike any it saw: extrapolated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +125,11 @@ def contributions(prices: Prices, log: StepLog) -> dict[str, float]:
 def _try(log: StepLog, unseen: Rows) -> Trial:
     seen = np.setdiff1d(np.arange(len(log.duration_ns)), unseen)
     predicted_ns = _predict(log, _fit(log, seen))[unseen]
-    return Trial(unseen, predicted_ns, Errors.of(predicted_ns, log.duration_ns[unseen]))
+    low, high = log.features[seen].min(axis=0), log.features[seen].max(axis=0)
+    asked = log.features[unseen]
+    outside = (asked > high).any(axis=1) | (asked[:, 0] < low[0])
+    errors = Errors.of(predicted_ns, log.duration_ns[unseen])
+    return Trial(unseen, predicted_ns, errors, int(outside.sum()))
 
 
 def _predict(log: StepLog, prices: Prices) -> Floats:
@@ -143,8 +145,10 @@ def _fit(log: StepLog, rows: Rows) -> Prices:
     runs.) A step that took more than twice its prediction pulls no more than one that took
     just twice (Huber), so that a pause of the machine bends nothing.
     """
-    from scipy.optimize import nnls
-
+    try:
+        from scipy.optimize import nnls
+    except ModuleNotFoundError:
+        raise FitError("fitting needs scipy: pip install scipy") from None
     measured_ns, features = log.duration_ns[rows], log.features[rows]
     nodes = _choose_nodes(features[:, 0], log.name)
     columns = np.column_stack([_hats(features[:, 0], nodes), features[:, 1:]])
@@ -205,6 +209,6 @@ def _hats(tokens: Floats, nodes: Rows) -> Floats:
 
 
 def _look(log: StepLog) -> Seen:
-    most = dict(zip(FEATURES, log.features.max(axis=0).tolist(), strict=True))
+    most = dict(zip(FEATURES, np.ceil(log.features.max(axis=0)).tolist(), strict=True))
     known = {name: int(most[name]) if name in log.known else None for name in FEATURES[1:]}
     return Seen(tokens=(int(log.features[:, 0].min()), int(most["tokens"])), **known)

@@ -31,6 +31,10 @@ _LONGEST_NS = 10**13
 _LARGEST = 10**15
 
 
+class FitError(ValueError):
+    """Steps from which no model can be fitted; says what is lacking."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepLog:
     """Steps in the order in which they ended; every array has one entry for each."""
@@ -124,7 +128,9 @@ def read_step_log(
             lines.append(line)
             durations.append(duration_ns)
             features.extend(work)
-    known = FEATURES if _ROWS in source.at else tuple(name for name in FEATURES if name in source.at)
+    known = (
+        FEATURES if _ROWS in source.at else tuple(name for name in FEATURES if name in source.at)
+    )
     return StepLog(
         name=file.path.name,
         columns=source.called,
@@ -145,7 +151,8 @@ class _Texts:
         self._numbered = file.lines()
 
     def __iter__(self) -> Iterator[str]:
-        for self.line, text in self._numbered:
+        for line, text in self._numbered:
+            self.line = line
             yield text
 
 
@@ -223,7 +230,7 @@ def _add_up(source: _Source, text: str, line: int) -> tuple[float, ...]:
             context += computed_before + 1
         elif scheduled:
             chunks += 1
-            area += attention_area(computed_before, scheduled)
+            area += int(attention_area(computed_before, scheduled))
     return tokens, decodes, context, chunks, area
 
 

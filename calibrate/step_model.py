@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sim.plan import Plan
 
 Floats = NDArray[np.float64]
+_MOST_NS = 1e13
 _STEPS = np.arange(LONGEST_STRETCH, dtype=np.int64)
 
 
@@ -35,9 +36,7 @@ class Curve:
         """(from tokens, from ns, ns per token) of the pieces: one before each node, one after
         the last."""
         tokens, ns = self.tokens, self.ns
-        slopes = [
-            (ns[i + 1] - ns[i]) / (tokens[i + 1] - tokens[i]) for i in range(len(tokens) - 1)
-        ]
+        slopes = [(ns[i + 1] - ns[i]) / (tokens[i + 1] - tokens[i]) for i in range(len(tokens) - 1)]
         chord = (ns[-1] - ns[0]) / (tokens[-1] - tokens[0])
         starts = [float(tokens[0]), *map(float, tokens)]
         return starts, [ns[0], *ns], [0.0, *slopes, max(0.0, chord)]
@@ -64,6 +63,17 @@ class Prices:
     context_token_ns: float
     chunk_ns: float
     pair_ns: float
+
+    def check(self) -> None:
+        """Raise ValueError for prices under which a step might take no time, or for ever."""
+        tokens, ns = self.curve.tokens, self.curve.ns
+        if len(tokens) < 2 or list(tokens) != sorted(set(tokens)) or tokens[0] < 1:
+            raise ValueError(f"found the nodes {tokens}; allowed: two or more, rising from 1")
+        if len(ns) != len(tokens) or not all(0 < each <= _MOST_NS for each in ns):
+            raise ValueError(f"found the times {ns}; allowed: above 0 ns, one for each node")
+        for name in ("decode_ns", "context_token_ns", "chunk_ns", "pair_ns"):
+            if not 0 <= getattr(self, name) <= _MOST_NS:
+                raise ValueError(f"{name}: found {getattr(self, name)}; allowed: 0 ns or more")
 
     def engine_ns(
         self, tokens: Counts, decodes: Counts, context: Counts, chunks: Counts, area: Counts
@@ -127,7 +137,7 @@ class StepModel:
                 context += computed_before + 1
             else:
                 chunks += 1
-                area += attention_area(computed_before, n)
+                area += int(attention_area(computed_before, n))
         self._count(k, (tokens, decodes, chunks, area))
         self._count_context(k, context, growth)
         piece = bisect_right(self._nodes, tokens)

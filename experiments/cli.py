@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from experiments.calibrate_cli import main as calibrate
 from experiments.conformance import conformance
 from experiments.exits import make_app
 from experiments.follow import follow
@@ -17,6 +18,7 @@ main = make_app(
     help="Simulate LLM serving: replay a request trace through a scheduler and a paged KV cache.",
     no_args_is_help=True,
 )
+main.add_typer(calibrate)
 
 if __name__ == "__main__":
     main()

@@ -54,8 +54,18 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from calibrate.device import DeviceError
     from calibrate.memory import DoesNotFit
     from calibrate.model import ModelError
+    from calibrate.step_log import FitError
     from experiments.errors import ConfigError, ResultError
     from sim.engine import Livelocked
     from traces.schema import TraceError
 
-    return ConfigError, ResultError, TraceError, ModelError, DeviceError, DoesNotFit, Livelocked
+    return (
+        ConfigError,
+        ResultError,
+        TraceError,
+        ModelError,
+        DeviceError,
+        DoesNotFit,
+        FitError,
+        Livelocked,
+    )
