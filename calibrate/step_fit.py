@@ -141,7 +141,7 @@ def _fit(log: StepLog, rows: Rows) -> Prices:
     """Non-negative least squares of relative errors.
 
     A step weighs 1 / its predicted duration, found in rounds. (1 / measured would favour
-    steps that happened to be fast, and the clock would run fast: by 2 to 4 % on the recorded
+    steps that happened to be fast, and the clock would run fast: by 2 % on the recorded
     runs.) A step that took more than twice its prediction pulls no more than one that took
     just twice (Huber), so that a pause of the machine bends nothing.
     """

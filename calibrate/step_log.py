@@ -29,6 +29,7 @@ _KNOWN = {"start_s": "sched_begin_s", "end_s": "update_end_s"}
 """What recorded runs of vLLM call them (docs/guides/compare-with-real-vllm.md)."""
 _LONGEST_NS = 10**13
 _LARGEST = 10**15
+_MOST_TOKENS = 10**9
 
 
 class FitError(ValueError):
@@ -203,9 +204,18 @@ def _read_work(source: _Source, row: list[str], line: int) -> tuple[float, ...]:
     """The FEATURES of a step."""
     if _ROWS in source.at:
         return _add_up(source, row[source.at[_ROWS]], line)
-    return tuple(
+    work = [
         float(source.number(name, row, line)) if name in source.at else 0.0 for name in FEATURES
-    )
+    ]
+    tokens, decodes, context, chunks, _ = work
+    if decodes + chunks > tokens or ("decode_context" in source.at and context < decodes):
+        raise source.file.error(
+            line,
+            found=f"{tokens:g} tokens, {decodes:g} decodes with {context:g} of context, {chunks:g}"
+            " chunks",
+            allowed="a token or more for each of them, and as much context for each decode",
+        )
+    return tuple(work)
 
 
 def _add_up(source: _Source, text: str, line: int) -> tuple[float, ...]:
@@ -218,6 +228,8 @@ def _add_up(source: _Source, text: str, line: int) -> tuple[float, ...]:
         try:
             _, *_, before, n = fields
             computed_before, scheduled = int(before), int(n)
+            if not (0 <= computed_before <= _MOST_TOKENS and 0 <= scheduled <= _MOST_TOKENS):
+                raise ValueError
         except ValueError:
             raise source.file.error(
                 line,

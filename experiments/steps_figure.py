@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter, PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from calibrate.step_fit import Fit
 from calibrate.step_log import StepLog
@@ -16,7 +16,7 @@ from experiments.distribution import NS_PER_MS
 from experiments.windows import Floats
 from experiments.words import say_share, say_time
 
-_SHOWN_OFF = 0.5
+_SHOWN_OFF = 1.0
 _BANDS = 24
 _MANY = 5000
 
@@ -34,6 +34,8 @@ def draw_fit(fit: Fit, log: StepLog, path: Path) -> None:
         f"{log.name}: {len(trial.rows):,} of {len(log.duration_ns):,} steps, predicted by a model"
         " of the others; line: median of the steps around, band: 5 % to 95 %"
     )
+    if hidden := int((np.abs(off) > _SHOWN_OFF).sum()):
+        footer += f"; {hidden:,} farther off than {say_share(_SHOWN_OFF)} are not shown there"
     with style.styled():
         figure = style.begin(title, footer=footer, size=(11, 4))
         left, middle, right = figure.subplots(1, 3)
@@ -54,27 +56,28 @@ def _draw_pairs(axes: Axes, predicted_ms: Floats, measured_ms: Floats) -> None:
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
     axes.set(title="measured against predicted", xlabel="predicted", ylabel="measured")
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
         axis.set_major_formatter(lambda ms, _: say_time(ms))
         axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_off(axes: Axes, at: Floats, off: Floats, *, logarithmic: bool) -> None:
     _scatter(axes, at, off)
-    ranks = pd.Series(at).rank(method="min", pct=True)
-    bands = pd.DataFrame({"at": at, "off": off}).groupby((ranks * _BANDS).astype(int))
+    ranks = pd.Series(at).rank(method="min") - 1
+    bands = pd.DataFrame({"at": at, "off": off}).groupby(ranks * _BANDS // len(at))
     middles = bands["at"].median()
     low, median, high = (bands["off"].quantile(share) for share in (0.05, 0.5, 0.95))
     axes.fill_between(middles, low, high, color=style.DECODE, alpha=0.16, linewidth=0)
     axes.plot(middles, median, color=style.INK, linewidth=1.4)
     axes.axhline(0, color=style.QUIET, linewidth=0.8)
-    shown = max(_SHOWN_OFF, float(np.quantile(np.abs(off), 0.99)))
+    shown = min(_SHOWN_OFF, 1.1 * float(np.abs(off).max()))
     axes.set(ylim=(-shown, shown))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     if logarithmic:
         axes.set(xscale="log")
-        axes.xaxis.set_major_formatter(lambda tokens, _: f"{tokens:,.0f}")
+    axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:,.0f}")
 
 
 def _scatter(axes: Axes, x: Floats, y: Floats) -> None:
-    size = 3 if len(x) > _MANY else 9
-    axes.scatter(x, y, s=size, color=style.DECODE, alpha=0.45, linewidth=0, rasterized=True)
+    size, alpha = (3, 0.15) if len(x) > _MANY else (9, 0.45)
+    axes.scatter(x, y, s=size, color=style.DECODE, alpha=alpha, linewidth=0, rasterized=True)
