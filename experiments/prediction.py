@@ -17,6 +17,7 @@ import pandas as pd
 from experiments.build import build_simulation
 from experiments.deployment import resolve
 from experiments.distribution import NS_PER_MS
+from experiments.errors import ConfigError
 from experiments.metrics import read_latencies
 from experiments.recorded import RecordingError, read_rows, read_run, to_ns
 from experiments.tables import make_frames
@@ -44,22 +45,17 @@ def predict_run(folder: Path, latency: LatencyModel) -> list[Compared]:
     Raises RecordingError for a folder that is no recorded run with a step log, or whose
     requests lack a column.
     """
-    run = read_run(folder)
-    path = folder / "requests.csv"
     try:
-        rows = {row["id"]: row for row in read_rows(path)}
-        arrivals = {id_: to_ns(row[_ARRIVAL]) for id_, row in rows.items()}
-        measured = pd.DataFrame(
-            {
-                metric: [float(row[column]) if row[column] else None for row in rows.values()]
-                for metric, column in MEASURED.items()
-            },
-            index=list(rows),
-        )
+        run, rows = read_run(folder), read_rows(folder / "requests.csv")
+        arrivals = {row["id"]: to_ns(row[_ARRIVAL]) for row in rows}
+        measured = _read_measured(rows)
+    except ConfigError:
+        raise
     except (OSError, KeyError, ValueError) as error:
-        allowed = ", ".join((_ARRIVAL, *MEASURED.values()))
+        columns = ", ".join((_ARRIVAL, *MEASURED.values()))
         raise RecordingError(
-            f"{path}: cannot be read ({error}); allowed: {allowed} of each request, in seconds"
+            f"{folder}: cannot be predicted: found no {error}; allowed: a step log with"
+            f" requests.csv, which has {columns} in seconds"
         ) from None
     requests = [replace(request, arrival_ns=arrivals[request.id]) for request in run.requests]
     simulation = build_simulation(resolve(run.config), latency=latency)
@@ -69,6 +65,17 @@ def predict_run(folder: Path, latency: LatencyModel) -> list[Compared]:
     # Of the same requests: an answer of one token has no time per further token.
     measured = (measured * _NS_PER_S).where(predicted.reindex(measured.index).notna())
     return list(_compare(predicted, measured))
+
+
+def _read_measured(rows: list[dict[str, str]]) -> pd.DataFrame:
+    """The metrics of each request, in seconds; NaN where there is none."""
+    return pd.DataFrame(
+        {
+            metric: [float(row[column] or "nan") for row in rows]
+            for metric, column in MEASURED.items()
+        },
+        index=[row["id"] for row in rows],
+    )
 
 
 def _compare(predicted: pd.DataFrame, measured: pd.DataFrame) -> Iterator[Compared]:

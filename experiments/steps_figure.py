@@ -17,7 +17,7 @@ from experiments.windows import Floats
 from experiments.words import say_share, say_time
 
 _SHOWN_OFF = 1.0
-_BANDS = 24
+_MOST_BANDS, _STEPS_PER_BAND = 24, 18
 _MANY = 5000
 
 
@@ -64,7 +64,8 @@ def _draw_pairs(axes: Axes, predicted_ms: Floats, measured_ms: Floats) -> None:
 def _draw_off(axes: Axes, at: Floats, off: Floats, *, logarithmic: bool) -> None:
     _scatter(axes, at, off)
     ranks = pd.Series(at).rank(method="min") - 1
-    bands = pd.DataFrame({"at": at, "off": off}).groupby(ranks * _BANDS // len(at))
+    count = min(_MOST_BANDS, max(1, len(at) // _STEPS_PER_BAND))
+    bands = pd.DataFrame({"at": at, "off": off}).groupby(ranks * count // len(at))
     middles = bands["at"].median()
     low, median, high = (bands["off"].quantile(share) for share in (0.05, 0.5, 0.95))
     axes.fill_between(middles, low, high, color=style.DECODE, alpha=0.16, linewidth=0)

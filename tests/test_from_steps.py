@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -69,13 +70,16 @@ def test_the_file_says_where_it_comes_from(fitted: Path) -> None:
     model = read_step_model(fitted)
     assert model.log.steps == 464
     assert model.log.columns["reqs"] == "reqs"
-    assert model.log.sha256.startswith("5")
+    steps = (SAMPLE / "steps.csv").read_bytes()
+    assert model.log.sha256 == hashlib.sha256(steps).hexdigest()
     assert model.host_ns == 57_000
     assert model.errors.held_out_at_random.steps == 139
     assert 0.03 < model.errors.held_out_at_random.mean < 0.08
     clock = model.build()
     check_latency_model(clock)
-    assert clock.source.startswith("fitted on 464 steps of steps.csv (sha256 5")
+    assert clock.source.startswith(
+        f"fitted on 464 steps of steps.csv (sha256 {model.log.sha256[:8]})"
+    )
     assert not clock.modelled
 
 
@@ -125,10 +129,18 @@ def test_files_that_are_no_step_model(
         read_step_model(changed(fitted, tmp_path, **values))
 
 
-def test_prices_that_cannot_be(fitted: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ns", "message"),
+    [
+        (-1.0, r"changed.json: prices: found the times \(-1.0"),
+        (float("nan"), r"changed.json: prices.curve.ns.0: found nan; allowed: a finite number"),
+        ("soon", r"changed.json: prices.curve.ns.0: found 'soon'"),
+    ],
+)
+def test_prices_that_cannot_be(fitted: Path, tmp_path: Path, ns: object, message: str) -> None:
     prices = json.loads(fitted.read_text())["prices"]
-    prices["curve"]["ns"][0] = float("nan")
-    with pytest.raises(ConfigError, match=r"changed.json: prices: found the times \(nan"):
+    prices["curve"]["ns"][0] = ns
+    with pytest.raises(ConfigError, match=message):
         read_step_model(changed(fitted, tmp_path, prices=prices))
 
 
@@ -208,13 +220,16 @@ def test_a_recorded_run_is_predicted_from_its_own_steps(fitted: Path) -> None:
         assert ratio == pytest.approx(1, abs=0.09), name
 
 
-def test_a_run_without_clients_times_is_refused(fitted: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "column"), [("requests.csv", "ttft_s"), ("steps.csv", "free_blocks")]
+)
+def test_a_run_that_lacks_a_column_is_refused(
+    fitted: Path, tmp_path: Path, file: str, column: str
+) -> None:
     folder = Path(shutil.copytree(SAMPLE, tmp_path / "run"))
-    path = folder / "requests.csv"
-    path.write_text(path.read_text().replace("ttft_s", "ttft"), encoding="utf-8")
-    with pytest.raises(
-        RecordingError, match=r"requests.csv: .*'ttft_s'.*allowed: arrival_s, ttft_s"
-    ):
+    path = folder / file
+    path.write_text(path.read_text().replace(column, "gone"), encoding="utf-8")
+    with pytest.raises(RecordingError, match=f"run: cannot be predicted: found no '{column}'"):
         predict_run(folder, read_step_model(fitted).build())
 
 
