@@ -61,7 +61,9 @@ def from_steps(
         for run in replay or ():
             from experiments.prediction import predict_run
 
-            show_prediction(run.name, predict_run(run, model.build()), screen)
+            clock = model.build()
+            compared = predict_run(run, clock)
+            show_prediction(run.name, compared, screen, notes=clock.notes)
         if figure is not None:
             screen.print(f"figure: {figure}", highlight=False, soft_wrap=True)
         if out is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from rich import box
@@ -43,8 +43,11 @@ def show_fit(fit: Fit, log: StepLog, screen: Console) -> None:
     screen.print(Text(_say_spread(fit, log)))
 
 
-def show_prediction(name: str, compared: Iterable[Compared], screen: Console) -> None:
-    """What `experiments.prediction.predict_run` returns, a row for each metric."""
+def show_prediction(
+    name: str, compared: Iterable[Compared], screen: Console, *, notes: Mapping[str, int]
+) -> None:
+    """What `experiments.prediction.predict_run` returns, a row for each metric; `notes` are
+    the latency model's."""
     rows: dict[str, list[str]] = {}
     statistics = []
     for metric, statistic, predicted_ms, measured_ms in compared:
@@ -56,6 +59,8 @@ def show_prediction(name: str, compared: Iterable[Compared], screen: Console) ->
     for metric, cells in rows.items():
         table.add_row(metric.upper(), *cells)
     screen.print(Text(f"\n{name}", style="bold cyan"))
+    for what, count in notes.items():
+        screen.print(Text(f"! {what}: {count:,}", style="yellow"))
     screen.print(table)
 
 

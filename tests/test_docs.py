@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 import experiments.cli
 import experiments.conformance
 import experiments.follow
+import experiments.from_steps
 import experiments.run
 import experiments.schema
 from tests.test_rules import RULES
@@ -36,6 +37,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS: dict[tuple[str, ...], typer.Typer] = {
     ("pagesim",): experiments.cli.main,
     ("python", "-m", "experiments.run"): experiments.run.main,
+    ("python", "-m", "calibrate.from_steps"): experiments.from_steps.main,
     ("python", "-m", "experiments.follow"): experiments.follow.main,
     ("python", "-m", "experiments.conformance"): experiments.conformance.main,
     ("python", "-m", "experiments.schema"): experiments.schema.main,
