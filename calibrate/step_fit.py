@@ -22,6 +22,7 @@ _FLOOR = 0.01
 """Share of the shortest measured step that every node of the curve costs at least, so that no
 step is free."""
 _FAR = 1.0
+"""Share of its prediction by which a step may be off and still weigh in full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +183,13 @@ def _choose_nodes(tokens: Floats, name: str) -> Rows:
     low, high = int(tokens.min()), int(tokens.max())
     if low == high:
         raise FitError(
-            f"{name}: found steps of {low} tokens only; allowed: steps of different sizes"
+            f"{name}: found steps of {low} tokens only, among {len(tokens)} that were to be fitted"
+            " on; allowed: steps of different sizes"
         )
     nodes = np.array([low, *(node for node in _ladder(high) if node > low), high])
+    sizes, counts = np.unique(tokens, return_counts=True)
     while len(nodes) > 2:
-        steps = _hats(tokens, nodes).sum(axis=0)
+        steps = counts @ _hats(sizes, nodes)
         least = int(steps.argmin())
         if steps[least] >= _STEPS_PER_NODE:
             break

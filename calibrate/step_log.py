@@ -208,12 +208,13 @@ def _read_work(source: _Source, row: list[str], line: int) -> tuple[float, ...]:
         float(source.number(name, row, line)) if name in source.at else 0.0 for name in FEATURES
     ]
     tokens, decodes, context, chunks, _ = work
-    if decodes + chunks > tokens or ("decode_context" in source.at and context < decodes):
+    too_little = decodes + chunks > tokens or ("decode_context" in source.at and context < decodes)
+    if too_little or not all(each.is_integer() for each in work[:4]):
         raise source.file.error(
             line,
             found=f"{tokens:g} tokens, {decodes:g} decodes with {context:g} of context, {chunks:g}"
             " chunks",
-            allowed="a token or more for each of them, and as much context for each decode",
+            allowed="whole numbers; a token or more for each row, and of context for each decode",
         )
     return tuple(work)
 
@@ -259,11 +260,11 @@ def _find_columns(file: TraceFile, header: list[str], given: dict[str, str]) -> 
     if not called.keys() & {_ROWS, *FEATURES}:
         found = [name for name in (_ROWS, *FEATURES) if name in header]
         called |= {name: name for name in (found[:1] if _ROWS in found else found)}
-    timed = {name.rpartition("_")[0] for name in called}
+    timed = {name.rpartition("_")[0] for name in called} & set(_TIMES)
     for there, allowed in (
         (
-            "duration" in timed or {"start", "end"} <= timed,
-            "duration_ns (or _us, _ms, _s), or start_ns and end_ns, among them; --columns"
+            timed in ({"duration"}, {"start", "end"}),
+            "either duration_ns (or _us, _ms, _s), or start_ns and end_ns, among them; --columns"
             " duration_ms=NAME says what the log calls it",
         ),
         (
@@ -279,7 +280,8 @@ def _find_columns(file: TraceFile, header: list[str], given: dict[str, str]) -> 
 
 def _find_times(called: dict[str, str], header: list[str]) -> None:
     """Add the columns of times that nobody has named: durations, or else starts and ends."""
-    for quantities in (("duration",), ("start", "end")):
+    given = any(name.startswith(("start", "end")) for name in called)
+    for quantities in (("start", "end"),) if given else (("duration",), ("start", "end")):
         for quantity in quantities:
             names = [f"{quantity}_{unit}" for unit in _UNITS]
             if not called.keys() & set(names):

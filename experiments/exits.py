@@ -60,12 +60,6 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from traces.schema import TraceError
 
     return (
-        ConfigError,
-        ResultError,
-        TraceError,
-        ModelError,
-        DeviceError,
-        DoesNotFit,
-        FitError,
-        Livelocked,
+        *(ConfigError, ResultError, TraceError, FitError),
+        *(ModelError, DeviceError, DoesNotFit, Livelocked),
     )

@@ -44,33 +44,33 @@ def from_steps(
     """Fit what a step costs to an engine's own step log, and say how far that is off."""
     with exits():
         from calibrate.step_fit import fit_steps
+        from experiments.prediction import predict_run
         from experiments.step_file import Options, StepFile, digest
         from experiments.steps_screen import show_fit, show_prediction
         from experiments.terminal import open_screen
 
+        _check_figure(figure)
         steps = _read(log, columns=_pair(columns or ()), skip=skip)
         fit = fit_steps(steps, holdout=holdout, seed=seed)
         options = Options(holdout=holdout, seed=seed, skip=skip)
         model = StepFile.of(fit, steps, sha256=digest(log), options=options)
-        if out is not None:
-            model.write(out)
+        clocks = [model.build() for _ in replay or ()]
+        predictions = [predict_run(*each) for each in zip(replay or (), clocks, strict=True)]
         if figure is not None:
             _draw(fit, steps, figure)
-        screen = open_screen()
-        show_fit(fit, steps, screen)
-        for run in replay or ():
-            from experiments.prediction import predict_run
-
-            clock = model.build()
-            compared = predict_run(run, clock)
-            show_prediction(run.name, compared, screen, notes=clock.notes)
-        if figure is not None:
-            screen.print(f"figure: {figure}", highlight=False, soft_wrap=True)
-        if out is None:
-            screen.print("Not kept; --out model.json writes the model.", style="yellow")
-        else:
-            use = f"use it: latency: {{kind: steps, path: {out}}}"
-            screen.print(use, style="bold", highlight=False, markup=False, soft_wrap=True)
+        if out is not None:
+            model.write(out)
+    screen = open_screen()
+    show_fit(fit, steps, screen)
+    for run, clock, compared in zip(replay or (), clocks, predictions, strict=True):
+        show_prediction(run.name, compared, screen, notes=clock.notes)
+    if figure is not None:
+        screen.print(f"figure: {figure}", highlight=False, markup=False, soft_wrap=True)
+    if out is None:
+        screen.print("Not kept; --out model.json writes the model.", style="yellow")
+    else:
+        use = f"use it: latency: {{kind: steps, path: {out}}}"
+        screen.print(use, style="bold", highlight=False, markup=False, soft_wrap=True)
 
 
 def _read(path: Path, *, columns: dict[str, str], skip: int) -> StepLog:
@@ -107,6 +107,13 @@ def _pair(assignments: Iterable[str]) -> dict[str, str]:
             )
         pairs[ours] = theirs
     return pairs
+
+
+def _check_figure(path: Path | None) -> None:
+    from experiments.errors import ConfigError
+
+    if path is not None and path.suffix != ".png":
+        raise ConfigError(f"--figure: found {path}; allowed: a name that ends in .png")
 
 
 def _draw(fit: Fit, log: StepLog, path: Path) -> None:

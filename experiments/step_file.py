@@ -40,8 +40,8 @@ class Options(Section):
     """How the fit was asked for."""
 
     holdout: Annotated[float, Field(gt=0, lt=1)]
-    seed: Count
-    skip: Count
+    seed: Annotated[int, Field(ge=0)]
+    skip: Annotated[int, Field(ge=0)]
 
 
 class Residuals(Section):
@@ -84,27 +84,29 @@ class StepFile(Section):
 
     @classmethod
     def of(cls, fit: Fit, log: StepLog, *, sha256: str, options: Options) -> StepFile:
-        return cls(
-            format="pagesim step model 1",
-            versions=read_versions(),
-            log=Log(
-                name=log.name,
-                sha256=sha256,
-                steps=len(log.duration_ns),
-                columns=log.columns,
-                notes=dict(log.notes),
-            ),
-            fit=options,
-            prices=fit.prices,
-            host_ns=fit.host_ns,
-            seen=fit.seen,
-            errors=Judged(
-                fitted=fit.errors,
-                held_out_at_random=fit.random.errors,
-                held_out_last=fit.last.errors,
-                residuals=Residuals(**fit.residuals),
-            ),
-        )
+        """Raises ConfigError for what no log can say."""
+        with explain(None):
+            return cls(
+                format="pagesim step model 1",
+                versions=read_versions(),
+                log=Log(
+                    name=log.name,
+                    sha256=sha256,
+                    steps=len(log.duration_ns),
+                    columns=log.columns,
+                    notes=dict(log.notes),
+                ),
+                fit=options,
+                prices=fit.prices,
+                host_ns=fit.host_ns,
+                seen=fit.seen,
+                errors=Judged(
+                    fitted=fit.errors,
+                    held_out_at_random=fit.random.errors,
+                    held_out_last=fit.last.errors,
+                    residuals=Residuals(**fit.residuals),
+                ),
+            )
 
     def write(self, path: Path) -> None:
         """Raises ResultError where that cannot be done."""
@@ -116,8 +118,8 @@ class StepFile(Section):
         log, off, spread = self.log, self.errors.held_out_at_random, self.errors.residuals
         source = (
             f"fitted on {log.steps:,} steps of {log.name} (sha256 {log.sha256[:_SHOWN_DIGITS]});"
-            f" unseen ones {say_share(off.mean)} off on average, {spread.p5:+.0%} to"
-            f" {spread.p95:+.0%} (P5 to P95)"
+            f" unseen ones {say_share(off.mean)} off on average, between"
+            f" {100 * spread.p5:+.0f} % and {100 * spread.p95:+.0f} % (P5, P95)"
         )
         return StepModel(self.prices, self.seen, host_ns=self.host_ns, source=source)
 

@@ -51,7 +51,7 @@ def show_prediction(
     rows: dict[str, list[str]] = {}
     statistics = []
     for metric, statistic, predicted_ms, measured_ms in compared:
-        off = f"{predicted_ms / measured_ms - 1:+.1%}" if measured_ms else "-"
+        off = _say_off(predicted_ms / measured_ms - 1) if measured_ms else "-"
         rows.setdefault(metric, []).extend([say_time(predicted_ms), say_time(measured_ms), off])
         statistics.append(statistic)
     columns = (each for name in dict.fromkeys(statistics) for each in (name, "real", "off"))
@@ -94,8 +94,8 @@ def _warn(fit: Fit, log: StepLog) -> Iterator[str]:
         )
     elif abs(last.total) > _DRIFT:
         yield (
-            f"the last {last.steps:,} steps are {last.total:+.0%} off in sum: the machine was not"
-            " the same all the time"
+            f"the last {last.steps:,} steps are {_say_off(last.total)} off in sum: the machine or"
+            " the load changed"
         )
 
 
@@ -143,20 +143,26 @@ def _tabulate_errors(fit: Fit) -> Table:
 
 
 def _say_errors(errors: Errors) -> list[str]:
-    shares = [f"{share:.1%}" for share in (errors.mean, errors.p50, errors.p90)]
-    return [*shares, f"{errors.total:+.1%}"]
+    shares = [f"{100 * share:.1f} %" for share in (errors.mean, errors.p50, errors.p90)]
+    return [*shares, _say_off(errors.total)]
+
+
+def _say_off(share: float) -> str:
+    return f"{100 * share:+.1f} %"
 
 
 def _say_spread(fit: Fit, log: StepLog) -> str:
-    low, middle, high = (fit.residuals[name] for name in ("p5", "p50", "p95"))
+    low, middle, high = (
+        f"{100 * (1 + fit.residuals[name]):.0f} %" for name in ("p5", "p50", "p95")
+    )
     slowest = int((log.duration_ns / fit.predicted_ns).argmax())
     took, expected = (
         say_time(float(ns[slowest]) / NS_PER_MS) for ns in (log.duration_ns, fit.predicted_ns)
     )
     return (
-        f"An unseen step takes {low:+.0%} to {high:+.0%} (P5 to P95) of what is predicted, half of"
-        f" them {middle:+.0%} or less.\nFarthest off: {log.name}:{log.line[slowest]} took {took},"
-        f" predicted {expected}."
+        f"Unseen steps took between {low} and {high} of what was predicted (P5, P95), half of them"
+        f" {middle} or less.\nSlowest against its prediction: {log.name}:{log.line[slowest]} took"
+        f" {took}, predicted {expected}."
     )
 
 

@@ -165,7 +165,7 @@ def test_files_that_are_not_even_json(tmp_path: Path, content: bytes | None, mes
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("a,b\n", (), "steps.csv:1: found the columns a, b; allowed: duration_ns"),
+        ("a,b\n", (), "steps.csv:1: found the columns a, b; allowed: either duration_ns"),
         ("duration_s,tokens\n1,2\n", (), "steps.csv: found 1 steps; allowed: 50 or more"),
         ("", ("--columns", "tokens"), "--columns: found 'tokens'; allowed: OURS=THEIRS"),
         ("", ("--columns", "tokens=a,tokens=b"), "--columns: found 'tokens=b'; allowed"),

@@ -53,6 +53,12 @@ def test_columns_that_are_called_otherwise_come_first(tmp_path: Path) -> None:
     assert log_of(tmp_path, text).features.tolist() == [[7, 0, 0, 1, 28]]
 
 
+def test_named_starts_and_ends_come_before_durations(tmp_path: Path) -> None:
+    text = "duration_ns,begin,done,tokens\n1,5,9,4\n"
+    named = {"start_us": "begin", "end_us": "done"}
+    assert log_of(tmp_path, text, columns=named).duration_ns.tolist() == [4000]
+
+
 def test_host_time_is_that_between_steps_while_somebody_decodes(tmp_path: Path) -> None:
     # Gaps of 5, 1000 (idle: only prompts afterwards), 7, 9.
     rows = "0,10,4,0\n15,20,1,1\n1020,1030,4,0\n1037,1040,1,1\n1049,1050,1,1\n"
@@ -84,11 +90,25 @@ def test_gzip(tmp_path: Path) -> None:
     ("text", "columns", "message"),
     [
         ("", {}, r"steps.csv: found an empty file; allowed: a line of column names"),
-        ("a,b\n1,2\n", {}, r"steps.csv:1: found the columns a, b; allowed: duration_ns \(or"),
-        ("start_s,tokens\n", {}, r"csv:1: found the columns start_s, tokens; allowed: duration"),
+        (
+            "a,b\n1,2\n",
+            {},
+            r"steps.csv:1: found the columns a, b; allowed: either duration_ns \(or",
+        ),
+        (
+            "start_s,tokens\n",
+            {},
+            r"csv:1: found the columns start_s, tokens; allowed: either duration",
+        ),
         ("duration_s,decodes\n", {}, "csv:1: found the columns .*; allowed: reqs, or tokens and"),
         ("duration_s,tokens\n", {"token": "b"}, "--columns token=; allowed: did you mean tokens"),
         ("duration_s,n\n", {"tokens": "m"}, "csv:1: found no column 'm'; allowed: duration_s, n"),
+        (
+            "a,b,c,tokens\n",
+            {"duration_s": "a", "end_s": "b"},
+            "csv:1: .*; allowed: either duration",
+        ),
+        ("duration_s,tokens\n1,2.5\n", {}, "csv:2: found 2.5 tokens, .*allowed: whole numbers"),
         ("duration_s,tokens\n1\n", {}, "steps.csv:2: found 1 values; allowed: 2, as the header"),
         ("duration_s,tokens\n1,two\n", {}, "csv:2: found tokens = 'two'; allowed: a number"),
         ("duration_s,tokens\n1,-1\n", {}, "csv:2: found tokens = '-1'; allowed: a number from 0"),
