@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 _MOST_NS = 1e13
+_NAMES = ("tokens", "decodes", "chunks", "area of chunks' attention")
 _STEPS = np.arange(LONGEST_STRETCH, dtype=np.int64)
 
 
@@ -175,9 +176,6 @@ class StepModel:
             return
         within = 0 if context > most else 1 + (most - context) // growth
         self.notes[_beyond("decode context", most)] += steps - within
-
-
-_NAMES = ("tokens", "decodes", "chunks", "area of chunks' attention")
 
 
 def _beyond(name: str, most: int) -> str:

@@ -24,7 +24,10 @@ def from_steps(
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option(metavar="OURS=THEIRS,...", help="What the log calls a column."),
+        typer.Option(
+            metavar="OURS=THEIRS,...",
+            help="What the log calls a column: duration_ms=step_time,tokens=batch.",
+        ),
     ] = None,
     holdout: Annotated[
         float, typer.Option(min=0.05, max=0.5, help="Share of the steps to try the model on.")
@@ -63,7 +66,7 @@ def from_steps(
     screen = open_screen()
     show_fit(fit, steps, screen)
     for run, clock, compared in zip(replay or (), clocks, predictions, strict=True):
-        show_prediction(run.name, compared, screen, notes=clock.notes)
+        show_prediction(run.resolve().name, compared, screen, notes=clock.notes)
     if figure is not None:
         screen.print(f"figure: {figure}", highlight=False, markup=False, soft_wrap=True)
     if out is None:

@@ -53,8 +53,9 @@ def predict_run(folder: Path, latency: LatencyModel) -> list[Compared]:
         raise
     except (OSError, KeyError, ValueError) as error:
         columns = ", ".join((_ARRIVAL, *MEASURED.values()))
+        found = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise RecordingError(
-            f"{folder}: cannot be predicted: found no {error}; allowed: a step log with"
+            f"{folder}: cannot be predicted: found {found}; allowed: a step log with"
             f" requests.csv, which has {columns} in seconds"
         ) from None
     requests = [replace(request, arrival_ns=arrivals[request.id]) for request in run.requests]
