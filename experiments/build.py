@@ -14,7 +14,8 @@ from experiments.durations import Recording
 from experiments.engine_config import ContiguousCache
 from experiments.engine_config import Engine as EngineConfig
 from experiments.errors import ConfigError
-from experiments.latency_config import LinearLatency, ReplayLatency, RooflineLatency
+from experiments.latency_config import LinearLatency, ReplayLatency, RooflineLatency, StepsLatency
+from experiments.step_file import read_step_model
 from sim.cluster import Cluster, LeastOutstanding, RoundRobin, Router
 from sim.engine import Engine, Observer
 from sim.executor import Simulated
@@ -176,7 +177,7 @@ def build_world(engine: EngineConfig) -> World:
 
 def build_latency(deployment: Deployment) -> LatencyModel:
     """The clock. Raises ModelError or ConfigError where the roofline cannot price the model,
-    and ConfigError for a recording that cannot be read."""
+    and ConfigError for a file of step times that cannot be read."""
     config = deployment.config
     match config.latency:
         case LinearLatency() as linear:
@@ -187,6 +188,8 @@ def build_latency(deployment: Deployment) -> LatencyModel:
             )
         case ReplayLatency() as replay:
             return Recording(replay.path)
+        case StepsLatency() as steps:
+            return read_step_model(steps.path).build()
         case RooflineLatency() as roofline:
             return _build_roofline(deployment, roofline)
 

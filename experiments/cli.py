@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from experiments.calibrate_cli import main as calibrate
 from experiments.conformance import conformance
 from experiments.exits import make_app
 from experiments.follow import follow
@@ -21,6 +22,7 @@ main = make_app(
     no_args_is_help=True,
 )
 main.add_typer(trace)
+main.add_typer(calibrate)
 
 if __name__ == "__main__":
     main()

@@ -54,12 +54,13 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from calibrate.device import DeviceError
     from calibrate.memory import DoesNotFit
     from calibrate.model import ModelError
+    from calibrate.step_log import FitError
     from experiments.errors import ConfigError, ResultError
     from sim.engine import Livelocked
     from traces.download import DownloadError
     from traces.schema import TraceError
 
     return (
-        *(ConfigError, ResultError, TraceError, DownloadError),
+        *(ConfigError, ResultError, TraceError, DownloadError, FitError),
         *(ModelError, DeviceError, DoesNotFit, Livelocked),
     )

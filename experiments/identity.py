@@ -11,7 +11,7 @@ from pathlib import Path
 from platform import python_version
 
 from experiments.deployment import Deployment
-from experiments.latency_config import ReplayLatency
+from experiments.latency_config import ReplayLatency, StepsLatency
 from experiments.tables import RESULT_SCHEMA
 
 _SOURCES = ("sim", "traces", "calibrate", "experiments")
@@ -21,7 +21,7 @@ _SHOWN_DIGITS = 12
 def name_run(deployment: Deployment, *, trace_fingerprint: str) -> str:
     """`<config name>-<hash>`; the hash covers whatever the results depend on.
 
-    That is: the resolved config, the content of trace, model, device and recorded durations,
+    That is: the resolved config, the content of trace, model, device and files of step times,
     the result schema, and pagesim's own code (which names a changed checkout, too).
     """
     config = deployment.config
@@ -30,7 +30,7 @@ def name_run(deployment: Deployment, *, trace_fingerprint: str) -> str:
         "trace": trace_fingerprint,
         "model": None if deployment.model is None else asdict(deployment.model),
         "device": None if deployment.device is None else asdict(deployment.device),
-        "durations": _digest_recording(config.latency),
+        "durations": _digest_file(config.latency),
         "result_schema": RESULT_SCHEMA,
         "pagesim": [_version("pagesim"), digest_code()],
     }
@@ -69,7 +69,7 @@ def _version(distribution: str) -> str:
         return "not installed"
 
 
-def _digest_recording(latency: object) -> str | None:
-    if not isinstance(latency, ReplayLatency):
+def _digest_file(latency: object) -> str | None:
+    if not isinstance(latency, ReplayLatency | StepsLatency):
         return None
     return hashlib.sha256(Path(latency.path).read_bytes()).hexdigest()

@@ -58,4 +58,11 @@ class ReplayLatency(Clock):
     path: str = Field(description="a CSV file with a column duration_ns, one row per step")
 
 
-Latency = RooflineLatency | LinearLatency | ReplayLatency
+class StepsLatency(Clock):
+    """Prices fitted to whole steps of a real engine's step log."""
+
+    kind: Literal["steps"]
+    path: str = Field(description="a file that `pagesim calibrate from-steps LOG --out FILE` wrote")
+
+
+Latency = RooflineLatency | LinearLatency | ReplayLatency | StepsLatency

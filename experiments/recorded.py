@@ -153,12 +153,12 @@ def _read_step_log(folder: Path, engine: dict[str, Any]) -> RecordedRun:
     """
     for name in ("load_format", "skip_tokenizer_init", "dtype", "enforce_eager", "seed"):
         engine.pop(name, None)
-    log = _rows(folder / "steps.csv")
-    begins = [_ns(row["sched_begin_s"]) for row in log]
-    ends = [*begins[1:], _ns(log[-1]["update_end_s"])]
+    log = read_rows(folder / "steps.csv")
+    begins = [to_ns(row["sched_begin_s"]) for row in log]
+    ends = [*begins[1:], to_ns(log[-1]["update_end_s"])]
     requests = []
-    for i, row in enumerate(_rows(folder / "requests.csv")):
-        queued_ns = _ns(row["engine_queued_s"])
+    for i, row in enumerate(read_rows(folder / "requests.csv")):
+        queued_ns = to_ns(row["engine_queued_s"])
         seen_ns = next((begin for begin in begins if begin >= queued_ns), None)
         if seen_ns is None:
             raise RecordingError(f"{folder}: request {row['id']} was queued after the last step")
@@ -210,12 +210,13 @@ def _lines(path: Path) -> list[Any]:
         return [json.loads(line) for line in lines]
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """A CSV file with a header."""
     with path.open(newline="") as lines:
         return list(csv.DictReader(lines))
 
 
-def _ns(seconds: str) -> int:
-    """Exact for up to 9 decimal places."""
+def to_ns(seconds: str) -> int:
+    """Nanoseconds, exact for up to 9 decimal places."""
     whole, _, fraction = seconds.partition(".")
     return int(whole) * 1_000_000_000 + int(fraction.ljust(9, "0")[:9] or 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -67,6 +68,8 @@ def simulate(
         notes = list(deployment.notes)
         if trace.shifted_by is not None:
             notes.append(f"arrivals count from the first request, at {trace.shifted_by}")
+        beyond = getattr(latency, "notes", Counter())  # known once the run is over
+        notes += [f"latency: {what}: {count:,}" for what, count in beyond.items()]
         run = {"id": run_id, "versions": read_versions(), "notes": notes}
         summary = {"run": run, **summarize(frames, context)}
         draft.write_tables(frames, config=context["config"])

@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 import experiments.cli
 import experiments.conformance
 import experiments.follow
+import experiments.from_steps
 import experiments.run
 import experiments.schema
 import experiments.size
@@ -39,6 +40,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS: dict[tuple[str, ...], typer.Typer] = {
     ("pagesim",): experiments.cli.main,
     ("python", "-m", "experiments.run"): experiments.run.main,
+    ("python", "-m", "calibrate.from_steps"): experiments.from_steps.main,
     ("python", "-m", "experiments.follow"): experiments.follow.main,
     ("python", "-m", "experiments.conformance"): experiments.conformance.main,
     ("python", "-m", "experiments.schema"): experiments.schema.main,
