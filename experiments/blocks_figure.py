@@ -1,0 +1,161 @@
+"""A picture of memory at one moment: the map, a sequence's block table, the token slots."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from experiments import style
+from experiments.blocks_colours import OTHERS, OWNERS, STATES, Colours, Palette, colour_of, tint
+from experiments.blocks_grid import lay_out
+from experiments.blocks_map import BORDER, draw_map, explain_states, hide_frame
+from experiments.blocks_snapshot import Holder, Snapshot, State
+from experiments.blocks_words import (
+    say_grouping,
+    say_headline,
+    say_holder,
+    say_others,
+    say_step,
+    shorten,
+    split_memory,
+)
+from experiments.words import say_share
+
+_MOST_CELLS = 1 << 16
+_ASPECT = 1.6
+_ROWS = 26
+"""Of a block table; the middle of a longer one is left out."""
+_TAIL = 4
+_FEWEST_LINES = 18
+_COLUMNS: dict[str, tuple[float, Literal["left", "center", "right"]]] = {
+    "logical": (0.12, "right"),
+    "physical": (0.32, "right"),
+    "tokens": (0.6, "right"),
+    "key": (0.68, "center"),
+    "held too by": (0.75, "left"),
+}
+"""Where they are, between 0 and 1, and on which side."""
+_LEGEND_COLUMNS = 4
+_LEGEND: dict[str, Any] = {
+    "loc": "upper left",
+    "handlelength": 1.2,
+    "handleheight": 1,
+    "columnspacing": 1.8,
+    "borderaxespad": 0.2,
+}
+SLOT_COLOURS = {
+    "used": "#1b7f79",
+    "reserved": "#a6d8d3",
+    "internal": "#e07a5f",
+    "idle cached": STATES[State.IDLE],
+    "free": STATES[State.FREE],
+    "null block": STATES[State.NULL],
+}
+
+
+def draw_snapshot(snapshot: Snapshot, chosen: Holder | None, *, name: str, footer: str) -> Figure:
+    """`chosen` is the sequence whose block table is shown, and outlined on the map."""
+    colours = Palette().assign(snapshot.holders)
+    grid = lay_out(snapshot.cells, aspect=_ASPECT, most=_MOST_CELLS)
+    figure = style.begin(f"{name}: {say_headline(snapshot)}", footer=footer, size=(12, 7.4))
+    wide = chosen is not None
+    figure.set_layout_engine("constrained", w_pad=0.1)
+    panels = figure.subplot_mosaic(
+        [["map", "table"], ["slots", "table"]] if wide else [["map"], ["slots"]],
+        height_ratios=(1, 0.05),
+        width_ratios=(2.2, 1) if wide else None,
+    )
+    draw_map(panels["map"], grid, colours, outlined=chosen)
+    said = f"{say_step(snapshot)}; blocks in order of their ids, {grid.columns} in a row"
+    if grouping := say_grouping(grid.per_cell):
+        said += f"\n{grouping}"
+    panels["map"].set_title(said)
+    _list_owners(panels["map"], snapshot, colours)
+    _draw_slots(panels["slots"], snapshot)
+    if chosen is not None:
+        _draw_table(panels["table"], snapshot, chosen, colours)
+    return figure
+
+
+def _list_owners(axes: Axes, snapshot: Snapshot, colours: Colours) -> None:
+    """A legend in rows: the sequences, then what is no sequence's own."""
+    owners = [
+        Patch(
+            facecolor=OWNERS[colours[holder.index]],
+            label=f"{shorten(holder.id)}  {len(holder.cells):,}",
+        )
+        for holder in snapshot.holders
+        if holder.index in colours
+    ]
+    if others := len(snapshot.holders) - len(owners):
+        owners.append(Patch(facecolor=OTHERS, label=f"{others:,} other sequences"))
+    owners += [Patch(alpha=0, label=" ")] * (-len(owners) % _LEGEND_COLUMNS)
+    states = explain_states(snapshot.count())
+    states += [Patch(alpha=0, label=" ")] * (_LEGEND_COLUMNS - len(states))
+    entries = owners + states
+    # matplotlib fills columns one after the other.
+    by_column = [entry for at in range(_LEGEND_COLUMNS) for entry in entries[at::_LEGEND_COLUMNS]]
+    axes.legend(handles=by_column, ncols=_LEGEND_COLUMNS, bbox_to_anchor=(0, -0.005), **_LEGEND)
+
+
+def _draw_slots(axes: Axes, snapshot: Snapshot) -> None:
+    """The identity as one bar, its parts named below."""
+    left, total = 0, snapshot.slots
+    for part, slots in split_memory(snapshot):
+        axes.barh(
+            [0], [slots], left=left, color=SLOT_COLOURS[part], edgecolor=BORDER, linewidth=0.5
+        )
+        left += slots
+    handles = [
+        Patch(
+            facecolor=SLOT_COLOURS[part],
+            edgecolor=BORDER,
+            linewidth=0.5,
+            label=f"{part}  {slots:,} ({say_share(slots / total)})",
+        )
+        for part, slots in split_memory(snapshot)
+        if slots
+    ]
+    savings = snapshot.memory.savings
+    saved = f"; sharing saves {savings:,} more" if savings else ""
+    axes.set(xlim=(0, total), yticks=[], xticks=[], title=f"{total:,} token slots{saved}")
+    hide_frame(axes)
+    axes.legend(handles=handles, ncols=3, bbox_to_anchor=(0, -0.15), **_LEGEND)
+
+
+def _draw_table(axes: Axes, snapshot: Snapshot, chosen: Holder, colours: Colours) -> None:
+    rows = list(enumerate(snapshot.table(chosen)))
+    left_out = range(_ROWS - _TAIL - 1, len(rows) - _TAIL) if len(rows) > _ROWS else range(0)
+    lines = max(_FEWEST_LINES, min(len(rows), _ROWS))
+    axes.set(xlim=(0, 1), ylim=(lines + 0.3, -1), xticks=[], yticks=[])
+    axes.set_title(
+        f"block table of {chosen.id}, outlined on the map:\n{say_holder(chosen, snapshot)}"
+    )
+    hide_frame(axes)
+    for title, (x, side) in _COLUMNS.items():
+        axes.text(x, -0.4, title, ha=side, va="center", color=style.QUIET)
+    y = 0.5
+    for logical, (place, cell, tokens) in rows:
+        if logical in left_out:
+            if logical == left_out[0]:
+                axes.text(0.06, y, f"... {len(left_out):,} more", va="center", color=style.QUIET)
+                y += 1
+            continue
+        own = cell.state is State.HELD
+        colour = colour_of(chosen.index, colours) if own else STATES[State.SHARED]
+        for share, shade in ((1.0, tint(colour, 0.3)), (tokens / cell.slots, colour)):
+            axes.add_patch(Rectangle((0.37, y - 0.36), 0.14 * share, 0.72, color=shade, lw=0))
+        texts = {
+            "logical": f"{logical:,}",
+            "physical": f"{place:,}",
+            "tokens": f"{tokens:,}",
+            "key": "✓" if cell.keyed else "",
+            "held too by": say_others(cell, chosen, snapshot),
+        }
+        for title, text in texts.items():
+            x, side = _COLUMNS[title]
+            axes.text(x, y, text, ha=side, va="center")
+        y += 1
