@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from experiments.blocks_snapshot import Holder, State
+from experiments.blocks_snapshot import Cell, Holder, State
 
 OWNERS = (
     "#4e79a7",
@@ -69,6 +69,13 @@ def colour_of(index: int, colours: Colours) -> str:
     """Of a request's own blocks."""
     at = colours.get(index)
     return OTHERS if at is None else OWNERS[at]
+
+
+def colour_in(cell: Cell, colours: Colours) -> str:
+    """Of a cell on a map."""
+    if cell.state is State.HELD:
+        return colour_of(cell.holders[0], colours)
+    return STATES[cell.state]
 
 
 def rgb(colour: str) -> tuple[int, int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +14,7 @@ from experiments.blocks_grid import lay_out
 from experiments.blocks_map import BORDER, draw_map, explain_states, hide_frame
 from experiments.blocks_snapshot import Holder, Snapshot, State
 from experiments.blocks_words import (
+    elide,
     say_grouping,
     say_headline,
     say_holder,
@@ -28,7 +29,6 @@ _MOST_CELLS = 1 << 16
 _ASPECT = 1.6
 _ROWS = 26
 """Of a block table; the middle of a longer one is left out."""
-_TAIL = 4
 _FEWEST_LINES = 18
 _COLUMNS: dict[str, tuple[float, Literal["left", "center", "right"]]] = {
     "logical": (0.12, "right"),
@@ -38,14 +38,6 @@ _COLUMNS: dict[str, tuple[float, Literal["left", "center", "right"]]] = {
     "held too by": (0.75, "left"),
 }
 """Where they are, between 0 and 1, and on which side."""
-_LEGEND_COLUMNS = 4
-_LEGEND: dict[str, Any] = {
-    "loc": "upper left",
-    "handlelength": 1.2,
-    "handleheight": 1,
-    "columnspacing": 1.8,
-    "borderaxespad": 0.2,
-}
 SLOT_COLOURS = {
     "used": "#1b7f79",
     "reserved": "#a6d8d3",
@@ -68,7 +60,7 @@ def draw_snapshot(snapshot: Snapshot, chosen: Holder | None, *, name: str, foote
         height_ratios=(1, 0.05),
         width_ratios=(2.2, 1) if wide else None,
     )
-    draw_map(panels["map"], grid, colours, outlined=chosen)
+    outlined = draw_map(panels["map"], grid, colours, outlined=chosen)
     said = f"{say_step(snapshot)}; blocks in order of their ids, {grid.columns} in a row"
     if grouping := say_grouping(grid.per_cell):
         said += f"\n{grouping}"
@@ -76,7 +68,7 @@ def draw_snapshot(snapshot: Snapshot, chosen: Holder | None, *, name: str, foote
     _list_owners(panels["map"], snapshot, colours)
     _draw_slots(panels["slots"], snapshot)
     if chosen is not None:
-        _draw_table(panels["table"], snapshot, chosen, colours)
+        _draw_table(panels["table"], snapshot, chosen, colours, outlined=outlined)
     return figure
 
 
@@ -92,13 +84,8 @@ def _list_owners(axes: Axes, snapshot: Snapshot, colours: Colours) -> None:
     ]
     if others := len(snapshot.holders) - len(owners):
         owners.append(Patch(facecolor=OTHERS, label=f"{others:,} other sequences"))
-    owners += [Patch(alpha=0, label=" ")] * (-len(owners) % _LEGEND_COLUMNS)
-    states = explain_states(snapshot.count())
-    states += [Patch(alpha=0, label=" ")] * (_LEGEND_COLUMNS - len(states))
-    entries = owners + states
-    # matplotlib fills columns one after the other.
-    by_column = [entry for at in range(_LEGEND_COLUMNS) for entry in entries[at::_LEGEND_COLUMNS]]
-    axes.legend(handles=by_column, ncols=_LEGEND_COLUMNS, bbox_to_anchor=(0, -0.005), **_LEGEND)
+    entries = _fill_row(owners, columns=4) + explain_states(snapshot.count())
+    _list_in_rows(axes, entries, columns=4, below=0.005)
 
 
 def _draw_slots(axes: Axes, snapshot: Snapshot) -> None:
@@ -109,7 +96,11 @@ def _draw_slots(axes: Axes, snapshot: Snapshot) -> None:
             [0], [slots], left=left, color=SLOT_COLOURS[part], edgecolor=BORDER, linewidth=0.5
         )
         left += slots
-    handles = [
+    savings = snapshot.memory.savings
+    saved = f"; sharing saves {savings:,} more" if savings else ""
+    axes.set(xlim=(0, total), yticks=[], xticks=[], title=f"{total:,} token slots{saved}")
+    hide_frame(axes)
+    parts = [
         Patch(
             facecolor=SLOT_COLOURS[part],
             edgecolor=BORDER,
@@ -119,31 +110,47 @@ def _draw_slots(axes: Axes, snapshot: Snapshot) -> None:
         for part, slots in split_memory(snapshot)
         if slots
     ]
-    savings = snapshot.memory.savings
-    saved = f"; sharing saves {savings:,} more" if savings else ""
-    axes.set(xlim=(0, total), yticks=[], xticks=[], title=f"{total:,} token slots{saved}")
-    hide_frame(axes)
-    axes.legend(handles=handles, ncols=3, bbox_to_anchor=(0, -0.15), **_LEGEND)
+    _list_in_rows(axes, parts, columns=3, below=0.15)
 
 
-def _draw_table(axes: Axes, snapshot: Snapshot, chosen: Holder, colours: Colours) -> None:
-    rows = list(enumerate(snapshot.table(chosen)))
-    left_out = range(_ROWS - _TAIL - 1, len(rows) - _TAIL) if len(rows) > _ROWS else range(0)
-    lines = max(_FEWEST_LINES, min(len(rows), _ROWS))
-    axes.set(xlim=(0, 1), ylim=(lines + 0.3, -1), xticks=[], yticks=[])
-    axes.set_title(
-        f"block table of {chosen.id}, outlined on the map:\n{say_holder(chosen, snapshot)}"
+def _list_in_rows(axes: Axes, entries: list[Patch], *, columns: int, below: float) -> None:
+    """A legend below the axes, read row by row."""
+    entries = _fill_row(entries, columns=columns)
+    axes.legend(
+        # matplotlib fills columns one after the other.
+        handles=[entry for at in range(columns) for entry in entries[at::columns]],
+        ncols=columns,
+        loc="upper left",
+        bbox_to_anchor=(0, -below),
+        handlelength=1.2,
+        handleheight=1,
+        columnspacing=1.8,
+        borderaxespad=0.2,
     )
+
+
+def _fill_row(entries: list[Patch], *, columns: int) -> list[Patch]:
+    """With invisible entries up to the end of a row."""
+    return entries + [Patch(alpha=0, label=" ")] * (-len(entries) % columns)
+
+
+def _draw_table(
+    axes: Axes, snapshot: Snapshot, chosen: Holder, colours: Colours, *, outlined: bool
+) -> None:
+    rows = elide(list(enumerate(snapshot.table(chosen))), most=_ROWS)
+    where = ", outlined on the map" if outlined else ""
+    lines = max(_FEWEST_LINES, len(rows))
+    axes.set(xlim=(0, 1), ylim=(lines + 0.3, -1), xticks=[], yticks=[])
+    axes.set_title(f"block table of {chosen.id}{where}:\n{say_holder(chosen, snapshot)}")
     hide_frame(axes)
     for title, (x, side) in _COLUMNS.items():
         axes.text(x, -0.4, title, ha=side, va="center", color=style.QUIET)
-    y = 0.5
-    for logical, (place, cell, tokens) in rows:
-        if logical in left_out:
-            if logical == left_out[0]:
-                axes.text(0.06, y, f"... {len(left_out):,} more", va="center", color=style.QUIET)
-                y += 1
+    for line, row in enumerate(rows):
+        y = line + 0.5
+        if isinstance(row, int):
+            axes.text(0.06, y, f"... {row:,} more", va="center", color=style.QUIET)
             continue
+        logical, (place, cell, tokens) = row
         own = cell.state is State.HELD
         colour = colour_of(chosen.index, colours) if own else STATES[State.SHARED]
         for share, shade in ((1.0, tint(colour, 0.3)), (tokens / cell.slots, colour)):
@@ -158,4 +165,3 @@ def _draw_table(axes: Axes, snapshot: Snapshot, chosen: Holder, colours: Colours
         for title, text in texts.items():
             x, side = _COLUMNS[title]
             axes.text(x, y, text, ha=side, va="center")
-        y += 1

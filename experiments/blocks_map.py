@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from experiments import style
-from experiments.blocks_colours import MEANINGS, STATES, Colours, colour_of, rgb, tint
+from experiments.blocks_colours import MEANINGS, STATES, Colours, colour_in, rgb, tint
 from experiments.blocks_grid import Grid
-from experiments.blocks_snapshot import Cell, Holder, State
+from experiments.blocks_snapshot import Holder, State
 
 _DETAILED = 6_000
 """Cells that are drawn as boxes; more of them are points of an image."""
 _LABELLED = 60
 """Cells that have room for their number."""
 _MARGIN = 0.005
-_EMPTY = 0.32
+EMPTY = 0.32
 """Share of the colour in the part of a block that is not filled."""
-_HATCH = "#9fb0d0"
+HATCH = "#9fb0d0"
 BORDER = "#d5d5d5"
 
 
@@ -33,14 +33,16 @@ def hide_frame(axes: Axes) -> None:
     axes.spines[:].set_linewidth(0)
 
 
-def draw_map(axes: Axes, grid: Grid, colours: Colours, *, outlined: Holder | None = None) -> None:
-    """All cells in order of address; a block is filled from the left as its tokens are."""
-    if len(grid.cells) > _DETAILED:
-        _draw_points(axes, grid, colours)
-    else:
+def draw_map(axes: Axes, grid: Grid, colours: Colours, *, outlined: Holder | None = None) -> bool:
+    """All cells in order of address; a block is filled from the left as its tokens are.
+    Returns whether somebody's blocks are outlined: there may be too many for that."""
+    detailed = len(grid.cells) <= _DETAILED
+    if detailed:
         _draw_boxes(axes, grid, colours)
-    if outlined is not None:
-        _outline(axes, grid, outlined)
+        if outlined is not None:
+            _outline(axes, grid, outlined)
+    else:
+        _draw_points(axes, grid, colours)
     starts = {} if len(grid.cells) <= _LABELLED else grid.row_starts(12)
     axes.set(
         xlim=(-_MARGIN * grid.columns, (1 + _MARGIN) * grid.columns),
@@ -50,18 +52,23 @@ def draw_map(axes: Axes, grid: Grid, colours: Colours, *, outlined: Holder | Non
         yticklabels=[f"{first:,}" for first in starts.values()],
     )
     hide_frame(axes)
+    return detailed and outlined is not None
 
 
-def explain_states(counts: Mapping[State, int]) -> list[Patch]:
-    """Legend entries of what is no sequence's own."""
+def explain_states(counts: Mapping[State, int] | None = None) -> list[Patch]:
+    """Legend entries of what is no sequence's own, with the number of cells where asked."""
     looks: dict[State, dict[str, Any]] = {
-        State.SHARED: {"facecolor": STATES[State.SHARED], "edgecolor": _HATCH, "hatch": "////"},
+        State.SHARED: {"facecolor": STATES[State.SHARED], "edgecolor": HATCH, "hatch": "////"},
         State.IDLE: {"facecolor": STATES[State.IDLE]},
         State.FREE: {"facecolor": STATES[State.FREE], "edgecolor": BORDER},
         State.NULL: {"facecolor": STATES[State.NULL]},
     }
     return [
-        Patch(**look, linewidth=0.5, label=f"{MEANINGS[state]}  {counts[state]:,}")
+        Patch(
+            **look,
+            linewidth=0.5,
+            label=MEANINGS[state] + ("" if counts is None else f"  {counts[state]:,}"),
+        )
         for state, look in looks.items()
     ]
 
@@ -73,8 +80,8 @@ def _draw_boxes(axes: Axes, grid: Grid, colours: Colours) -> None:
     background, filling = [], []
     for at in plain:
         cell = grid.cells[at]
-        colour = _colour(cell, colours)
-        background.append(tint(colour, _EMPTY) if cell.holders else colour)
+        colour = colour_in(cell, colours)
+        background.append(tint(colour, EMPTY) if cell.holders else colour)
         filling.append(colour)
     width = [
         grid.cells[at].filled / grid.cells[at].slots if grid.cells[at].holders else 1.0
@@ -91,7 +98,7 @@ def _draw_boxes(axes: Axes, grid: Grid, colours: Colours) -> None:
         PolyCollection(
             _boxes(shared, grid),
             facecolors="none",
-            edgecolors=_HATCH,
+            edgecolors=HATCH,
             hatch="////" if len(grid.cells) <= _LABELLED else "//////",
             linewidths=0,
         )
@@ -106,7 +113,7 @@ def _number(axes: Axes, grid: Grid) -> None:
         row, column = divmod(at, grid.columns)
         dark = cell.state in (State.NULL, State.SHARED)
         ink = "white" if dark else style.INK
-        box = {"boxstyle": "round,pad=0.15", "facecolor": _colour(cell, {}), "linewidth": 0}
+        box = {"boxstyle": "round,pad=0.15", "facecolor": colour_in(cell, {}), "linewidth": 0}
         more: dict[str, Any] = {"bbox": box} if cell.state is State.SHARED else {}
         axes.text(column + 0.12, row + 0.16, f"{at}", va="top", fontsize=9, color=ink, **more)
         if cell.state is State.SHARED:
@@ -122,7 +129,7 @@ def _number(axes: Axes, grid: Grid) -> None:
 
 def _draw_points(axes: Axes, grid: Grid, colours: Colours) -> None:
     image = np.full((grid.rows * grid.columns, 3), 255, dtype=np.uint8)
-    known = {cell: rgb(_colour(cell, colours)) for cell in set(grid.cells)}
+    known = {cell: rgb(colour_in(cell, colours)) for cell in set(grid.cells)}
     image[: len(grid.cells)] = [known[cell] for cell in grid.cells]
     axes.imshow(
         image.reshape(grid.rows, grid.columns, 3),
@@ -130,6 +137,8 @@ def _draw_points(axes: Axes, grid: Grid, colours: Colours) -> None:
         interpolation="nearest",
         aspect="auto",
     )
+    frame = Rectangle((0, 0), grid.columns, grid.rows, fill=False, edgecolor=BORDER, linewidth=0.5)
+    axes.add_patch(frame)
 
 
 def _outline(axes: Axes, grid: Grid, holder: Holder) -> None:
@@ -140,12 +149,6 @@ def _outline(axes: Axes, grid: Grid, holder: Holder) -> None:
             _boxes(places, grid), facecolors="none", edgecolors=style.INK, linewidths=width
         )
     )
-
-
-def _colour(cell: Cell, colours: Colours) -> str:
-    if cell.state is State.HELD:
-        return colour_of(cell.holders[0], colours)
-    return STATES[cell.state]
 
 
 def _boxes(places: list[int], grid: Grid, *, width: list[float] | None = None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from typing import TypeVar
 
 from experiments.blocks_snapshot import Cell, Holder, Snapshot, State
 from experiments.errors import ConfigError, shown
@@ -19,6 +20,9 @@ _UNITS_NS = {
     "h": 3600 * 10**9,
 }
 _SHOWN_CHARACTERS = 14
+_TAIL = 4
+
+Row = TypeVar("Row")
 
 
 def parse_moment(text: str, *, option: str) -> int:
@@ -110,6 +114,14 @@ def say_others(cell: Cell, holder: Holder, snapshot: Snapshot) -> str:
     others.remove(holder.id)
     names = " ".join(others)
     return names if len(names) <= _SHOWN_CHARACTERS else f"{len(others):,} others"
+
+
+def elide(rows: list[Row], *, most: int) -> list[Row | int]:
+    """At most so many of the rows; in place of the middle of a longer list, how many it had."""
+    if len(rows) <= most:
+        return [*rows]
+    head = most - 1 - _TAIL
+    return [*rows[:head], len(rows) - head - _TAIL, *rows[-_TAIL:]]
 
 
 def say_grouping(per_cell: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from experiments.blocks import blocks
 from experiments.conformance import conformance
 from experiments.exits import make_app
 from experiments.follow import follow
@@ -11,6 +12,7 @@ from experiments.schema import schema
 main = make_app(
     run,
     follow,
+    blocks,
     conformance,
     schema,
     name="pagesim",

@@ -33,7 +33,7 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
 
     deployment = resolve(config)
     latency, trace = build_latency(deployment), build_trace(config)
-    _check_id(request, [each.id for each in trace])
+    check_id(request, [each.id for each in trace])
     free_order = deployment.config.engine.kv_cache.free_order
     assert free_order is not None
     story = Story()
@@ -72,7 +72,8 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
     return lines
 
 
-def _check_id(request: str, ids: list[str]) -> None:
+def check_id(request: str, ids: list[str]) -> None:
+    """Raise ConfigError where the trace has no such request, and name those that are near."""
     from experiments.errors import ConfigError
 
     if request in set(ids):

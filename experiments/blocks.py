@@ -1,0 +1,276 @@
+"""`python -m experiments.blocks CONFIG`: the KV pool as a map, and as an animation."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from experiments.exits import exits, make_app
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from experiments.blocks_snapshot import Holder, Snapshot
+    from experiments.blocks_watch import Theatre
+    from sim.engine import Observer
+
+_PICTURES = (".png", ".svg", ".pdf")
+_PIPE_COLUMNS = 100
+
+
+def find_snapshot(
+    theatre: Theatre, *, at_ns: int | None, step: int | None, request: str | None, errors: Console
+) -> Snapshot:
+    """The memory at a time, in a step, or else in the first step in which most blocks are
+    held: by the request, where one is named. Raises ConfigError."""
+    if at_ns is None and step is None:
+        with _progress(theatre, errors) as beside:
+            step = theatre.count(request=request, beside=beside).fullest
+        if step is None:
+            at_ns = 0
+    seen: list[Snapshot] = []
+    with _progress(theatre, errors) as beside:
+        times = () if at_ns is None else (at_ns,)
+        theatre.watch(seen.append, times=times, step=step, beside=beside)
+    return seen[0]
+
+
+def choose(snapshot: Snapshot, request: str | None) -> Holder | None:
+    """Whose block table to show: the request's, or that of the sequence that has been running
+    for longest; None where nobody runs. Raises ConfigError where the request does not."""
+    from experiments.blocks_words import say_step
+    from experiments.errors import ConfigError
+
+    if request is None:
+        return snapshot.holders[0] if snapshot.holders else None
+    holder = snapshot.holder(request)
+    if holder is None:
+        running = [each.id for each in snapshot.holders]
+        others = f"; those that do: {' '.join(running)}" if running else ""
+        raise ConfigError(
+            f"--request {request}: it holds no blocks {say_step(snapshot)}{others}."
+            " `follow` tells when it does; without --at and --step its largest table is shown"
+        )
+    return holder
+
+
+def animate(
+    theatre: Theatre,
+    path: Path,
+    *,
+    span_ns: tuple[int, int | None],
+    frames: int,
+    fps: float,
+    request: str | None,
+    errors: Console,
+) -> None:
+    """Write a GIF of evenly spaced moments, the first and last of which are the span's; a span
+    without an end goes on to the end of the replica's last step. Raises ConfigError."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from experiments.blocks_film import Film
+    from experiments.blocks_words import say_moment
+    from experiments.errors import ConfigError
+
+    from_ns, to_ns = span_ns
+    if to_ns is None:
+        with _progress(theatre, errors) as beside:
+            to_ns = theatre.count(beside=beside).end_ns
+    if to_ns <= from_ns:
+        raise ConfigError(
+            f"--from, --to: found {say_moment(from_ns)} to {say_moment(to_ns)};"
+            " allowed: an end after the start"
+        )
+    film = Film(
+        name=theatre.deployment.config.name,
+        footer=say_scene(theatre),
+        span_ns=(from_ns, to_ns),
+        request=request,
+    )
+    with written(path) as draft:
+        columns = TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=errors, transient=True) as progress:
+            task = progress.add_task("", total=frames)
+
+            def see(snapshot: Snapshot) -> None:
+                film.add(snapshot)
+                progress.advance(task)
+
+            steps = range(frames)
+            theatre.watch(
+                see, times=[from_ns + (to_ns - from_ns) * at // steps[-1] for at in steps]
+            )
+        film.save(draft, fps=fps)
+
+
+def say_scene(theatre: Theatre) -> str:
+    """What was run, and where its times come from."""
+    from experiments.words import say_source
+
+    config, latency = theatre.deployment.config, theatre.latency
+    names = (config.name, config.model, config.device, theatre.trace.name)
+    said = ", ".join(str(name) for name in names if name)
+    if config.cluster.replicas > 1:
+        said += f", replica {theatre.replica} of {config.cluster.replicas}"
+    source = say_source({"latency": latency.source, "modelled": latency.modelled})
+    return f"{said}; latency {source}"
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A draft beside a file, which takes its name when it is complete. Raises ResultError."""
+    from experiments.errors import ResultError
+
+    draft = path.with_name(f".{path.stem}-{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield draft
+        draft.replace(path)
+    except OSError as error:
+        raise ResultError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _progress(theatre: Theatre, errors: Console) -> Iterator[list[Observer]]:
+    """A bar that observes, where there is a terminal to show it on."""
+    if not errors.is_terminal:
+        yield []
+        return
+    from experiments.progress import ProgressBar
+
+    bar = ProgressBar(errors, requests=len(theatre.ids), last_arrival_ns=theatre.last_arrival_ns)
+    with bar:
+        yield [bar]
+
+
+def _check_file(path: Path | None, *, option: str, suffixes: tuple[str, ...]) -> None:
+    """Before anything is run."""
+    from experiments.errors import ConfigError
+
+    if path is None:
+        return
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError(f"{option}: found {path}; allowed: a name in {' '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{option}: found {path}; allowed: a file in a folder that exists")
+
+
+def blocks(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, as in configs/.")],
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="When to look: 1.5s or 250ms of simulated time."),
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Look in this step, from 0 on.")
+    ] = None,
+    request: Annotated[
+        str | None, typer.Option(metavar="ID", help="Whose block table, by the trace's id.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value: engine.block_size=32."),
+    ] = None,
+    replica: Annotated[int, typer.Option(metavar="N", min=0, help="Whose memory.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A picture too: .png, .svg or .pdf.")
+    ] = None,
+    gif: Annotated[
+        Path | None,
+        typer.Option("--animate", metavar="FILE.gif", help="Instead, an animation, frame by frame"),
+    ] = None,
+    start: Annotated[
+        str, typer.Option("--from", metavar="TIME", help="Where the animation begins.")
+    ] = "0s",
+    end: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="TIME", help="Where it ends; with the last step if not given."
+        ),
+    ] = None,
+    frames: Annotated[
+        int, typer.Option(metavar="N", min=2, max=1000, help="Of the animation, evenly spaced.")
+    ] = 100,
+    fps: Annotated[
+        float, typer.Option(metavar="F", min=0.1, max=50, help="Frames per second of real time.")
+    ] = 10,
+) -> None:
+    """Show the blocks of the KV pool: who holds them at a moment, or all the time.
+
+    Without a time or a step it is the first step in which most blocks are held (by the
+    request, if one is named). Writes nothing but the files that you name.
+    """
+    with exits():
+        from rich.console import Console
+
+        from experiments.blocks_watch import Theatre
+        from experiments.blocks_words import parse_moment
+        from experiments.config import load_config
+        from experiments.errors import ConfigError
+        from experiments.follow import check_id
+
+        if sum(option is not None for option in (at, step, gif)) > 1:
+            raise ConfigError("found several of --at, --step, --animate; allowed: one of them")
+        _check_file(out, option="--out", suffixes=_PICTURES)
+        _check_file(gif, option="--animate", suffixes=(".gif",))
+        at_ns = None if at is None else parse_moment(at, option="--at")
+        start_ns = parse_moment(start, option="--from")
+        end_ns = None if end is None else parse_moment(end, option="--to")
+        theatre = Theatre.of(load_config(config, overrides=overrides or ()), replica=replica)
+        if request is not None:
+            check_id(request, theatre.ids)
+        screen = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, highlight=False)
+        errors = Console(stderr=True)
+        if gif is not None:
+            animate(
+                theatre,
+                gif,
+                span_ns=(start_ns, end_ns),
+                frames=frames,
+                fps=fps,
+                request=request,
+                errors=errors,
+            )
+            screen.print(f"{frames} frames: {gif}", soft_wrap=True, markup=False)
+            return
+        snapshot = find_snapshot(theatre, at_ns=at_ns, step=step, request=request, errors=errors)
+        chosen = choose(snapshot, request)
+        _show(theatre, snapshot, chosen, screen)
+        if out is not None:
+            _draw(theatre, snapshot, chosen, out)
+            screen.print(f"\npicture: {out}", soft_wrap=True, markup=False)
+
+
+def _show(theatre: Theatre, snapshot: Snapshot, chosen: Holder | None, screen: Console) -> None:
+    from experiments.blocks_screen import show_snapshot
+
+    show_snapshot(snapshot, chosen, screen, name=theatre.deployment.config.name)
+    screen.print(f"\n{say_scene(theatre)}", style="dim", soft_wrap=True, markup=False)
+
+
+def _draw(theatre: Theatre, snapshot: Snapshot, chosen: Holder | None, out: Path) -> None:
+    from experiments import style
+    from experiments.blocks_figure import draw_snapshot
+
+    name = theatre.deployment.config.name
+    with written(out) as draft, style.styled():
+        style.save(draw_snapshot(snapshot, chosen, name=name, footer=say_scene(theatre)), draft)
+
+
+main = make_app(blocks)
+
+if __name__ == "__main__":
+    main()
