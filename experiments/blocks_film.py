@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
 from PIL import Image
 
@@ -22,7 +23,7 @@ from experiments.words import say_share
 _SIZE, _DPI = (8.4, 5.6), 100
 _MOST_CELLS = 1 << 14
 _HELD, _IDLE = "#1b7f79", STATES[State.IDLE]
-_GREYS = 96
+_GREYS = 32
 """Of the 256 colours that a GIF has: for text, and edges of white and black."""
 
 
@@ -56,11 +57,12 @@ class Film:
             figure = Figure(figsize=_SIZE, dpi=_DPI)
             canvas = FigureCanvasAgg(figure)
             self._write_head(figure, snapshot)
-            self._draw_cells(figure.add_axes((0.07, 0.36, 0.915, 0.52)), snapshot)
-            self._draw_past(figure.add_axes((0.07, 0.125, 0.915, 0.13)))
+            self._draw_cells(figure.add_axes((0.07, 0.36, 0.9, 0.52)), snapshot)
+            self._draw_past(figure.add_axes((0.07, 0.125, 0.9, 0.13)))
             figure.text(0.015, 0.015, self._footer, fontsize=6.5, color=style.QUIET)
-            canvas.draw()
-        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+            canvas.draw()  # type: ignore[no-untyped-call]
+        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        picture = Image.fromarray(pixels[..., :3].copy())
         self.frames.append(picture.quantize(palette=self._colours, dither=Image.Dither.NONE))
 
     def save(self, path: Path, *, fps: float) -> None:
@@ -100,12 +102,13 @@ class Film:
         colours = self._palette.assign(snapshot.holders)
         outlined = None if self._request is None else snapshot.holder(self._request)
         draw_map(axes, grid, colours, outlined=outlined)
-        own = [
-            Patch(facecolor=OWNERS[0], label="one sequence's"),
-            Patch(facecolor=OTHERS, label="another's"),
-        ]
+        some = tuple(Patch(facecolor=colour) for colour in OWNERS[:3])
+        others = Patch(facecolor=OTHERS)
+        states = explain_states()
         axes.legend(
-            handles=own + explain_states(),
+            handles=[some, others, *states],
+            labels=["one sequence", "other sequences", *(patch.get_label() for patch in states)],
+            handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
             ncols=6,
             loc="upper left",
             bbox_to_anchor=(-0.01, -0.01),

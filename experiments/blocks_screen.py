@@ -68,6 +68,8 @@ def show_snapshot(snapshot: Snapshot, chosen: Holder | None, screen: Console, *,
     screen.print(Text(say_memory(snapshot)))
     if chosen is not None:
         screen.print()
+        title = f"block table of {chosen.id}: {say_holder(chosen, snapshot)}"
+        screen.print(Text(title, style="bold"))
         screen.print(_tabulate_blocks(snapshot, chosen))
 
 
@@ -111,7 +113,7 @@ def _explain(snapshot: Snapshot, *, letters: bool) -> Text:
         line.append(sign if letters else " ", style=_paint(STATES[state]))
         line.append(f" {MEANINGS[state]} {counts[state]:,}   ")
     if letters:
-        line.append("A b a sequence's block, full or not", style="dim")
+        line.append("\nA held by one and full   a held by one and not yet full")
     return line
 
 
@@ -141,13 +143,7 @@ def _tabulate_holders(snapshot: Snapshot, colours: Colours) -> Table:
 
 
 def _tabulate_blocks(snapshot: Snapshot, chosen: Holder) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        title=Text(f"block table of {chosen.id}: {say_holder(chosen, snapshot)}", style="bold"),
-        title_justify="left",
-    )
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in ("logical", "physical", "tokens", "key", "held too by"):
         table.add_column(column, justify="right" if column != "held too by" else "left")
     for row in elide(list(enumerate(snapshot.table(chosen))), most=_ROWS):
