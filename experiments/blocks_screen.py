@@ -49,11 +49,14 @@ def show_snapshot(snapshot: Snapshot, chosen: Holder | None, screen: Console, *,
     screen.print(Text(say_step(snapshot), style="dim"))
     screen.print()
     halves = screen.color_system is not None and len(snapshot.cells) > _LETTERS
+    numbered = len(snapshot.cells) <= _NUMBERED
+    # A character is twice as high as it is wide.
+    aspect = 30 if numbered else 3 if halves else 6
     grid = lay_out(
         snapshot.cells,
-        aspect=3 if halves else 6,
+        aspect=aspect,
         most=_HALF_BLOCKS if halves else _LETTERS,
-        most_columns=max(1, min(100, screen.width) - _MARGIN),
+        most_columns=25 if numbered else max(1, min(100, screen.width) - _MARGIN),
     )
     for line in _draw_halves(grid, colours) if halves else _draw_letters(grid, colours):
         screen.print(line, no_wrap=True, crop=True)

@@ -137,8 +137,8 @@ def _cells_of(kv: Paged, running: list[Sequence]) -> list[Cell]:
     for sequence in running:
         for index, block in enumerate(sequence.blocks):
             holders[block] = (*holders.get(block, ()), sequence.index)
-            here = min(size, max(0, sequence.computed - index * size))
-            filled[block] = max(here, filled.get(block, 0))
+            # Who shares a block has computed the same tokens of it: writers copy first.
+            filled[block] = min(size, max(0, sequence.computed - index * size))
     free, idle = Cell(State.FREE, size), Cell(State.IDLE, size, size, True)
     known: dict[Cell, Cell] = {}
     cells = []

@@ -27,7 +27,7 @@ Row = TypeVar("Row")
 
 def parse_moment(text: str, *, option: str) -> int:
     """Whole nanoseconds of `1.5s` or `250ms`. Raises ConfigError."""
-    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-zµ]+)", text.strip())
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-zµ]+)", text.strip())
     if found is None or found[2] not in _UNITS_NS:
         raise ConfigError(
             f"{option}: found {shown(text)}; allowed: a time with its unit"

@@ -85,6 +85,17 @@ def write_down(world: SmallWorld) -> Ledger:
     return ledgers[0]
 
 
+def count(world: SmallWorld, request: str | None) -> Census:
+    counts = []
+
+    def make(scheduler: Scheduler) -> Census:
+        counts.append(Census(scheduler, request=request))
+        return counts[-1]
+
+    serve(world, watch=make)
+    return counts[0]
+
+
 def single(seed: int) -> SmallWorld:
     return replace(small_world(random.Random(seed)), replicas=1)
 
@@ -174,16 +185,10 @@ def test_a_step_by_its_number_and_the_fullest_of_them(seed: int) -> None:
     held = [len({b for table, _ in v.tables.values() for b in table}) for v in ledger.views]
     of_one = [len(v.tables.get(1, ([], 0))[0]) for v in ledger.views]
     for request, blocks in ((None, held), (world.requests[1].id, of_one)):
-        counts: list[Census] = []
-
-        def make(scheduler: Scheduler, request: str | None = request) -> Census:
-            counts.append(Census(scheduler, request=request))  # noqa: B023
-            return counts[-1]  # noqa: B023
-
-        serve(world, watch=make)
+        counted = count(world, request)
         expected = blocks.index(max(blocks)) if max(blocks) else None
-        assert counts[0].fullest == expected
-        assert counts[0].end_ns == ledger.views[-1].end_ns
+        assert counted.fullest == expected
+        assert counted.end_ns == ledger.views[-1].end_ns
 
 
 @given(
