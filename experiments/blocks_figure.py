@@ -23,6 +23,7 @@ from experiments.blocks_words import (
     shorten,
     split_memory,
 )
+from experiments.story import count
 from experiments.words import say_share
 
 _MOST_CELLS = 1 << 16
@@ -52,7 +53,7 @@ def draw_snapshot(snapshot: Snapshot, chosen: Holder | None, *, name: str, foote
     """`chosen` is the sequence whose block table is shown, and outlined on the map."""
     colours = Palette().assign(snapshot.holders)
     grid = lay_out(snapshot.cells, aspect=_ASPECT, most=_MOST_CELLS)
-    figure = style.begin(f"{name}: {say_headline(snapshot)}", footer=footer, size=(12, 7.4))
+    figure = style.begin(f"{name}: {say_headline(snapshot)}", footer=footer, size=(11, 7))
     wide = chosen is not None
     figure.set_layout_engine("constrained", w_pad=0.1)
     panels = figure.subplot_mosaic(
@@ -83,7 +84,7 @@ def _list_owners(axes: Axes, snapshot: Snapshot, colours: Colours) -> None:
         if holder.index in colours
     ]
     if others := len(snapshot.holders) - len(owners):
-        owners.append(Patch(facecolor=OTHERS, label=f"{others:,} other sequences"))
+        owners.append(Patch(facecolor=OTHERS, label=count(others, "other sequence")))
     entries = _fill_row(owners, columns=4) + explain_states(snapshot.count())
     _list_in_rows(axes, entries, columns=4, below=0.005)
 

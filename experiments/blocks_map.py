@@ -99,7 +99,7 @@ def _draw_boxes(axes: Axes, grid: Grid, colours: Colours) -> None:
             _boxes(shared, grid),
             facecolors="none",
             edgecolors=HATCH,
-            hatch="////" if len(grid.cells) <= _LABELLED else "//////",
+            hatch="////",
             linewidths=0,
         )
     )

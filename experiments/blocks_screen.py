@@ -128,7 +128,6 @@ def _tabulate_holders(snapshot: Snapshot, colours: Colours) -> Table:
     shown = sorted(snapshot.holders, key=lambda holder: holder.index not in colours)
     for holder in shown[: len(OWNERS)]:
         *_, (_, last, filled) = snapshot.table(holder)
-        shared = sum(snapshot.cells[at].state is State.SHARED for at in holder.cells)
         table.add_row(
             Text(
                 _letter(holder.index, colours),
@@ -136,7 +135,7 @@ def _tabulate_holders(snapshot: Snapshot, colours: Colours) -> Table:
             ),
             Text(holder.id),
             f"{len(holder.cells):,}",
-            f"{shared:,}",
+            f"{snapshot.shared_by(holder):,}",
             f"{holder.computed:,} of {holder.tokens:,}",
             f"{filled:,} of {last.slots:,}",
         )

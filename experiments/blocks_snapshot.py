@@ -89,6 +89,10 @@ class Snapshot:
         """The running sequence of that name; None where there is none."""
         return next((holder for holder in self.holders if holder.id == id_), None)
 
+    def shared_by(self, holder: Holder) -> int:
+        """How many of its blocks others hold too."""
+        return sum(self.cells[place].state is State.SHARED for place in holder.cells)
+
     def table(self, holder: Holder) -> Iterator[tuple[int, Cell, int]]:
         """(place, cell, tokens of this sequence in it), by logical block."""
         left = holder.computed

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from experiments.blocks_snapshot import Cell, Holder, Snapshot, State
 from experiments.errors import ConfigError, shown
+from experiments.story import count
 from experiments.words import say_share
 
 _UNITS_NS = {
@@ -94,13 +95,10 @@ def say_memory(snapshot: Snapshot) -> str:
 
 def say_holder(holder: Holder, snapshot: Snapshot) -> str:
     """How much of a sequence is in memory."""
-    blocks = len(holder.cells)
-    shared = sum(snapshot.cells[place].state is State.SHARED for place in holder.cells)
+    shared = snapshot.shared_by(holder)
     sharing = f" ({shared:,} shared)" if shared else ""
-    return (
-        f"{blocks:,} block{'' if blocks == 1 else 's'}{sharing},"
-        f" {holder.computed:,} of {holder.tokens:,} tokens"
-    )
+    blocks = count(len(holder.cells), "block")
+    return f"{blocks}{sharing}, {holder.computed:,} of {holder.tokens:,} tokens"
 
 
 def shorten(id_: str) -> str:
