@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _PICTURES = (".png", ".svg", ".pdf")
 _PIPE_COLUMNS = 100
+_FRAMES, _FPS = 100, 10
 
 
 def find_snapshot(
@@ -29,10 +30,17 @@ def find_snapshot(
 ) -> Snapshot:
     """The memory at a time, in a step, or else in the first step in which most blocks are
     held: by the request, where one is named. Raises ConfigError."""
+    from experiments.errors import ConfigError
+
     if at_ns is None and step is None:
         with _progress(theatre, errors) as beside:
             step = theatre.count(request=request, beside=beside).fullest
         if step is None:
+            if request is not None:
+                raise ConfigError(
+                    f"--request {request}: it never holds a block of replica {theatre.replica}:"
+                    " it is turned away, or served by another (--replica)"
+                )
             at_ns = 0
     seen: list[Snapshot] = []
     with _progress(theatre, errors) as beside:
@@ -69,9 +77,10 @@ def animate(
     fps: float,
     request: str | None,
     errors: Console,
-) -> None:
+) -> int:
     """Write a GIF of evenly spaced moments, the first and last of which are the span's; a span
-    without an end goes on to the end of the replica's last step. Raises ConfigError."""
+    without an end goes on to the end of the replica's last step. Returns for how many
+    milliseconds each is shown. Raises ConfigError."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -101,18 +110,18 @@ def animate(
     )
     with written(path) as draft:
         columns = TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=errors, transient=True) as progress:
+        hidden = not errors.is_terminal
+        with Progress(*columns, console=errors, transient=True, disable=hidden) as progress:
             task = progress.add_task("", total=frames)
 
             def see(snapshot: Snapshot) -> None:
                 film.add(snapshot)
                 progress.advance(task)
 
-            steps = range(frames)
-            theatre.watch(
-                see, times=[from_ns + (to_ns - from_ns) * at // steps[-1] for at in steps]
-            )
-        film.save(draft, fps=fps)
+            gaps = frames - 1
+            times = [from_ns + (to_ns - from_ns) * at // gaps for at in range(frames)]
+            theatre.watch(see, times=times)
+        return film.save(draft, fps=fps)
 
 
 def say_scene(theatre: Theatre) -> str:
@@ -193,8 +202,11 @@ def blocks(
         typer.Option("--animate", metavar="FILE.gif", help="Instead, an animation, frame by frame"),
     ] = None,
     start: Annotated[
-        str, typer.Option("--from", metavar="TIME", help="Where the animation begins.")
-    ] = "0s",
+        str | None,
+        typer.Option(
+            "--from", metavar="TIME", help="Where the animation begins; at 0 if not given."
+        ),
+    ] = None,
     end: Annotated[
         str | None,
         typer.Option(
@@ -202,16 +214,18 @@ def blocks(
         ),
     ] = None,
     frames: Annotated[
-        int, typer.Option(metavar="N", min=2, max=1000, help="Of the animation, evenly spaced.")
-    ] = 100,
+        int | None,
+        typer.Option(metavar="N", min=2, max=1000, help=f"Evenly spaced; {_FRAMES} if not given."),
+    ] = None,
     fps: Annotated[
-        float, typer.Option(metavar="F", min=0.1, max=50, help="Frames per second of real time.")
-    ] = 10,
+        float | None,
+        typer.Option(metavar="F", min=0.1, max=50, help=f"Frames per second; {_FPS} if not given."),
+    ] = None,
 ) -> None:
     """Show the blocks of the KV pool: who holds them at a moment, or all the time.
 
     Without a time or a step it is the first step in which most blocks are held (by the
-    request, if one is named). Writes nothing but the files that you name.
+    request, if one is named). Runs step by step, and writes nothing but the files you name.
     """
     with exits():
         from rich.console import Console
@@ -224,27 +238,35 @@ def blocks(
 
         if sum(option is not None for option in (at, step, gif)) > 1:
             raise ConfigError("found several of --at, --step, --animate; allowed: one of them")
+        if gif is None and (start, end, frames, fps) != (None,) * 4:
+            raise ConfigError("found --from, --to, --frames or --fps; allowed: with --animate")
+        if gif is not None and out is not None:
+            raise ConfigError("found --out and --animate; allowed: one of them")
         _check_file(out, option="--out", suffixes=_PICTURES)
         _check_file(gif, option="--animate", suffixes=(".gif",))
         at_ns = None if at is None else parse_moment(at, option="--at")
-        start_ns = parse_moment(start, option="--from")
+        start_ns = 0 if start is None else parse_moment(start, option="--from")
         end_ns = None if end is None else parse_moment(end, option="--to")
         theatre = Theatre.of(load_config(config, overrides=overrides or ()), replica=replica)
         if request is not None:
             check_id(request, theatre.ids)
         screen = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, highlight=False)
-        errors = Console(stderr=True)
+        errors = Console(stderr=True, highlight=False)
+        for note in theatre.notes:
+            errors.print(f"Note: {note}", style="yellow", markup=False, soft_wrap=True)
         if gif is not None:
-            animate(
+            frames = frames or _FRAMES
+            shown_ms = animate(
                 theatre,
                 gif,
                 span_ns=(start_ns, end_ns),
                 frames=frames,
-                fps=fps,
+                fps=fps or _FPS,
                 request=request,
                 errors=errors,
             )
-            screen.print(f"{frames} frames: {gif}", soft_wrap=True, markup=False)
+            said = f"{frames} frames of {shown_ms / 1000:g} s: {gif}"
+            screen.print(said, soft_wrap=True, markup=False)
             return
         snapshot = find_snapshot(theatre, at_ns=at_ns, step=step, request=request, errors=errors)
         chosen = choose(snapshot, request)

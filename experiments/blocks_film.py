@@ -65,18 +65,21 @@ class Film:
         picture = Image.fromarray(pixels[..., :3].copy())
         self.frames.append(picture.quantize(palette=self._colours, dither=Image.Dither.NONE))
 
-    def save(self, path: Path, *, fps: float) -> None:
-        """Write the GIF, which plays for ever."""
+    def save(self, path: Path, *, fps: float) -> int:
+        """Write the GIF, which plays for ever. Returns for how many milliseconds it shows each
+        frame: the format counts in hundredths of a second."""
+        shown_ms = 10 * round(100 / fps)
         first, *rest = self.frames
         first.save(
             path,
             format="GIF",
             save_all=True,
             append_images=rest,
-            duration=round(1000 / fps),
+            duration=shown_ms,
             loop=0,
             optimize=False,
         )
+        return shown_ms
 
     def _write_head(self, figure: Figure, snapshot: Snapshot) -> None:
         shared = snapshot.count()[State.SHARED]
@@ -122,8 +125,8 @@ class Film:
 
     def _draw_past(self, axes: Axes) -> None:
         at, held, kept = zip(*self._past, strict=True)
-        axes.fill_between(at, 0, held, color=_HELD, linewidth=0, label="held")
-        axes.fill_between(at, held, kept, color=_IDLE, linewidth=0, label="idle, cached")
+        axes.fill_between(at, 0, held, color=_HELD, linewidth=0)
+        axes.fill_between(at, held, kept, color=_IDLE, linewidth=0)
         axes.set(xlim=self._span, ylim=(0, 1), yticks=[0, 1], yticklabels=["0", "100 %"])
         axes.set_xlabel(self._clock, fontsize=8, labelpad=2)
         axes.set_title("held, and idle above it: share of the blocks", fontsize=8, pad=3)

@@ -148,6 +148,8 @@ class Theatre:
     ids: list[str]
     """Of all requests, as they arrive."""
     last_arrival_ns: int
+    notes: list[str]
+    """What a user should know of deployment and trace."""
 
     @classmethod
     def of(cls, config: Config, *, replica: int = 0) -> Self:
@@ -164,7 +166,9 @@ class Theatre:
         for request in trace:
             ids.append(request.id)
             last_arrival_ns = request.arrival_ns
-        return cls(deployment, latency, trace, replica, ids, last_arrival_ns)
+        notes = [*deployment.notes]
+        notes += [f"trace: {what}: {n:,}" for what, n in trace.notes.items() if n]
+        return cls(deployment, latency, trace, replica, ids, last_arrival_ns, notes)
 
     def watch(
         self,

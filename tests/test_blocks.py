@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -148,6 +149,9 @@ def test_each_replica_has_its_own_memory(config: Path) -> None:
         ("--request bb", "--request bb: did you mean b? the trace has 3 requests, a to c"),
         ("--request b --step 7", "b: it holds no blocks at 9.000 ms, in step 7: 1 run, 2 wait;"),
         ("--at 1s --step 3", "found several of --at, --step, --animate; allowed: one of them"),
+        ("--to 3s", "found --from, --to, --frames or --fps; allowed: with --animate"),
+        ("--animate x.gif --out x.png", "found --out and --animate; allowed: one of them"),
+        ("--request b --set cluster.replicas=2", "b: it never holds a block of replica 0:"),
         ("--out x.jpg", "--out: found x.jpg; allowed: a name in .png .svg .pdf"),
         ("--out no/x.png", "--out: found no/x.png; allowed: a file in a folder that exists"),
         ("--animate x.png", "--animate: found x.png; allowed: a name in .gif"),
@@ -173,6 +177,17 @@ def test_a_picture(config: Path) -> None:
     assert not list(config.parent.glob(".*"))
 
 
+def test_any_id_can_be_drawn(config: Path) -> None:
+    ids = ("_nolegend_", r"$\frac{", "[bold]long-" * 9)
+    write_trace(
+        config.parent / "t.jsonl",
+        [replace(request, id=id_) for request, id_ in zip(REQUESTS, ids, strict=True)],
+    )
+    told = shown(config, "--at", "5ms", "--out", str(config.parent / "x.png"))
+    assert all(id_ in told.replace("\n", "") for id_ in ids[:2])
+    assert (config.parent / "x.png").exists()
+
+
 def test_a_picture_that_cannot_be_written(config: Path) -> None:
     (config.parent / "x.png").mkdir()
     result = blocks(config, "--at", "5ms", "--out", str(config.parent / "x.png"))
@@ -184,7 +199,7 @@ def test_a_picture_that_cannot_be_written(config: Path) -> None:
 def test_an_animation(config: Path) -> None:
     path = config.parent / "x.gif"
     options = ("--from", "1ms", "--to", "9ms", "--frames", "5", "--fps", "4", "--request", "b")
-    assert shown(config, "--animate", str(path), *options) == f"5 frames: {path}\n"
+    assert shown(config, "--animate", str(path), *options) == f"5 frames of 0.25 s: {path}\n"
     with Image.open(path) as film:
         assert film.n_frames == 5
         pictures = []
