@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,54 +15,10 @@ if TYPE_CHECKING:
 
     from experiments.blocks_snapshot import Holder, Snapshot
     from experiments.blocks_watch import Theatre
-    from sim.engine import Observer
 
 _PICTURES = (".png", ".svg", ".pdf")
 _PIPE_COLUMNS = 100
 _FRAMES, _FPS = 100, 10
-
-
-def find_snapshot(
-    theatre: Theatre, *, at_ns: int | None, step: int | None, request: str | None, errors: Console
-) -> Snapshot:
-    """The memory at a time, in a step, or else in the first step in which most blocks are
-    held: by the request, where one is named. Raises ConfigError."""
-    from experiments.errors import ConfigError
-
-    if at_ns is None and step is None:
-        with _progress(theatre, errors) as beside:
-            step = theatre.count(request=request, beside=beside).fullest
-        if step is None:
-            if request is not None:
-                raise ConfigError(
-                    f"--request {request}: it never holds a block of replica {theatre.replica}:"
-                    " it is turned away, or served by another (--replica)"
-                )
-            at_ns = 0
-    seen: list[Snapshot] = []
-    with _progress(theatre, errors) as beside:
-        times = () if at_ns is None else (at_ns,)
-        theatre.watch(seen.append, times=times, step=step, beside=beside)
-    return seen[0]
-
-
-def choose(snapshot: Snapshot, request: str | None) -> Holder | None:
-    """Whose block table to show: the request's, or that of the sequence that has been running
-    for longest; None where nobody runs. Raises ConfigError where the request does not."""
-    from experiments.blocks_words import say_step
-    from experiments.errors import ConfigError
-
-    if request is None:
-        return snapshot.holders[0] if snapshot.holders else None
-    holder = snapshot.holder(request)
-    if holder is None:
-        running = [each.id for each in snapshot.holders]
-        others = f"; those that do: {' '.join(running)}" if running else ""
-        raise ConfigError(
-            f"--request {request}: it holds no blocks {say_step(snapshot)}{others}."
-            " `follow` tells when it does; without --at and --step its largest table is shown"
-        )
-    return holder
 
 
 def animate(
@@ -89,13 +42,15 @@ def animate(
         TimeRemainingColumn,
     )
 
+    from experiments.blocks_files import written
     from experiments.blocks_film import Film
+    from experiments.blocks_find import say_scene, show_progress
     from experiments.blocks_words import say_moment
     from experiments.errors import ConfigError
 
     from_ns, to_ns = span_ns
     if to_ns is None:
-        with _progress(theatre, errors) as beside:
+        with show_progress(theatre, errors) as beside:
             to_ns = theatre.count(beside=beside).end_ns
     if to_ns <= from_ns:
         raise ConfigError(
@@ -122,59 +77,6 @@ def animate(
             times = [from_ns + (to_ns - from_ns) * at // gaps for at in range(frames)]
             theatre.watch(see, times=times)
         return film.save(draft, fps=fps)
-
-
-def say_scene(theatre: Theatre) -> str:
-    """What was run, and where its times come from."""
-    from experiments.words import say_source
-
-    config, latency = theatre.deployment.config, theatre.latency
-    names = (config.name, config.model, config.device, theatre.trace.name)
-    said = ", ".join(str(name) for name in names if name)
-    if config.cluster.replicas > 1:
-        said += f", replica {theatre.replica} of {config.cluster.replicas}"
-    source = say_source({"latency": latency.source, "modelled": latency.modelled})
-    return f"{said}; latency {source}"
-
-
-@contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """A draft beside a file, which takes its name when it is complete. Raises ResultError."""
-    from experiments.errors import ResultError
-
-    draft = path.with_name(f".{path.stem}-{os.getpid()}.tmp{path.suffix}")
-    try:
-        yield draft
-        draft.replace(path)
-    except OSError as error:
-        raise ResultError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-@contextmanager
-def _progress(theatre: Theatre, errors: Console) -> Iterator[list[Observer]]:
-    """A bar that observes, where there is a terminal to show it on."""
-    if not errors.is_terminal:
-        yield []
-        return
-    from experiments.progress import ProgressBar
-
-    bar = ProgressBar(errors, requests=len(theatre.ids), last_arrival_ns=theatre.last_arrival_ns)
-    with bar:
-        yield [bar]
-
-
-def _check_file(path: Path | None, *, option: str, suffixes: tuple[str, ...]) -> None:
-    """Before anything is run."""
-    from experiments.errors import ConfigError
-
-    if path is None:
-        return
-    if path.suffix.lower() not in suffixes:
-        raise ConfigError(f"{option}: found {path}; allowed: a name in {' '.join(suffixes)}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{option}: found {path}; allowed: a file in a folder that exists")
 
 
 def blocks(
@@ -230,6 +132,8 @@ def blocks(
     with exits():
         from rich.console import Console
 
+        from experiments.blocks_files import check_file
+        from experiments.blocks_find import choose, find_snapshot
         from experiments.blocks_watch import Theatre
         from experiments.blocks_words import parse_moment
         from experiments.config import load_config
@@ -242,8 +146,8 @@ def blocks(
             raise ConfigError("found --from, --to, --frames or --fps; allowed: with --animate")
         if gif is not None and out is not None:
             raise ConfigError("found --out and --animate; allowed: one of them")
-        _check_file(out, option="--out", suffixes=_PICTURES)
-        _check_file(gif, option="--animate", suffixes=(".gif",))
+        check_file(out, option="--out", suffixes=_PICTURES)
+        check_file(gif, option="--animate", suffixes=(".gif",))
         at_ns = None if at is None else parse_moment(at, option="--at")
         start_ns = 0 if start is None else parse_moment(start, option="--from")
         end_ns = None if end is None else parse_moment(end, option="--to")
@@ -277,6 +181,7 @@ def blocks(
 
 
 def _show(theatre: Theatre, snapshot: Snapshot, chosen: Holder | None, screen: Console) -> None:
+    from experiments.blocks_find import say_scene
     from experiments.blocks_screen import show_snapshot
 
     show_snapshot(snapshot, chosen, screen, name=theatre.deployment.config.name)
@@ -286,6 +191,8 @@ def _show(theatre: Theatre, snapshot: Snapshot, chosen: Holder | None, screen: C
 def _draw(theatre: Theatre, snapshot: Snapshot, chosen: Holder | None, out: Path) -> None:
     from experiments import style
     from experiments.blocks_figure import draw_snapshot
+    from experiments.blocks_files import written
+    from experiments.blocks_find import say_scene
 
     name = theatre.deployment.config.name
     with written(out) as draft, style.styled():

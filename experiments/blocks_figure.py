@@ -142,7 +142,7 @@ def _draw_table(
     where = ", outlined on the map" if outlined else ""
     lines = max(_FEWEST_LINES, len(rows))
     axes.set(xlim=(0, 1), ylim=(lines + 0.3, -1), xticks=[], yticks=[])
-    axes.set_title(f"block table of {chosen.id}{where}:\n{say_holder(chosen, snapshot)}")
+    axes.set_title(f"block table of {shorten(chosen.id)}{where}:\n{say_holder(chosen, snapshot)}")
     hide_frame(axes)
     for title, (x, side) in _COLUMNS.items():
         axes.text(x, -0.4, title, ha=side, va="center", color=style.QUIET)

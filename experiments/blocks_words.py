@@ -98,7 +98,10 @@ def say_holder(holder: Holder, snapshot: Snapshot) -> str:
     shared = snapshot.shared_by(holder)
     sharing = f" ({shared:,} shared)" if shared else ""
     blocks = count(len(holder.cells), "block")
-    return f"{blocks}{sharing}, {holder.computed:,} of {holder.tokens:,} tokens"
+    tokens = f"{holder.computed:,} of {holder.tokens:,} tokens"
+    if holder.computed == holder.tokens:
+        tokens = f"all {holder.tokens:,} tokens"
+    return f"{blocks}{sharing}, {tokens}"
 
 
 def shorten(id_: str) -> str:

@@ -62,7 +62,7 @@ B   b               5        2            9 of 9              1 of 2
 24 token slots = used 14 (58 %) + reserved 2 (8 %) + free 6 (25 %) + null block 2 (8 %); sharing
 saves 4 more
 
-block table of b: 5 blocks (2 shared), 9 of 9 tokens
+block table of b: 5 blocks (2 shared), all 9 tokens
 logical   physical   tokens   key   held too by
 ───────────────────────────────────────────────
       0          1   2 of 2   yes   a
@@ -130,7 +130,7 @@ def test_a_preempted_request_leaves_idle_blocks(config: Path) -> None:
 def test_without_a_moment_it_is_the_fullest(config: Path) -> None:
     assert "10 of 11 blocks are held (91 %), 2" in shown(config)
     told = shown(config, "--request", "c")
-    assert "block table of c: 4 blocks, 7 of 7 tokens" in told
+    assert "block table of c: 4 blocks, all 7 tokens" in told
 
 
 def test_each_replica_has_its_own_memory(config: Path) -> None:
