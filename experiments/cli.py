@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from experiments.blocks import blocks
 from experiments.calibrate_cli import main as calibrate
 from experiments.conformance import conformance
 from experiments.exits import make_app
@@ -14,6 +15,7 @@ from experiments.trace_cli import main as trace
 main = make_app(
     run,
     follow,
+    blocks,
     size,
     conformance,
     schema,

@@ -34,7 +34,7 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
 
     deployment = resolve(config)
     latency, trace = build_latency(deployment), build_trace(config)
-    _check_id(request, [each.id for each in servable(trace)])
+    check_id(request, [each.id for each in servable(trace)])
     kv_cache = deployment.config.engine.kv_cache
     if kv_cache.kind != "paged":
         raise ConfigError(
@@ -79,7 +79,8 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
     return lines
 
 
-def _check_id(request: str, ids: list[str]) -> None:
+def check_id(request: str, ids: list[str]) -> None:
+    """Raise ConfigError where the trace has no such request, and name those that are near."""
     if request in set(ids):
         return
     near = difflib.get_close_matches(request, ids, cutoff=0.5)

@@ -58,6 +58,7 @@ _RC: dict[Any, Any] = {
     "legend.fontsize": 8.5,
     "legend.frameon": False,
     "font.size": 9,
+    "text.parse_math": False,  # ids and names of files may have a $
 }
 _FOOTER_CHARACTERS_PER_INCH = 14
 _LOG_ABOVE = 30

@@ -23,6 +23,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import experiments.blocks
 import experiments.cli
 import experiments.conformance
 import experiments.follow
@@ -42,6 +43,7 @@ COMMANDS: dict[tuple[str, ...], typer.Typer] = {
     ("python", "-m", "experiments.run"): experiments.run.main,
     ("python", "-m", "calibrate.from_steps"): experiments.from_steps.main,
     ("python", "-m", "experiments.follow"): experiments.follow.main,
+    ("python", "-m", "experiments.blocks"): experiments.blocks.main,
     ("python", "-m", "experiments.conformance"): experiments.conformance.main,
     ("python", "-m", "experiments.schema"): experiments.schema.main,
     ("python", "-m", "experiments.size"): experiments.size.main,
@@ -178,6 +180,8 @@ def test_images_are_small() -> None:
     images = list((ROOT / "docs" / "images").glob("*.png"))
     assert images
     assert all(image.stat().st_size < 200_000 for image in images)
+    films = (ROOT / "docs" / "images").glob("*.gif")
+    assert all(film.stat().st_size < 3_000_000 for film in films)
 
 
 def test_the_config_page_is_up_to_date() -> None:

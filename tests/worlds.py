@@ -124,8 +124,10 @@ def serve(
     fast: bool = False,
     check_every: int = 1,
     scheduler: Callable[..., Any] | None = None,
+    watch: Callable[[Any], Any] | None = None,
 ) -> Outcome:
-    """Run a world. `fast` takes the fast scheduler where it knows the rules."""
+    """Run a world. `fast` takes the fast scheduler where it knows the rules; `watch` makes one
+    more observer for each scheduler."""
     env = simpy.Environment()
     records = Records()
     trails, engines = [], []
@@ -149,13 +151,14 @@ def serve(
             records, scheduler=planner, latency=latency, replica=replica, check_every=check_every
         )
         trails.append(Trail(replica))
+        own = [] if watch is None else [watch(planner)]
         engines.append(
             Engine(
                 env,
                 scheduler=planner,
                 executor=Simulated(latency),
                 world=(CalendarWorld if fast else World)(max_model_len=world.max_model_len),
-                observers=[recorder, trails[-1]],
+                observers=[recorder, trails[-1], *own],
                 replica=replica,
             )
         )
