@@ -1,0 +1,293 @@
+"""Latency tables: measured points with their provenance, in one parquet file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrate.model import Model
+from calibrate.table_schema import AXES, COLUMNS, FORMAT, OPERATORS, SHAPE, SPLITS, TableError
+
+_METADATA = b"pagesim.latency_table"
+_SLOWEST_NS = 1e12
+_KEYS = ("operator", "variant", *SHAPE, "tp", "dtype", "kv_dtype", *AXES, "split")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where the points of a table come from; kept in the file's metadata."""
+
+    source: str
+    """In words a user understands: who measured what, with which software."""
+    device: str
+    licence: str
+    date: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of driver, framework, kernels, and whatever else was recorded."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Clocks, seed, load and the like."""
+    notes: tuple[str, ...] = ()
+    """What was dropped, filled in or modelled on the way; shown with every result."""
+    skew: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    """How far decodes of mixed length lie between the time of their mean context (0) and that
+    of the longest (1): (batch, share) in rising order, for `decode` and `mixed` steps."""
+    factors: Mapping[str, float] = field(default_factory=dict)
+    """Corrections fitted on whole steps: what to multiply an operator's times with."""
+    residuals: Mapping[str, float] = field(default_factory=dict)
+    """Quantiles of (predicted - measured) / measured over steps kept aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Points by column. Build one with `of_rows`, `read_table` or an importer."""
+
+    name: str
+    """The file or folder it was read from, for messages."""
+    points: Any
+    """pyarrow.Table of `table_schema.COLUMNS`."""
+    provenance: Provenance
+
+    @classmethod
+    def of_rows(
+        cls, rows: Iterable[Mapping[str, object]], *, name: str, provenance: Provenance
+    ) -> Table:
+        """A checked table; columns that a row does not name are null, `split` is fit.
+
+        Raises TableError, with the row's number, for what `read_table` refuses.
+        """
+        import pyarrow as pa
+
+        listed = [{"split": "fit", **row} for row in rows]
+        points = pa.Table.from_pylist(listed, schema=_arrow_schema())
+        return cls(name, _checked(points, name), provenance)
+
+    def select(
+        self, model: Model, *, tensor_parallel_size: int, dtype: str, kv_dtype: str
+    ) -> Table:
+        """The points of one model's shape, GPU count and dtypes.
+
+        Points of operators that leave the KV cache alone belong to every KV dtype. Raises
+        TableError, with what the table holds, where it has none.
+        """
+        import pyarrow.compute as pc
+
+        wanted = {**shape_of(model), "tp": tensor_parallel_size, "dtype": dtype}
+        points, told = self.points, f"{model.name}, tensor_parallel_size {tensor_parallel_size}"
+        for column, value in wanted.items():
+            points = points.filter(pc.equal(points[column], value))
+        caches = points["kv_dtype"].unique().to_pylist()
+        if not len(points) or (kv_dtype not in caches and caches != [None]):
+            raise TableError(
+                f"{self.name}: found no points of {told}, dtype {dtype}, kv_cache_dtype"
+                f" {kv_dtype}; it holds {self._list_contents()}; allowed: one of these, or a table"
+                " of the other"
+            )
+        cached = pc.or_kleene(pc.is_null(points["kv_dtype"]), pc.equal(points["kv_dtype"], kv_dtype))
+        return replace(self, points=points.filter(cached))
+
+    def of(self, operator: str, *, split: str = "fit") -> list[Points]:
+        """The points of an operator, those of each variant by themselves."""
+        import pyarrow.compute as pc
+
+        points = self.points
+        points = points.filter(
+            pc.and_(pc.equal(points["operator"], operator), pc.equal(points["split"], split))
+        )
+        variants = sorted(points["variant"].unique().to_pylist())
+        return [
+            Points.of(operator, variant, points.filter(pc.equal(points["variant"], variant)))
+            for variant in variants
+        ]
+
+    def write(self, path: str | Path) -> None:
+        """Write the file, whole or not at all. Raises TableError where it cannot be."""
+        import pyarrow.parquet as pq
+
+        path = Path(path)
+        provenance = json.dumps({"format": FORMAT, **asdict(self.provenance)}, sort_keys=True)
+        unfinished = path.with_name(f".{path.name}-{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            points = self.points.replace_schema_metadata({_METADATA: provenance})
+            pq.write_table(points, unfinished, compression="zstd")
+            unfinished.replace(path)
+        except OSError as error:
+            raise TableError(f"{path}: cannot be written ({error.strerror})") from None
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def fingerprint(self) -> str:
+        """Sha256 (hex) of points and provenance, whatever file they lie in."""
+        rows = json.dumps([self.points.to_pydict(), asdict(self.provenance)], sort_keys=True)
+        return hashlib.sha256(rows.encode()).hexdigest()
+
+    def _list_contents(self) -> str:
+        columns = ("model", "tp", "dtype", "kv_dtype")
+        held: dict[tuple[str, int, str], set[str]] = {}
+        for group in self.points.group_by(list(columns)).aggregate([]).to_pylist():
+            model, tp, dtype, cache = (group[column] for column in columns)
+            held.setdefault((model, tp, dtype), set()).update({cache} - {None})
+        said = (
+            f"{model}, tensor_parallel_size {tp}, dtype {dtype}, kv_cache_dtype"
+            f" {' or '.join(sorted(caches)) or 'any'}"
+            for (model, tp, dtype), caches in sorted(held.items())
+        )
+        return "; ".join(said)
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """The points of one operator and variant."""
+
+    operator: str
+    variant: str
+    axes: dict[str, NDArray[np.int64]]
+    calls: int
+    ns: NDArray[np.float64]
+    """Of one call."""
+
+    @classmethod
+    def of(cls, operator: str, variant: str, points: Any) -> Points:
+        axes = {axis: points[axis].to_numpy() for axis in OPERATORS[operator].axes}
+        calls = points["calls"][0].as_py()
+        return cls(operator, variant, axes, calls, points["median_ns"].to_numpy())
+
+
+def shape_of(model: Model) -> dict[str, int]:
+    """The columns that tell models apart. Raises ModelError for a mixture of experts."""
+    return {
+        "hidden_size": model.hidden_size,
+        "heads": model.heads,
+        "kv_heads": model.kv_heads,
+        "head_size": model.key_size,
+        "mlp_size": model.dense.mlp_size,
+        "vocab_size": model.vocab_size,
+        "layers": model.layers,
+    }
+
+
+def read_table(path: str | Path) -> Table:
+    """Read and check a table.
+
+    Raises TableError for a file that is missing, no parquet, no latency table or one of
+    another format; and, with the row, for unknown operators, axes that do not belong, values
+    out of range, times that are not above 0, and points that are there twice.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no such file"
+        raise TableError(f"{path}: found {what}; allowed: a latency table (.parquet)")
+    try:
+        points = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise TableError(f"{path}: cannot be read as parquet ({reason})") from None
+    metadata = (points.schema.metadata or {}).get(_METADATA)
+    if metadata is None:
+        raise TableError(
+            f"{path}: found a parquet file that is no latency table (columns"
+            f" {', '.join(points.column_names[:6])}, ...); allowed: what `pagesim import-table`"
+            " writes"
+        )
+    provenance = _read_provenance(path, metadata)
+    return Table(str(path), _checked(points.replace_schema_metadata(), str(path)), provenance)
+
+
+def _read_provenance(path: Path, metadata: bytes) -> Provenance:
+    try:
+        stored = json.loads(metadata)
+        found = stored.pop("format", None)
+        if found != FORMAT:
+            raise TableError(f"{path}: found table format {found}; allowed: {FORMAT}")
+        stored["notes"] = tuple(stored["notes"])
+        stored["skew"] = {
+            kind: tuple((int(batch), float(share)) for batch, share in pairs)
+            for kind, pairs in stored["skew"].items()
+        }
+        return Provenance(**stored)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, TableError):
+            raise
+        raise TableError(f"{path}: its provenance is damaged ({error})") from None
+
+
+def _arrow_schema() -> Any:
+    import pyarrow as pa
+
+    fields = [
+        pa.field(name, getattr(pa, column.type)(), nullable=not column.required)
+        for name, column in COLUMNS.items()
+    ]
+    return pa.schema(fields)
+
+
+def _checked(points: Any, name: str) -> Any:
+    """The points, if they are what the schema says. Raises TableError."""
+    expected = _arrow_schema()
+    found = {field.name: str(field.type) for field in points.schema}
+    wanted = {field.name: str(field.type) for field in expected}
+    for column in wanted.keys() | found.keys():
+        if found.get(column) != wanted.get(column):
+            raise TableError(
+                f"{name}: column {column}: found {found.get(column, 'none')}; allowed:"
+                f" {wanted.get(column, 'no such column')}"
+            )
+    points = points.select(expected.names)
+    if not len(points):
+        raise TableError(f"{name}: found no points")
+    frame = points.to_pandas()
+    _check_values(frame, name)
+    _check_axes(frame, name)
+    again = frame.duplicated(list(_KEYS))
+    if again.any():
+        _refuse(frame, name, again, "the same point again", "each point once")
+    return points.cast(expected)
+
+
+def _check_values(frame: Any, name: str) -> None:
+    for column, meaning in COLUMNS.items():
+        if meaning.required and frame[column].isna().any():
+            _refuse(frame, name, frame[column].isna(), f"no {column}", meaning.meaning)
+    for column, known in (("operator", OPERATORS), ("split", SPLITS)):
+        unknown = ~frame[column].isin(list(known))
+        _refuse(frame, name, unknown, f"{column} = {{{column}!r}}", ", ".join(known))
+    times = frame["median_ns"]
+    wrong = ~(np.isfinite(times) & (times > 0) & (times <= _SLOWEST_NS))
+    _refuse(frame, name, wrong, "median_ns = {median_ns}", "above 0 and up to 1e12")
+    for column in (*SHAPE, "tp", "calls"):
+        _refuse(frame, name, frame[column] < 1, f"{column} = {{{column}}}", "1 or more")
+
+
+def _check_axes(frame: Any, name: str) -> None:
+    for axis, least in AXES.items():
+        users = [operator for operator, known in OPERATORS.items() if axis in known.axes]
+        uses, given = frame["operator"].isin(users), frame[axis].notna()
+        _refuse(frame, name, uses & ~given, f"no {axis}", f"a value in a row of {{operator}}")
+        _refuse(frame, name, given & ~uses, f"{axis} in a row of {{operator}}", "null there")
+        low = given & ((frame[axis] < least) | (frame[axis] > 2**40))
+        _refuse(frame, name, low, f"{axis} = {{{axis}}}", f"{least} or more")
+    calls = frame.groupby(["operator", "variant", *SHAPE, "tp", "dtype"])["calls"]
+    mixed = calls.transform("nunique") > 1
+    _refuse(frame, name, mixed, "several numbers of calls", "one for all points of a variant")
+
+
+def _refuse(frame: Any, name: str, wrong: Any, found: str, allowed: str) -> None:
+    """Raise TableError about the first row that is wrong, if any is."""
+    if not wrong.any():
+        return
+    at = int(np.flatnonzero(wrong.to_numpy())[0])
+    row = cast("dict[str, object]", frame.iloc[at].to_dict())
+    raise TableError(
+        f"{name}: row {at}: found {found.format(**row)}; allowed: {allowed.format(**row)}"
+    )
