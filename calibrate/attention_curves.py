@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import Protocol
 
 import numpy as np
@@ -184,20 +183,26 @@ class Mixing:
         self._axes = [[float(node) for node in axis] for axis in axes]
         self.filled = int(np.isnan(factors).sum())
         self._factors: list[float] = np.nan_to_num(factors, nan=1.0).ravel().tolist()
-        strides = np.cumprod([1, *factors.shape[:0:-1]])[::-1]
-        self._strides: list[int] = strides.tolist()
+        self._strides: list[int] = [factors[0].size, factors[0, 0].size, factors.shape[3], 1]
 
-    def at(self, *point: float) -> float:
-        corners, shares = [0], []
+    def at(self, chunk: float, before: float, decodes: float, context: float) -> float:
+        """The factor at a point of the four axes."""
+        corners, weights = [0], []
+        point = (chunk, before, decodes, context)
         for axis, stride, x in zip(self._axes, self._strides, point, strict=True):
-            low = min(max(bisect_right(axis, x) - 1, 0), len(axis) - 1)
-            share = 0.0
-            if low + 1 < len(axis) and x > axis[low]:
-                share = (x - axis[low]) / (axis[low + 1] - axis[low])
-            step = stride if share else 0
-            corners = [corner + at for corner, at in product(corners, (low * stride, low * stride + step))]
-            shares.append(share)
-        values = [self._factors[corner] for corner in corners]
-        for share in reversed(shares):
-            values = [a + share * (b - a) for a, b in zip(values[::2], values[1::2], strict=True)]
+            at = bisect_right(axis, x)
+            if 0 < at < len(axis):
+                low = axis[at - 1]
+                weights.append((x - low) / (axis[at] - low))
+                step = (at - 1) * stride
+                corners = [corner + step for corner in corners]
+                corners += [corner + stride for corner in corners]
+            else:
+                step = stride * (at - 1 if at else 0)
+                corners = [corner + step for corner in corners]
+        factors = self._factors
+        values = [factors[corner] for corner in corners]
+        for weight in reversed(weights):
+            half = len(values) // 2
+            values = [values[i] + weight * (values[half + i] - values[i]) for i in range(half)]
         return values[0]

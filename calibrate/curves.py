@@ -25,7 +25,7 @@ class Line:
     one it grows by `tail` for each unit, by default at the last node's rate (time / axis).
     """
 
-    __slots__ = ("_at", "_slopes", "_times", "last", "nodes", "times")
+    __slots__ = ("_arrays", "_at", "_slopes", "_times", "last", "nodes", "times")
 
     def __init__(
         self, nodes: Sequence[float], times: Sequence[float], *, tail: float | None = None
@@ -48,6 +48,7 @@ class Line:
         self._at = [self.nodes[0], *self.nodes]
         self._times = [self.times[0], *self.times]
         self._slopes = [0.0, *between, tail]
+        self._arrays = tuple(map(np.array, (self.nodes, self._at, self._times, self._slopes)))
 
     @property
     def tail(self) -> float:
@@ -60,11 +61,10 @@ class Line:
 
     def at_many(self, x: NDArray[np.int64] | Floats) -> Floats:
         """The times at each x, in its shape; bit for bit those of `at`."""
-        piece = np.searchsorted(self.nodes, x, side="right")
-        times: Floats = np.take(self._times, piece) + np.take(self._slopes, piece) * (
-            x - np.take(self._at, piece)
-        )
-        return times
+        nodes, at, times, slopes = self._arrays
+        piece = nodes.searchsorted(x, side="right")
+        priced: Floats = times[piece] + slopes[piece] * (x - at[piece])
+        return priced
 
     def scaled(self, factor: float) -> Line:
         """So many times as much everywhere."""
@@ -78,6 +78,5 @@ def add(lines: Iterable[Line]) -> Line:
     if not lines:
         return Line([1], [0.0])
     nodes = sorted({node for line in lines for node in line.nodes})
-    # math.fsum would hide nothing here, but sum() keeps a single line as it is.
     times = [sum(line.at(node) for line in lines) for node in nodes]
     return Line(nodes, times, tail=sum(line.tail for line in lines))
