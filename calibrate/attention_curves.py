@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibrate.curves import SLACK, Floats, Line
-from sim.latency import Counts
 
 
 class Decodes:
@@ -63,10 +62,10 @@ def _stretched(line: Line, n: int) -> Line:
     return Line([n * node for node in line.nodes], line.times, tail=line.tail / n)
 
 
-def area_of(chunk: Counts | float, context: Counts | float | Floats) -> float | Floats:
-    """Pairs of query and key of a chunk behind a context: q (c + q / 2)."""
-    area: float | Floats = chunk * context + chunk * chunk / 2
-    return area
+def area_of(chunk: Any, context: Any) -> Any:
+    """Pairs of query and key of a chunk behind a context, q (c + q / 2): of numbers a float, of
+    arrays an array."""
+    return chunk * context + chunk * chunk / 2
 
 
 class Chunks(Protocol):
@@ -97,7 +96,7 @@ class ChunksByContext:
         """`by_chunk`: time of one call over the context, by tokens of the chunk."""
         self._chunks = sorted(by_chunk)
         self._lines = [by_chunk[chunk] for chunk in self._chunks]
-        self.largest = self._chunks[-1]
+        self.largest = float(self._chunks[-1])
         self.deepest = max(line.last for line in self._lines)
 
     def one(self, chunk: int, context: float) -> float:
@@ -107,9 +106,11 @@ class ChunksByContext:
         low = self._lines[above - 1].at(context)
         area, from_area = area_of(chunk, context), area_of(self._chunks[above - 1], context)
         if above == len(self._chunks):
-            return low * float(area / from_area)
+            time: float = low * (area / from_area)
+            return time
         high, to_area = self._lines[above].at(context), area_of(self._chunks[above], context)
-        return low + (area - from_area) / (to_area - from_area) * (high - low)  # type: ignore[return-value]
+        share: float = (area - from_area) / (to_area - from_area)
+        return low + share * (high - low)
 
     def many(self, chunk: NDArray[np.int64], context: NDArray[np.int64]) -> Floats:
         pieces = np.searchsorted(self._chunks, chunk, side="right")
@@ -125,10 +126,11 @@ class ChunksByContext:
         low = self._lines[above - 1].at_many(context)
         area, from_area = area_of(chunk, context), area_of(self._chunks[above - 1], context)
         if above == len(self._chunks):
-            return low * (area / from_area)
+            times: Floats = low * (area / from_area)
+            return times
         high, to_area = self._lines[above].at_many(context), area_of(self._chunks[above], context)
-        times: Floats = low + (area - from_area) / (to_area - from_area) * (high - low)
-        return times
+        share: Floats = (area - from_area) / (to_area - from_area)
+        return low + share * (high - low)
 
 
 class ChunksByArea:
@@ -140,14 +142,14 @@ class ChunksByArea:
     def __init__(self, prompts: Line) -> None:
         """`prompts`: time of one call over the tokens of the prompt."""
         nodes = [area_of(node, 0) for node in prompts.nodes]
-        self._areas = Line(nodes, prompts.times)  # type: ignore[arg-type]
+        self._areas = Line(nodes, prompts.times)
         self.largest = prompts.last
 
     def one(self, chunk: int, context: float) -> float:
-        return self._areas.at(area_of(chunk, context))  # type: ignore[arg-type]
+        return self._areas.at(area_of(chunk, context))
 
     def many(self, chunk: NDArray[np.int64], context: NDArray[np.int64]) -> Floats:
-        return self._areas.at_many(area_of(chunk, context))  # type: ignore[arg-type]
+        return self._areas.at_many(area_of(chunk, context))
 
 
 def together(chunks: Chunks, parts: Sequence[tuple[int, int]]) -> tuple[float, int, float]:
@@ -166,7 +168,7 @@ def together(chunks: Chunks, parts: Sequence[tuple[int, int]]) -> tuple[float, i
     if context_before >= 0:
         time = chunks.one(tokens, context_before)
     else:
-        time = chunks.one(tokens, 0) * float(area / area_of(tokens, 0))
+        time = chunks.one(tokens, 0) * (area / area_of(tokens, 0))
     longest = max(chunks.one(n, c) for n, c in parts)
     return max(time, longest), tokens, max(context_before, 0.0)
 

@@ -33,9 +33,7 @@ class Line:
         """`nodes` rise. Raises ValueError where they do not, or there are none."""
         self.nodes = [float(node) for node in nodes]
         self.times = [float(time) for time in times]
-        if not self.nodes or any(
-            b <= a for a, b in zip(self.nodes, self.nodes[1:], strict=False)
-        ):
+        if not self.nodes or any(b <= a for a, b in zip(self.nodes, self.nodes[1:], strict=False)):
             raise ValueError("nodes must rise")
         self.last = self.nodes[-1]
         if tail is None:

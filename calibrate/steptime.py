@@ -60,18 +60,10 @@ class Parts:
                 for points in table.of(operator)
             ]
 
-        def one(operator: str) -> Points:
-            found = table.of(operator)
-            if len(found) != 1:
-                raise TableError(
-                    f"{table.name}: found {len(found)} variants of {operator}; allowed: one"
-                )
-            return found[0]
-
         matrices = lines(*_BY_TOKENS)
         if not table.of("linear"):
             raise TableError(f"{table.name}: found no points of linear; allowed: a whole model's")
-        decode, prefill = one("attention_decode"), one("attention_prefill")
+        decode, prefill = _one(table, "attention_decode"), _one(table, "attention_prefill")
         alone = chunks_of(prefill, factor=prefill.calls * factors.get(prefill.operator, 1.0))
         running = decodes_of(decode, factor=decode.calls * factors.get(decode.operator, 1.0))
         copied = lines("block_copy")
@@ -80,9 +72,16 @@ class Parts:
             rows=add(lines(*_BY_ROWS)),
             decodes=running,
             chunks=alone,
-            mixing=_mixing_of(table, decodes_of(decode), chunks_of(prefill)),
+            mixing=mixing_of(table),
             copies=add(copied) if copied else None,
         )
+
+
+def _one(table: Table, operator: str) -> Points:
+    found = table.of(operator)
+    if len(found) != 1:
+        raise TableError(f"{table.name}: found {len(found)} variants of {operator}; allowed: one")
+    return found[0]
 
 
 def line_of(points: Points) -> Line:
@@ -117,11 +116,14 @@ def _by(points: Points, outer: str, inner: str, factor: float) -> dict[int, Line
     return lines
 
 
-def _mixing_of(table: Table, decodes: Decodes, chunks: Chunks) -> Mixing | None:
+def mixing_of(table: Table) -> Mixing | None:
+    """Of its mixed points against its decodes and prefills; None where there are none."""
     found = table.of("attention_mixed")
     if not found:
         return None
-    (points,) = found
+    points = _one(table, "attention_mixed")
+    decodes = decodes_of(_one(table, "attention_decode"))
+    chunks = chunks_of(_one(table, "attention_prefill"))
     columns = list(points.axes.values())
     apart = [
         chunks.one(q, c) + decodes.row(n).at(n * context)
@@ -226,9 +228,7 @@ class StepTime:
             fixed += parts.copies.at(copies)
         return fixed
 
-    def _price_mixed(
-        self, prefills: list[tuple[int, int]], n: int
-    ) -> Callable[[int, int], float]:
+    def _price_mixed(self, prefills: list[tuple[int, int]], n: int) -> Callable[[int, int], float]:
         """Attention of these chunks and n decodes, over (sum, longest) of the contexts."""
         parts = self.parts
         alone, chunk, before = together(parts.chunks, prefills)

@@ -8,17 +8,22 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibrate.model import Model
-from calibrate.table_schema import AXES, COLUMNS, FORMAT, OPERATORS, SHAPE, SPLITS, TableError
+from calibrate.table_check import arrow_schema, check_points
+from calibrate.table_schema import FORMAT, OPERATORS, TableError
 
 _METADATA = b"pagesim.latency_table"
-_SLOWEST_NS = 1e12
-_KEYS = ("operator", "variant", *SHAPE, "tp", "dtype", "kv_dtype", *AXES, "split")
+_CACHES = {
+    "auto": ("bfloat16", "float16"),
+    "fp8_e4m3": ("fp8",),
+    "int8_per_token_head": ("int8", "int8_per_token_head"),
+}
+"""What tables may call vLLM's KV dtypes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,32 +71,60 @@ class Table:
         import pyarrow as pa
 
         listed = [{"split": "fit", **row} for row in rows]
-        points = pa.Table.from_pylist(listed, schema=_arrow_schema())
-        return cls(name, _checked(points, name), provenance)
+        points = pa.Table.from_pylist(listed, schema=arrow_schema())
+        return cls(name, check_points(points, name), provenance)
 
     def select(
-        self, model: Model, *, tensor_parallel_size: int, dtype: str, kv_dtype: str
+        self,
+        model: Model,
+        *,
+        tensor_parallel_size: int = 1,
+        dtype: str | None = None,
+        kv_dtype: str = "auto",
     ) -> Table:
         """The points of one model's shape, GPU count and dtypes.
 
-        Points of operators that leave the KV cache alone belong to every KV dtype. Raises
-        TableError, with what the table holds, where it has none.
+        `dtype` may be left open where there is only one; `kv_dtype` is vLLM's name, `auto`
+        any of 16 bits. Points of operators that leave the KV cache alone belong to every KV
+        dtype. Raises TableError, with what the table holds, where it has none.
         """
         import pyarrow.compute as pc
 
-        wanted = {**shape_of(model), "tp": tensor_parallel_size, "dtype": dtype}
-        points, told = self.points, f"{model.name}, tensor_parallel_size {tensor_parallel_size}"
+        wanted: dict[str, int | str] = {**shape_of(model), "tp": tensor_parallel_size}
+        if dtype is not None:
+            wanted["dtype"] = dtype
+        points = self.points
         for column, value in wanted.items():
             points = points.filter(pc.equal(points[column], value))
-        caches = points["kv_dtype"].unique().to_pylist()
-        if not len(points) or (kv_dtype not in caches and caches != [None]):
+        caches = _CACHES.get(kv_dtype, (kv_dtype,))
+        held = set(points["kv_dtype"].unique().to_pylist()) - {None}
+        if not len(points) or len(points["dtype"].unique()) > 1 or len(held & {*caches}) != 1:
             raise TableError(
-                f"{self.name}: found no points of {told}, dtype {dtype}, kv_cache_dtype"
-                f" {kv_dtype}; it holds {self._list_contents()}; allowed: one of these, or a table"
-                " of the other"
+                f"{self.name}: found no points, or several kinds, of {model.name},"
+                f" tensor_parallel_size {tensor_parallel_size}, dtype {dtype or 'any'},"
+                f" kv_cache_dtype {kv_dtype}; allowed: {'; '.join(self.kinds()) or 'none'}"
             )
-        cached = pc.or_kleene(pc.is_null(points["kv_dtype"]), pc.equal(points["kv_dtype"], kv_dtype))
-        return replace(self, points=points.filter(cached))
+        cached = pc.is_in(points["kv_dtype"], value_set=_strings(caches))
+        return replace(self, points=points.filter(pc.or_(pc.is_null(points["kv_dtype"]), cached)))
+
+    def kinds(self) -> dict[str, Table]:
+        """What `select` can choose from, each by itself, under its name in words."""
+        import pyarrow.compute as pc
+
+        kinds = {}
+        columns = ["model", "tp", "dtype"]
+        for group in self.points.group_by(columns).aggregate([]).sort_by("model").to_pylist():
+            points = self.points
+            for column in columns:
+                points = points.filter(pc.equal(points[column], group[column]))
+            for cache in sorted({*points["kv_dtype"].unique().to_pylist()} - {None}):
+                own = pc.or_kleene(
+                    pc.is_null(points["kv_dtype"]), pc.equal(points["kv_dtype"], cache)
+                )
+                what = f"{group['model']}, tensor_parallel_size {group['tp']}, dtype"
+                name = f"{what} {group['dtype']}, kv_cache_dtype {cache}"
+                kinds[name] = replace(self, points=points.filter(own))
+        return kinds
 
     def of(self, operator: str, *, split: str = "fit") -> list[Points]:
         """The points of an operator, those of each variant by themselves."""
@@ -128,19 +161,6 @@ class Table:
         """Sha256 (hex) of points and provenance, whatever file they lie in."""
         rows = json.dumps([self.points.to_pydict(), asdict(self.provenance)], sort_keys=True)
         return hashlib.sha256(rows.encode()).hexdigest()
-
-    def _list_contents(self) -> str:
-        columns = ("model", "tp", "dtype", "kv_dtype")
-        held: dict[tuple[str, int, str], set[str]] = {}
-        for group in self.points.group_by(list(columns)).aggregate([]).to_pylist():
-            model, tp, dtype, cache = (group[column] for column in columns)
-            held.setdefault((model, tp, dtype), set()).update({cache} - {None})
-        said = (
-            f"{model}, tensor_parallel_size {tp}, dtype {dtype}, kv_cache_dtype"
-            f" {' or '.join(sorted(caches)) or 'any'}"
-            for (model, tp, dtype), caches in sorted(held.items())
-        )
-        return "; ".join(said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +221,7 @@ def read_table(path: str | Path) -> Table:
             " writes"
         )
     provenance = _read_provenance(path, metadata)
-    return Table(str(path), _checked(points.replace_schema_metadata(), str(path)), provenance)
+    return Table(str(path), check_points(points.replace_schema_metadata(), str(path)), provenance)
 
 
 def _read_provenance(path: Path, metadata: bytes) -> Provenance:
@@ -222,72 +242,7 @@ def _read_provenance(path: Path, metadata: bytes) -> Provenance:
         raise TableError(f"{path}: its provenance is damaged ({error})") from None
 
 
-def _arrow_schema() -> Any:
+def _strings(values: Iterable[str]) -> Any:
     import pyarrow as pa
 
-    fields = [
-        pa.field(name, getattr(pa, column.type)(), nullable=not column.required)
-        for name, column in COLUMNS.items()
-    ]
-    return pa.schema(fields)
-
-
-def _checked(points: Any, name: str) -> Any:
-    """The points, if they are what the schema says. Raises TableError."""
-    expected = _arrow_schema()
-    found = {field.name: str(field.type) for field in points.schema}
-    wanted = {field.name: str(field.type) for field in expected}
-    for column in wanted.keys() | found.keys():
-        if found.get(column) != wanted.get(column):
-            raise TableError(
-                f"{name}: column {column}: found {found.get(column, 'none')}; allowed:"
-                f" {wanted.get(column, 'no such column')}"
-            )
-    points = points.select(expected.names)
-    if not len(points):
-        raise TableError(f"{name}: found no points")
-    frame = points.to_pandas()
-    _check_values(frame, name)
-    _check_axes(frame, name)
-    again = frame.duplicated(list(_KEYS))
-    if again.any():
-        _refuse(frame, name, again, "the same point again", "each point once")
-    return points.cast(expected)
-
-
-def _check_values(frame: Any, name: str) -> None:
-    for column, meaning in COLUMNS.items():
-        if meaning.required and frame[column].isna().any():
-            _refuse(frame, name, frame[column].isna(), f"no {column}", meaning.meaning)
-    for column, known in (("operator", OPERATORS), ("split", SPLITS)):
-        unknown = ~frame[column].isin(list(known))
-        _refuse(frame, name, unknown, f"{column} = {{{column}!r}}", ", ".join(known))
-    times = frame["median_ns"]
-    wrong = ~(np.isfinite(times) & (times > 0) & (times <= _SLOWEST_NS))
-    _refuse(frame, name, wrong, "median_ns = {median_ns}", "above 0 and up to 1e12")
-    for column in (*SHAPE, "tp", "calls"):
-        _refuse(frame, name, frame[column] < 1, f"{column} = {{{column}}}", "1 or more")
-
-
-def _check_axes(frame: Any, name: str) -> None:
-    for axis, least in AXES.items():
-        users = [operator for operator, known in OPERATORS.items() if axis in known.axes]
-        uses, given = frame["operator"].isin(users), frame[axis].notna()
-        _refuse(frame, name, uses & ~given, f"no {axis}", f"a value in a row of {{operator}}")
-        _refuse(frame, name, given & ~uses, f"{axis} in a row of {{operator}}", "null there")
-        low = given & ((frame[axis] < least) | (frame[axis] > 2**40))
-        _refuse(frame, name, low, f"{axis} = {{{axis}}}", f"{least} or more")
-    calls = frame.groupby(["operator", "variant", *SHAPE, "tp", "dtype"])["calls"]
-    mixed = calls.transform("nunique") > 1
-    _refuse(frame, name, mixed, "several numbers of calls", "one for all points of a variant")
-
-
-def _refuse(frame: Any, name: str, wrong: Any, found: str, allowed: str) -> None:
-    """Raise TableError about the first row that is wrong, if any is."""
-    if not wrong.any():
-        return
-    at = int(np.flatnonzero(wrong.to_numpy())[0])
-    row = cast("dict[str, object]", frame.iloc[at].to_dict())
-    raise TableError(
-        f"{name}: row {at}: found {found.format(**row)}; allowed: {allowed.format(**row)}"
-    )
+    return pa.array(list(values), pa.string())

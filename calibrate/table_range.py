@@ -30,35 +30,37 @@ def count_outside(parts: Parts, steps: Columns, chunks: Columns) -> dict[str, in
         _say("decodes", parts.decodes.largest): times[
             steps["decodes"] > SLACK * parts.decodes.largest
         ],
-        "steps with a sum of decode contexts beyond the table": _deep_steps(parts, steps),
-        f"chunks of more than the table's {largest:,.0f} tokens": many[
-            chunks["tokens"] > SLACK * largest
-        ],
+        "steps have decodes with more context than was measured: extrapolated": _deep_steps(
+            parts, steps
+        ),
+        f"chunks are of more than the measured {largest:,.0f} tokens: extrapolated": (
+            many & (chunks["tokens"] > SLACK * largest)
+        ),
     }
     if isinstance(parts.chunks, ChunksByArea):
-        counted["chunks behind a context, which the table has none of: priced by area"] = (
-            many & (before > 0)
+        counted["chunks stand behind a context, which was not measured: priced by area"] = many & (
+            before > 0
         )
     else:
-        counted[f"chunks behind more than the table's {deepest:,.0f} tokens of context"] = (
-            many & (before > SLACK * deepest)
-        )
+        counted[
+            f"chunks stand behind more than the measured {deepest:,.0f} tokens: extrapolated"
+        ] = many & (before > SLACK * deepest)
     if parts.copies is None:
-        counted["steps with block copies, which the table has none of: priced 0"] = times[
+        counted["steps copy blocks, which was not measured: priced 0"] = times[
             steps["copied_blocks"] > 0
         ]
     return {what: int(n.sum()) for what, n in counted.items() if n.sum()}
 
 
 def _say(axis: str, last: float) -> str:
-    return f"steps of more {axis} than the table's {last:,.0f}"
+    return f"steps have more {axis} than the measured {last:,.0f}: extrapolated"
 
 
 def _deep_steps(parts: Parts, steps: Columns) -> NDArray[np.int64]:
     """Of each row the steps with more context than was measured: it grows from step to step."""
     decodes, times = steps["decodes"], steps["steps"]
     batches, where = np.unique(decodes, return_inverse=True)
-    reach = np.array([parts.decodes.reach(n) if n else np.inf for n in batches.tolist()])[where]
+    reach = np.array([parts.decodes.reach(n) if n else 0 for n in batches.tolist()])[where]
     within = (reach - steps["decode_context"]) // np.maximum(decodes, 1) + 1
     deep: NDArray[np.int64] = times - np.clip(within, 0, times).astype(np.int64)
     return deep

@@ -54,8 +54,12 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from calibrate.device import DeviceError
     from calibrate.memory import DoesNotFit
     from calibrate.model import ModelError
+    from calibrate.table_schema import TableError
     from experiments.errors import ConfigError, ResultError
     from sim.engine import Livelocked
     from traces.schema import TraceError
 
-    return ConfigError, ResultError, TraceError, ModelError, DeviceError, DoesNotFit, Livelocked
+    return (
+        *(ConfigError, ResultError, TraceError, TableError),
+        *(ModelError, DeviceError, DoesNotFit, Livelocked),
+    )

@@ -72,8 +72,8 @@ def import_aiconfigurator(
             f"{systems}: found no tables of {device.name}; allowed: {', '.join(SYSTEMS)}"
         )
     tp = tensor_parallel_size
-    if model.heads % tp or model.dense.mlp_size % tp or tp > max(model.kv_heads, tp):
-        raise TableError(f"tensor_parallel_size: {model.name} cannot be cut into {tp}")
+    if model.heads % tp or model.dense.mlp_size % tp:
+        raise TableError(f"tensor_parallel_size: found {tp}; {model.name} cannot be cut so")
     data = systems / "data" / name
     tables = {
         family: _newest(data / family / "vllm", file, version)
@@ -172,10 +172,11 @@ def _read_gemm(
     path: Path, model: Model, tp: int, dtype: str
 ) -> tuple[list[int], list[dict[str, object]]]:
     """The token counts that were measured, and the points of every matrix of the model."""
-    query, cache = model.heads * model.key_size, 2 * model.kv_heads * model.key_size
+    query = model.heads * model.key_size
+    cache = 2 * -(-model.kv_heads // tp) * model.key_size  # heads fewer than GPUs are repeated
     hidden, mlp = model.hidden_size, model.dense.mlp_size
     layer = (
-        _Matrix("qkv", max(query + cache, 1) // tp, hidden),
+        _Matrix("qkv", query // tp + cache, hidden),
         _Matrix("o", hidden, query // tp),
         _Matrix("gate_up", model.dense.mlp_inputs * mlp // tp, hidden),
         _Matrix("down", hidden, mlp // tp),

@@ -37,9 +37,9 @@ _SKEW = ("n", "t_mean_us", "t_max_us", "t_skew_us")
 def import_llmservingsim(path: str | Path, model: Model, *, tensor_parallel_size: int = 1) -> Table:
     """The profile of one model and GPU count.
 
-    Attention was measured on two grids (powers of 2, and of 1.5): the first is what times
-    are interpolated from, points that are only on the second are kept as `check`. The
-    profile has no all-reduce. Raises TableError for a folder that is no such profile, is of
+    Attention was measured on two grids (powers of 2, and of 1.5). Mixed calls, which take a
+    whole grid, are interpolated from the first; their points on the second are kept as
+    `check`. The profile has no all-reduce. Raises TableError for a folder that is no such profile, is of
     another model or GPU count, or lacks an operator.
     """
     folder = Path(path)
@@ -153,8 +153,7 @@ def _read_attention(folder: Path, layers: int) -> Iterator[dict[str, object]]:
         if batch:
             axes |= {"batch": batch, "context": context}
         kind = "mixed" if chunk and batch else "prefill" if chunk else "decode"
-        # Decodes by themselves have every context with every batch, so both grids serve.
-        on_grid = kind == "decode" or all(v & (v - 1) == 0 for v in (chunk, before, context))
+        on_grid = kind != "mixed" or all(v & (v - 1) == 0 for v in (chunk, before, context))
         yield {
             "operator": f"attention_{kind}",
             "variant": "attention",
