@@ -29,7 +29,16 @@ the radix sort's second buffers for both. UNCERTAIN: read from PyTorch's sort; a
 
 
 def forward_bytes(model: Model, *, tokens: int, tensor_parallel_size: int = 1) -> int:
-    """The widest point of a layer: residual, normed input, MLP inputs and activation."""
+    """The widest point of a layer: residual, normed input, MLP inputs and activation.
+
+    In a mixture each token has them once for every expert it is sent to, and vLLM puts the
+    experts' outputs where their inputs were (fused_moe: one buffer for both).
+    """
+    if model.moe:
+        size = model.experts.expert_size // tensor_parallel_size
+        routed = max(2 * size, model.hidden_size) + size
+        per_token = 2 * model.hidden_size + model.experts.experts_per_token * routed
+        return tokens * per_token * weights.BYTES
     mlp = model.dense.mlp_size // tensor_parallel_size
     per_token = 2 * model.hidden_size + (model.dense.mlp_inputs + 1) * mlp
     return tokens * per_token * weights.BYTES

@@ -43,24 +43,25 @@ class Device:
         return self.bf16_flop_per_s / self.bandwidth_bytes_per_s
 
 
+def shipped_devices() -> Iterator[Device]:
+    """All of them, in the order of devices.json."""
+    rows = json.loads(files("calibrate").joinpath("devices.json").read_text(encoding="utf-8"))
+    for name, row in rows.items():
+        yield Device(name=name, **(row | {"aliases": tuple(row["aliases"])}))
+
+
 def load_device(name: str) -> Device:
     """The device of that name, in any spelling: `H200`, `nvidia h200`, `rtx4090`, `RTX 4090`.
 
     Raises DeviceError, with the nearest names and all known ones.
     """
     wanted = _key(name)
-    devices = list(_shipped())
+    devices = list(shipped_devices())
     for device in devices:
         if wanted in map(_key, (device.name, device.cuda_name, *device.aliases)):
             return device
     known = {_key(device.name): device.name for device in devices}
     raise DeviceError(f"unknown device {name!r}; {did_you_mean(wanted, known)}")
-
-
-def _shipped() -> Iterator[Device]:
-    rows = json.loads(files("calibrate").joinpath("devices.json").read_text(encoding="utf-8"))
-    for name, row in rows.items():
-        yield Device(name=name, **(row | {"aliases": tuple(row["aliases"])}))
 
 
 def _key(name: str) -> str:

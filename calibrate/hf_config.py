@@ -50,6 +50,12 @@ class Fields:
             raise self.error(f"field {field!r} must be true or false, got {value!r}")
         return value
 
+    def refuse_unless(self, field: str, value: object, *, why: str) -> None:
+        """Raise ModelError where the field is there and says something else than `value`."""
+        found = self._config.get(field, value)
+        if found != value:
+            raise self.error(f"field {field!r} is {found!r}: {why}, which is not modelled")
+
     def has(self, field: str) -> bool:
         return self._config.get(field) is not None
 

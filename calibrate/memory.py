@@ -40,6 +40,11 @@ _LARGEST_BYTES = 160 << 30
 class DoesNotFit(ValueError):
     """A model, or one request of the longest allowed length, finds no room."""
 
+    def __init__(self, message: str, plan: MemoryPlan | None = None) -> None:
+        super().__init__(message)
+        self.plan = plan
+        """Where the memory would have gone; None where it is not the model that lacks room."""
+
 
 class Term(NamedTuple):
     bytes: int
@@ -134,8 +139,8 @@ def plan_memory(
     last six keywords the term of its name.
 
     Raises DoesNotFit where no block is usable or the device holds less than weights and cache
-    (which the two keywords for the cache make possible), ModelError for a mixture of experts whose
-    weights and activation peak are not given, ValueError for values out of range.
+    (which the two keywords for the cache make possible), ModelError where the weights are not
+    counted and they and the activation peak are not given, ValueError for values out of range.
     """
     if not 0 < gpu_memory_utilization <= 1:
         raise ValueError(f"gpu_memory_utilization must lie in (0, 1], got {gpu_memory_utilization}")
@@ -177,7 +182,7 @@ def plan_memory(
     block = Term(
         spec.block_bytes(block_size),
         f"{block_size} tokens x {spec.bytes_per_token} bytes ({spec.layers} layers, {spec.heads}"
-        f" heads, {spec.dtype})",
+        f" head{'s' * (spec.heads > 1)}, {spec.dtype})",
     )
     if num_gpu_blocks_override is None:
         num_blocks = max(0, available.bytes // block.bytes)
@@ -202,9 +207,9 @@ def plan_memory(
         num_blocks=num_blocks,
     )
     if num_blocks < 2:
-        raise DoesNotFit(_no_room(model, device, plan))
+        raise DoesNotFit(_no_room(model, device, plan), plan)
     if plan.exceeds_device:
-        raise DoesNotFit(_too_large(model, device, plan))
+        raise DoesNotFit(_too_large(model, device, plan), plan)
     return plan
 
 
@@ -224,7 +229,7 @@ def _given(value: int | None) -> Term | None:
 
 def _weights(model: Model, tp: int) -> Term:
     share = "" if tp == 1 else f", over {tp} GPUs"
-    return Term(math.ceil(model.weight_bytes / tp), f"{model.dense.parameters} x 2 bytes{share}")
+    return Term(math.ceil(model.weight_bytes / tp), f"{model.parameters} x 2 bytes{share}")
 
 
 def _activation(
@@ -253,7 +258,7 @@ def _parse_version(text: str) -> Version:
 
 def _too_large(model: Model, device: Device, plan: MemoryPlan) -> str:
     return (
-        f"{model.name} and its KV cache exceed the {_size(plan.total.bytes)} of {device.name}:"
+        f"{model.name} and its KV cache exceed the {say_bytes(plan.total.bytes)} of {device.name}:"
         f" {_terms(plan)}. Lower num_gpu_blocks_override or kv_cache_memory_bytes, raise"
         " tensor_parallel_size, or take a larger device"
     )
@@ -268,10 +273,11 @@ def _no_room(model: Model, device: Device, plan: MemoryPlan) -> str:
 
 
 def _terms(plan: MemoryPlan) -> str:
-    return ", ".join(f"{row.term} {_size(row.bytes)} ({row.derivation})" for row in plan.rows())
+    return ", ".join(f"{row.term} {say_bytes(row.bytes)} ({row.derivation})" for row in plan.rows())
 
 
-def _size(count: int) -> str:
+def say_bytes(count: int) -> str:
+    """In MiB or GiB, to two decimals."""
     if abs(count) < 1 << 30:
         return f"{count / 2**20:.2f} MiB"
     return f"{count / 2**30:.2f} GiB"

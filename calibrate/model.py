@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -11,10 +11,10 @@ from pathlib import Path
 from calibrate import weights
 from calibrate.hf_config import Config, Fields, ModelError
 from calibrate.naming import did_you_mean
-from calibrate.weights import Weights, llama_weights, opt_weights
+from calibrate.weights import Mixture, Weights, llama_weights, mixture_weights, opt_weights
 from sim.kv.spec import KVSpec
 
-__all__ = ["Model", "ModelError", "load_model"]
+__all__ = ["Model", "ModelError", "load_model", "shipped_models"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,9 @@ class Model:
     latent_size: int | None
     """Size of MLA's compressed K and V; None where each head keeps its own."""
     weights: Weights | None
-    """None for a mixture of experts: its cache is exact, its weights are not counted."""
+    """None for a mixture of experts."""
+    mixture: Mixture | None = None
+    """Of a mixture of experts; None also where its weights are quantised: not counted."""
 
     @classmethod
     def from_config(cls, config: Config, *, name: str) -> Model:
@@ -58,7 +60,7 @@ class Model:
 
     @property
     def moe(self) -> bool:
-        """Whether it is a mixture of experts, whose work and weights we do not model."""
+        """Whether it is a mixture of experts, whose step time we do not model."""
         return self.weights is None
 
     @property
@@ -66,16 +68,37 @@ class Model:
         """The weights. Raises ModelError for a mixture of experts."""
         if self.weights is None:
             raise ModelError(
-                f"{self.name}: {self.architecture} is a mixture of experts: its cache can be"
-                " sized, its weights, activations and step time are not modelled (a memory plan"
-                " can be given weights_bytes and activation_bytes)"
+                f"{self.name}: {self.architecture} is a mixture of experts: its memory can be"
+                " planned (`pagesim size`), but the time of its steps is not modelled;"
+                " latency.kind linear and replay can run it"
             )
         return self.weights
 
     @property
+    def experts(self) -> Mixture:
+        """The weights of a mixture. Raises ModelError where they are not counted."""
+        if self.mixture is None:
+            raise ModelError(
+                f"{self.name}: {self.architecture} is a mixture of experts with quantised weights,"
+                " which are not counted: its cache can be sized, a memory plan must be given"
+                " weights_bytes and activation_bytes"
+            )
+        return self.mixture
+
+    @property
+    def counted(self) -> bool:
+        """Whether the weights are counted."""
+        return self.weights is not None or self.mixture is not None
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights are. Raises ModelError where they are not counted."""
+        return (self.weights or self.experts).parameters
+
+    @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights. Raises ModelError for a mixture of experts."""
-        return self.dense.parameters * weights.BYTES
+        """Bytes of all weights. Raises ModelError where they are not counted."""
+        return self.parameters * weights.BYTES
 
     @property
     def rotary_bytes(self) -> int:
@@ -121,12 +144,16 @@ def load_model(name_or_path: str) -> Model:
         raise ModelError(f"{path}: {error}") from None
 
 
+def shipped_models() -> Iterator[tuple[str, dict[str, object]]]:
+    """(name, its config.json with `_source` and `_aliases`) of every shipped model."""
+    for entry in files("calibrate").joinpath("models").iterdir():
+        yield entry.name.removesuffix(".json"), _parse(entry.read_bytes())
+
+
 def _shipped(name: str) -> Model:
     wanted = name.casefold().rpartition("/")[2]
     known: dict[str, str] = {}
-    for entry in files("calibrate").joinpath("models").iterdir():
-        stem = entry.name.removesuffix(".json")
-        config = _parse(entry.read_bytes())
+    for stem, config in shipped_models():
         aliases = config["_aliases"]
         assert isinstance(aliases, list)
         if wanted in {str(alias).casefold() for alias in (stem, *aliases)}:
@@ -149,7 +176,7 @@ def _parse(text: bytes) -> dict[str, object]:
 
 
 def _shape(fields: Fields) -> Model:
-    """Everything but the weights; all we read of a mixture of experts."""
+    """Everything but the weights."""
     heads = fields.whole("num_attention_heads")
     hidden_size = fields.whole("hidden_size")
     if not fields.has("head_dim") and hidden_size % heads:
@@ -180,6 +207,14 @@ def _llama(fields: Fields) -> Model:
     return replace(model, weights=counted)
 
 
+def _mixture(fields: Fields) -> Model:
+    model = _shape(fields)
+    counted = mixture_weights(
+        fields, heads=model.heads, kv_heads=model.kv_heads, head_size=model.key_size
+    )
+    return replace(model, mixture=counted)
+
+
 def _opt(fields: Fields) -> Model:
     return replace(_shape(fields), rotary_size=0, weights=opt_weights(fields))
 
@@ -202,8 +237,8 @@ _READERS: dict[str, Callable[[Fields], Model]] = {
     "Qwen2ForCausalLM": _llama,
     "Qwen3ForCausalLM": _llama,
     "OPTForCausalLM": _opt,
-    "MixtralForCausalLM": _shape,
-    "Qwen3MoeForCausalLM": _shape,
+    "MixtralForCausalLM": _mixture,
+    "Qwen3MoeForCausalLM": _mixture,
     "DeepseekV2ForCausalLM": _deepseek,
     "DeepseekV3ForCausalLM": _deepseek,
 }

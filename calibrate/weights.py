@@ -1,4 +1,4 @@
-"""Counting a dense transformer's weights from the shapes in its config.json, exactly."""
+"""Counting a transformer's weights from the shapes in its config.json, exactly."""
 
 from __future__ import annotations
 
@@ -25,33 +25,77 @@ class Weights:
     """Matrices into the MLP: 2 where it is gated (gate and up), 1 where it is not."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """How many numbers a mixture of experts is made of, and what its experts work on."""
+
+    parameters: int
+    """All of them, whichever experts a token is sent to."""
+    expert_size: int
+    """Width of one expert's MLP."""
+    experts_per_token: int
+
+
 def llama_weights(fields: Fields, *, heads: int, kv_heads: int, head_size: int) -> Weights:
     """Llama and its kin: gated MLP, RMSNorm; Qwen2 has a bias on q, k, v, Qwen3 norms q and k."""
     refuse_quantised(fields)
-    architecture = fields.architecture()
     layers, hidden = fields.whole("num_hidden_layers"), fields.whole("hidden_size")
     mlp_size = fields.whole("intermediate_size")
-    query_size, kv_size = heads * head_size, 2 * kv_heads * head_size
+    attention, vectors = _attention(fields, heads=heads, kv_heads=kv_heads, head_size=head_size)
+    matrices = attention + 3 * hidden * mlp_size
+    if fields.flag("mlp_bias", default=False):
+        vectors += 2 * mlp_size + hidden
+    return Weights(
+        parameters=layers * (matrices + vectors) + _outside(fields),
+        layer_matrices=matrices,
+        mlp_size=mlp_size,
+        mlp_inputs=2,
+    )
 
-    matrices = hidden * (query_size + kv_size) + query_size * hidden + 3 * hidden * mlp_size
+
+def mixture_weights(fields: Fields, *, heads: int, kv_heads: int, head_size: int) -> Mixture | None:
+    """Mixtral and Qwen3-MoE: a router and gated experts in every layer instead of one MLP.
+
+    None for quantised weights, of which we do not know which are.
+    """
+    if is_quantised(fields):
+        return None
+    mixtral = fields.architecture() == "MixtralForCausalLM"
+    experts = fields.whole("num_local_experts" if mixtral else "num_experts")
+    expert_size = fields.whole("intermediate_size" if mixtral else "moe_intermediate_size")
+    if not mixtral:
+        fields.refuse_unless("decoder_sparse_step", 1, why="not every layer has experts")
+        fields.refuse_unless("mlp_only_layers", [], why="not every layer has experts")
+    layers, hidden = fields.whole("num_hidden_layers"), fields.whole("hidden_size")
+    attention, vectors = _attention(fields, heads=heads, kv_heads=kv_heads, head_size=head_size)
+    matrices = attention + hidden * experts + experts * 3 * hidden * expert_size
+    return Mixture(
+        parameters=layers * (matrices + vectors) + _outside(fields),
+        expert_size=expert_size,
+        experts_per_token=fields.whole("num_experts_per_tok"),
+    )
+
+
+def _attention(fields: Fields, *, heads: int, kv_heads: int, head_size: int) -> tuple[int, int]:
+    """(numbers in the matrices, in the vectors) of one layer's attention and of its two norms."""
+    architecture, hidden = fields.architecture(), fields.whole("hidden_size")
+    query_size, kv_size = heads * head_size, 2 * kv_heads * head_size
+    matrices = hidden * (query_size + kv_size) + query_size * hidden
     vectors = 2 * hidden
     if architecture == "Qwen2ForCausalLM":
         vectors += query_size + kv_size
     elif fields.flag("attention_bias", default=False):
         vectors += query_size + kv_size + hidden
-    if fields.flag("mlp_bias", default=False):
-        vectors += 2 * mlp_size + hidden
-    if architecture == "Qwen3ForCausalLM":
+    if architecture in ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM"):
         vectors += 2 * head_size
+    return matrices, vectors
 
+
+def _outside(fields: Fields) -> int:
+    """The numbers outside the layers: embedding, output head, last norm."""
+    hidden = fields.whole("hidden_size")
     embeddings = 1 if fields.flag("tie_word_embeddings", default=False) else 2
-    outside = embeddings * fields.whole("vocab_size") * hidden + hidden
-    return Weights(
-        parameters=layers * (matrices + vectors) + outside,
-        layer_matrices=matrices,
-        mlp_size=mlp_size,
-        mlp_inputs=2,
-    )
+    return embeddings * fields.whole("vocab_size") * hidden + hidden
 
 
 def opt_weights(fields: Fields) -> Weights:
@@ -80,8 +124,13 @@ def opt_weights(fields: Fields) -> Weights:
 
 def refuse_quantised(fields: Fields) -> None:
     """Raise ModelError where a weight takes something else than 16 bits."""
-    if fields.has("quantization_config"):
+    if is_quantised(fields):
         raise fields.error(
             f"{fields.architecture()} has quantised weights (field 'quantization_config');"
             " only 16-bit weights are counted"
         )
+
+
+def is_quantised(fields: Fields) -> bool:
+    """Whether a weight takes something else than 16 bits."""
+    return fields.has("quantization_config")

@@ -12,6 +12,7 @@ from calibrate.roofline import Roofline
 from experiments.build_table import build_table_latency
 from experiments.deployment import Deployment
 from experiments.durations import Recording
+from experiments.engine_config import ContiguousCache
 from experiments.engine_config import Engine as EngineConfig
 from experiments.errors import ConfigError
 from experiments.latency_config import (
@@ -25,14 +26,24 @@ from sim.cluster import Cluster, LeastOutstanding, RoundRobin, Router
 from sim.engine import Engine, Observer
 from sim.executor import Simulated
 from sim.fast.vllm import FastVllm
+from sim.kv.cache import KVCache
+from sim.kv.contiguous import (
+    Contiguous,
+    oracle_exact,
+    oracle_pow2,
+    reserve_max,
+    reserve_now,
+)
 from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
+from sim.kv.space import Buddies, Holes, Space
 from sim.latency import LatencyModel, Linear
 from sim.record import Records
 from sim.recorder import CHECK_EVERY_STEPS, Recorder
 from sim.request import Request
 from sim.scheduling.face import Scheduler
 from sim.scheduling.orders import Fcfs, Priority
+from sim.scheduling.static import StaticBatching
 from sim.scheduling.versions import VERSIONS
 from sim.scheduling.vllm import Limits, VllmScheduler
 from sim.world import CalendarWorld, World
@@ -76,7 +87,10 @@ def build_simulation(
     records = Records()
     engines, recorders = [], []
     for replica in range(config.cluster.replicas):
-        scheduler = build_scheduler(config.engine, num_gpu_blocks=deployment.num_gpu_blocks)
+        world = build_world(config.engine)
+        scheduler = build_scheduler(
+            config.engine, num_gpu_blocks=deployment.num_gpu_blocks, world=world
+        )
         recorder = Recorder(
             records,
             scheduler=scheduler,
@@ -91,7 +105,7 @@ def build_simulation(
             env,
             scheduler=scheduler,
             executor=Simulated(latency),
-            world=build_world(config.engine),
+            world=world,
             observers=[recorder, *observers, *own],
             replica=replica,
         )
@@ -102,15 +116,11 @@ def build_simulation(
     return Simulation(cluster=cluster, recorders=recorders, records=records)
 
 
-def build_scheduler(engine: EngineConfig, *, num_gpu_blocks: int) -> Scheduler:
-    """One replica's scheduler and cache, from resolved options."""
+def build_scheduler(engine: EngineConfig, *, num_gpu_blocks: int, world: World) -> Scheduler:
+    """One replica's scheduler and cache, from resolved options. ConfigError where the cache has
+    no room for a request of max_model_len."""
     assert engine.max_num_seqs is not None
     assert engine.max_num_batched_tokens is not None
-    assert engine.kv_cache.free_order is not None
-    make_cache = PrefixCached if engine.enable_prefix_caching else Paged
-    kv = make_cache(
-        num_gpu_blocks, block_size=engine.block_size, free_order=engine.kv_cache.free_order
-    )
     limits = Limits(
         max_num_seqs=engine.max_num_active_seqs or engine.max_num_seqs,
         max_num_batched_tokens=engine.max_num_scheduled_tokens or engine.max_num_batched_tokens,
@@ -120,10 +130,48 @@ def build_scheduler(engine: EngineConfig, *, num_gpu_blocks: int) -> Scheduler:
         watermark_blocks=int(engine.watermark * num_gpu_blocks),
     )
     rules = VERSIONS[engine.scheduler.version]
-    if engine.loop == "fast":
-        return FastVllm(kv=kv, order=Fcfs(), limits=limits, rules=rules)
     order = Priority() if engine.scheduling_policy == "priority" else Fcfs()
-    return VllmScheduler(kv=kv, order=order, limits=limits, rules=rules)
+    if engine.kv_cache.kind == "contiguous":
+        slots = num_gpu_blocks * engine.block_size
+        kv: KVCache = build_contiguous(engine, engine.kv_cache, slots=slots, world=world)
+    else:
+        assert engine.kv_cache.free_order is not None
+        make_cache = PrefixCached if engine.enable_prefix_caching else Paged
+        paged = make_cache(
+            num_gpu_blocks, block_size=engine.block_size, free_order=engine.kv_cache.free_order
+        )
+        if engine.loop == "fast":
+            return FastVllm(kv=paged, order=Fcfs(), limits=limits, rules=rules)
+        kv = paged
+    make_scheduler = StaticBatching if engine.scheduler.kind == "static" else VllmScheduler
+    return make_scheduler(kv=kv, order=order, limits=limits, rules=rules)
+
+
+def build_contiguous(
+    engine: EngineConfig, options: ContiguousCache, *, slots: int, world: World
+) -> Contiguous:
+    """A cache over so many slots of memory."""
+    longest = engine.max_model_len
+    assert longest is not None
+    space: Space
+    match options.fit:
+        case "buddy":
+            space = Buddies(slots)
+        case "first_fit" | "best_fit" as fit:
+            space = Holes(slots, best=fit == "best_fit")
+    if not space.fits(longest):
+        raise ConfigError(
+            f"engine.kv_cache.fit: found {options.fit}, which has no piece for max_model_len"
+            f" {longest:,} in {slots:,} slots; allowed: first_fit, best_fit, or a shorter"
+            " max_model_len"
+        )
+    reserve = {
+        "max_model_len": reserve_max(longest),
+        "oracle_pow2": oracle_pow2(world.answer_tokens, longest),
+        "oracle_exact": oracle_exact(world.answer_tokens),
+        "prompt": reserve_now,
+    }[options.reserve]
+    return Contiguous(space, reserve=reserve)
 
 
 def build_world(engine: EngineConfig) -> World:

@@ -7,16 +7,22 @@ from experiments.exits import make_app
 from experiments.follow import follow
 from experiments.run import run
 from experiments.schema import schema
+from experiments.size import size
+from experiments.table_commands import main as table
+from experiments.trace_cli import main as trace
 
 main = make_app(
     run,
     follow,
+    size,
     conformance,
     schema,
     name="pagesim",
     help="Simulate LLM serving: replay a request trace through a scheduler and a paged KV cache.",
     no_args_is_help=True,
 )
+main.add_typer(trace)
+main.add_typer(table)
 
 if __name__ == "__main__":
     main()

@@ -13,15 +13,12 @@ from experiments.explain import explain
 from experiments.latency_config import Latency, ReplayLatency, RooflineLatency
 from experiments.section import Section, refuse
 from experiments.source import Source
-from experiments.trace_config import TraceFile
-from experiments.workload_config import Workload
+from experiments.transform_config import AnyTransform
+from experiments.workload_config import AnyTrace
 
 Positive = Annotated[float, Field(gt=0)]
 
 AnyLatency = Annotated[Latency, Field(discriminator="kind")]
-
-
-AnyTrace = Annotated[Workload | TraceFile, Field(discriminator="kind")]
 
 
 class Cluster(Section):
@@ -51,8 +48,11 @@ class Config(Section):
     engine: Engine = Engine()
     latency: AnyLatency = RooflineLatency(kind="roofline")
     trace: AnyTrace = Field(
-        description="where requests come from; kind: chat, azure, mooncake, native or auto"
+        description="where requests come from; kind: chat, synthetic, clients, merge, or a file:"
+        " azure, mooncake, native or auto"
     )
+    transforms: list[AnyTransform] = Field(default=[])
+    """What is done to the trace, in order."""
     cluster: Cluster = Cluster()
     slo: Slo = Slo()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -79,5 +79,5 @@ def load_config(path: str | Path, *, overrides: Iterable[str] = ()) -> Config:
 
 def parse_config(values: Mapping[str, Any], *, source: Source | None = None) -> Config:
     """Check values as they come from YAML. Raises ConfigError, with places if `source` has them."""
-    with explain(source):
+    with explain(values, source):
         return Config.model_validate(values)

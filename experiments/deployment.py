@@ -129,15 +129,20 @@ def _settle_limits(engine: Engine, *, model: Model | None, device: Device | None
         )
     version = engine.scheduler.version
     utilization = _UTILIZATION.get(version, _UTILIZATION_SINCE_0_20)
-    free_order = engine.kv_cache.free_order or VERSIONS[version].free_order
+    kv_cache = engine.kv_cache
+    paged = kv_cache.kind == "paged"
+    if kv_cache.kind == "paged" and kv_cache.free_order is None:
+        kv_cache = kv_cache.model_copy(update={"free_order": VERSIONS[version].free_order})
+    caching = engine.enable_prefix_caching
     return engine.model_copy(
         update={
             "max_num_seqs": seqs,
             "max_num_batched_tokens": tokens,
             "gpu_memory_utilization": engine.gpu_memory_utilization or utilization,
             "dtype": "bfloat16",
-            "loop": engine.loop or ("fast" if engine.scheduling_policy == "fcfs" else "plain"),
-            "kv_cache": engine.kv_cache.model_copy(update={"free_order": free_order}),
+            "loop": engine.loop or ("fast" if engine.only_plain is None else "plain"),
+            "kv_cache": kv_cache,
+            "enable_prefix_caching": paged if caching is None else caching,
         }
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -30,12 +31,34 @@ def _resolve_kv_dtype(value: Any) -> Any:
         refuse(f"found {value!r}; allowed: {', '.join(KV_DTYPES)}")
 
 
-class VllmScheduler(Section):
+def _by_kind(default: str, **aliases: str) -> Callable[[Any], Any]:
+    """A part may be written as its kind alone, and without a kind it is the default one."""
+
+    def spell_out(value: Any) -> Any:
+        if isinstance(value, str):
+            return {"kind": aliases.get(value, value)}
+        return {"kind": default} | value if isinstance(value, dict) else value
+
+    return spell_out
+
+
+class Scheduler(Section):
+    """What every scheduler kind has."""
+
+    version: Annotated[Literal["0.33", "0.32", "0.19"], BeforeValidator(_as_text)] = "0.33"
+    """The vLLM release whose decisions and defaults are matched."""
+
+
+class VllmScheduler(Scheduler):
     """vLLM V1's scheduler, as of one version."""
 
     kind: Literal["vllm"] = "vllm"
-    version: Annotated[Literal["0.33", "0.32", "0.19"], BeforeValidator(_as_text)] = "0.33"
-    """The vLLM release whose decisions and defaults are matched."""
+
+
+class StaticBatching(Scheduler):
+    """Nobody joins a batch that has begun; everything else as in vLLM's scheduler."""
+
+    kind: Literal["static"]
 
 
 class PagedCache(Section):
@@ -44,6 +67,19 @@ class PagedCache(Section):
     kind: Literal["paged"] = "paged"
     free_order: Literal["unkeyed_first", "all_last"] | None = None
     """Where released blocks queue; null: as the scheduler's version does it."""
+
+
+class ContiguousCache(Section):
+    """One piece of memory for each sequence, set aside when it is admitted."""
+
+    kind: Literal["contiguous"]
+    reserve: Literal["max_model_len", "oracle_pow2", "oracle_exact", "prompt"] = "max_model_len"
+    """Room for a sequence: max_model_len tokens, its prompt and a power of two that holds the
+    answer, its prompt and its answer, or its prompt alone, so that an answer has to grow in
+    place. The oracles know how long the answer will be."""
+    fit: Literal["first_fit", "best_fit", "buddy"] = "first_fit"
+    """Where in memory: the lowest hole that is large enough, the smallest one, or powers of
+    two."""
 
 
 class Recompute(Section):
@@ -86,7 +122,8 @@ class Engine(Section):
     """KV blocks, the null block included, whatever would fit."""
     kv_cache_memory_bytes: Annotated[Bytes, Field(gt=0)] | None = None
     """Bytes of KV cache per GPU, instead of what the other terms leave."""
-    enable_prefix_caching: bool = True
+    enable_prefix_caching: bool | None = None
+    """Null: true for a paged cache, false for a contiguous one, which shares nothing."""
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: Annotated[int, Field(ge=0, le=10**9)] = 0
     """Most prompt tokens of one sequence per step; 0: no such limit."""
@@ -101,12 +138,21 @@ class Engine(Section):
     """Type of weights and activations."""
     tensor_parallel_size: Annotated[int, Field(gt=0, le=1024)] = 1
     async_scheduling: bool = False
-    scheduler: VllmScheduler = VllmScheduler()
-    kv_cache: PagedCache = PagedCache()
+    scheduler: Annotated[
+        VllmScheduler | StaticBatching,
+        BeforeValidator(_by_kind("vllm")),
+        Field(discriminator="kind"),
+    ] = VllmScheduler()
+    kv_cache: Annotated[
+        PagedCache | ContiguousCache,
+        BeforeValidator(_by_kind("paged", naive="contiguous")),
+        Field(discriminator="kind"),
+    ] = PagedCache()
     preemption: Recompute = Recompute()
     loop: Literal["plain", "fast"] | None = None
     """How the simulator steps, with equal results: one event per step, or one per stretch of
-    equal decisions. Null: fast, except that only plain knows the policy priority."""
+    equal decisions. Null: fast, except that only plain knows the policy priority, static
+    batching and contiguous caches."""
     memory: Memory = Memory()
 
     @model_validator(mode="after")
@@ -121,11 +167,28 @@ class Engine(Section):
                 "contradicts num_gpu_blocks_override: each alone says how many blocks there are",
                 at="kv_cache_memory_bytes",
             )
-        if self.loop == "fast" and self.scheduling_policy == "priority":
-            refuse("found 'fast'; allowed with scheduling_policy priority: 'plain'", at="loop")
+        if self.loop == "fast" and self.only_plain is not None:
+            refuse(f"found 'fast'; allowed with {self.only_plain}: 'plain'", at="loop")
+        if self.enable_prefix_caching and self.kv_cache.kind == "contiguous":
+            refuse(
+                "found true; allowed with kv_cache.kind contiguous: false, since pieces of memory"
+                " are not shared",
+                at="enable_prefix_caching",
+            )
         version = self.scheduler.version
         if self.watermark and not VERSIONS[version].has_watermark:
             refuse(f"vLLM {version} has no such option (since 0.24)", at="watermark")
         if self.max_num_active_seqs and version == "0.19":
             refuse(f"vLLM {version} has no such option (since 0.31)", at="max_num_active_seqs")
         return self
+
+    @property
+    def only_plain(self) -> str | None:
+        """What the fast loop does not know; None where it knows everything."""
+        if self.scheduling_policy == "priority":
+            return "scheduling_policy priority"
+        if self.scheduler.kind == "static":
+            return "scheduler.kind static"
+        if self.kv_cache.kind == "contiguous":
+            return "kv_cache.kind contiguous"
+        return None

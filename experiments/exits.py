@@ -57,9 +57,10 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from calibrate.table_schema import TableError
     from experiments.errors import ConfigError, ResultError
     from sim.engine import Livelocked
+    from traces.download import DownloadError
     from traces.schema import TraceError
 
     return (
-        *(ConfigError, ResultError, TraceError, TableError),
+        *(ConfigError, ResultError, TraceError, DownloadError, TableError),
         *(ModelError, DeviceError, DoesNotFit, Livelocked),
     )

@@ -15,17 +15,20 @@ from experiments.source import Keys, Source
 
 
 @contextmanager
-def explain(source: Source | None) -> Iterator[None]:
-    """Turn pydantic's ValidationError into a ConfigError, a line for each finding."""
+def explain(values: object, source: Source | None) -> Iterator[None]:
+    """Turn pydantic's ValidationError into a ConfigError, a line for each finding.
+
+    `values` is what was checked; `source` knows where it was written.
+    """
     try:
         yield
     except ValidationError as error:
-        lines = [_line(details, source) for details in error.errors()]
+        lines = [_line(details, values, source) for details in error.errors()]
         raise ConfigError("\n".join(lines)) from None
 
 
-def _line(details: ErrorDetails, source: Source | None) -> str:
-    keys, message = _path(details, source), _message(details)
+def _line(details: ErrorDetails, values: object, source: Source | None) -> str:
+    keys, message = _path(details, values), _message(details)
     if details["type"] == "refused" and details["ctx"]["at"]:
         keys = (*keys, details["ctx"]["at"])
     if details["type"].startswith("union_tag"):
@@ -35,16 +38,30 @@ def _line(details: ErrorDetails, source: Source | None) -> str:
     return f"{place}{dotted}: {message}"
 
 
-def _path(details: ErrorDetails, source: Source | None) -> Keys:
+def _path(details: ErrorDetails, values: object) -> Keys:
     """Where the value is. Pydantic's own path also names the kind within a union."""
     keys: list[str | int] = []
-    at: object = None if source is None else source.values
+    at, entered = values, True
     for step in details["loc"]:
-        if isinstance(at, dict) and step not in at and at.get("kind") == step:
+        if entered and isinstance(at, dict) and _is_kind(step, at):
+            entered = False
             continue
         keys.append(step)
-        at = at.get(step) if isinstance(at, dict) else None
+        at, entered = _inside(at, step), True
     return tuple(keys)
+
+
+def _is_kind(step: str | int, section: dict[str, object]) -> bool:
+    """Also where the kind was left to its default."""
+    return section.get("kind") == step or ("kind" not in section and step not in section)
+
+
+def _inside(value: object, step: str | int) -> object:
+    if isinstance(value, dict):
+        return value.get(step)
+    if isinstance(value, list) and isinstance(step, int) and step < len(value):
+        return value[step]
+    return None
 
 
 def _message(details: ErrorDetails) -> str:
@@ -69,6 +86,8 @@ _ALLOWED = {
     "float_type": "a number",
     "string_type": "text",
     "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "keys and values",
     "model_type": "a section of keys and values",
     "model_attributes_type": "a section of keys and values",
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from experiments.errors import ConfigError
 from experiments.exits import exits, make_app
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
     Raises ConfigError for an id that the trace does not have, and whatever a run raises.
     """
     from experiments.build import build_latency, build_simulation
-    from experiments.build_trace import build_trace
+    from experiments.build_trace import build_trace, servable
     from experiments.deployment import resolve
     from experiments.follower import Follower
     from experiments.story import Story
@@ -33,8 +34,14 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
 
     deployment = resolve(config)
     latency, trace = build_latency(deployment), build_trace(config)
-    _check_id(request, [each.id for each in trace])
-    free_order = deployment.config.engine.kv_cache.free_order
+    _check_id(request, [each.id for each in servable(trace)])
+    kv_cache = deployment.config.engine.kv_cache
+    if kv_cache.kind != "paged":
+        raise ConfigError(
+            f"engine.kv_cache.kind: found {kv_cache.kind}; allowed: paged, since a story is told"
+            " along a block table"
+        )
+    free_order = kv_cache.free_order
     assert free_order is not None
     story = Story()
     followers = []
@@ -73,8 +80,6 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
 
 
 def _check_id(request: str, ids: list[str]) -> None:
-    from experiments.errors import ConfigError
-
     if request in set(ids):
         return
     near = difflib.get_close_matches(request, ids, cutoff=0.5)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 Schema = Mapping[str, Any]
@@ -20,50 +21,95 @@ results is the resolved config, with nothing left open.
 
 def config_page(schema: Schema) -> str:
     """Markdown: a section for each part of a config, and for each kind that a part may have."""
-    sections = [_HEAD, *_section("The run", "", schema)]
-    for key, field in schema["properties"].items():
-        sections += _nested(key, field, schema["$defs"])
-    return "\n".join(sections)
+    page = _Page(schema)
+    page.write_section("The run", "", schema)
+    return "\n".join([_HEAD, *page.lines])
 
 
-def _nested(path: str, field: Schema, parts: Schema) -> Iterator[str]:
-    """The sections of a part, and of those within it; nothing for a plain value."""
+class _Page:
+    """Sections as they are written; a part that stands in several places is described once."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.lines: list[str] = []
+        self._parts = schema["$defs"]
+        self._described_at = _shortest_paths(schema)
+
+    def write_section(self, title: str, path: str, part: Schema) -> None:
+        """The section of a part, and after it those of the parts within."""
+        self.lines += [
+            f"## {title}\n",
+            f"{part['description']}\n",
+            "| Key | Values | Default | |",
+            "|---|---|---|---|",
+        ]
+        required = part.get("required", [])
+        for name, key, field in _fields(path, part):
+            default = "required" if key in required else _default(field)
+            meaning = " ".join(field.get("description", "").split())
+            self.lines.append(f"| `{name}` | {self._say(name, field)} | {default} | {meaning} |")
+        self.lines.append("")
+        for name, _, field in _fields(path, part):
+            for kind, inner in _parts_of(field).items():
+                if self._described_at[inner] == name:
+                    title = f"`{name}` of kind `{kind}`" if kind else f"`{name}`"
+                    self.write_section(title, name, self._parts[inner])
+
+    def _say(self, path: str, field: Schema) -> str:
+        """The values that a field may have, with the place that describes them elsewhere."""
+        said = " or ".join(_values(field))
+        described_at = {self._described_at[part] for part in _parts_of(field).values()}
+        if not described_at or path in described_at:
+            return said
+        return f"{said}, as `{described_at.pop()}`"
+
+
+def _shortest_paths(schema: Schema) -> dict[str, str]:
+    """Where each part is described: at the place nearest to the root, of equals the first."""
+    described_at: dict[str, str] = {}
+    queue = deque([("", schema)])
+    while queue:
+        path, part = queue.popleft()
+        for name, _, field in _fields(path, part):
+            for inner in _parts_of(field).values():
+                if inner not in described_at:
+                    described_at[inner] = name
+                    queue.append((name, schema["$defs"][inner]))
+    return described_at
+
+
+def _fields(path: str, part: Schema) -> list[tuple[str, str, Schema]]:
+    """(path, key, field) of each field, the kind first."""
+    keys = sorted(part["properties"], key=lambda key: key != "kind")
+    return [(f"{path}.{key}" if path else key, key, part["properties"][key]) for key in keys]
+
+
+def _parts_of(field: Schema) -> dict[str, str]:
+    """The parts that a field may hold, by kind; '' for a part without kinds."""
     if "$ref" in field:
-        part = parts[_name(field["$ref"])]
-        yield from _section(f"`{path}`", path, part)
-        for key, inner in part["properties"].items():
-            yield from _nested(f"{path}.{key}", inner, parts)
-    for kind, reference in field.get("discriminator", {}).get("mapping", {}).items():
-        yield from _section(f"`{path}` of kind `{kind}`", path, parts[_name(reference)])
-
-
-def _section(title: str, path: str, part: Schema) -> Iterator[str]:
-    yield f"## {title}\n"
-    yield f"{part['description']}\n"
-    yield "| Key | Values | Default | |"
-    yield "|---|---|---|---|"
-    required = part.get("required", [])
-    for key, field in part["properties"].items():
-        name = f"{path}.{key}" if path else key
-        if "$ref" in field or "discriminator" in field:
-            values, default = "a section", ""
-        else:
-            values, default = " or ".join(_values(field)), f"`{_default(field)}`"
-        if key in required:
-            default = "required"
-        meaning = " ".join(field.get("description", "").split())
-        yield f"| `{name}` | {values} | {default} | {meaning} |"
-    yield ""
+        return {"": _name(field["$ref"])}
+    if "discriminator" in field:
+        mapping = field["discriminator"]["mapping"]
+        return {kind: _name(reference) for kind, reference in mapping.items()}
+    inner = [*field.get("anyOf", ()), *([field["items"]] if "items" in field else ())]
+    return {kind: name for option in inner for kind, name in _parts_of(option).items()}
 
 
 def _default(field: Schema) -> str:
-    if "const" in field:
-        return str(field["const"])
-    default = field.get("default")
-    return default if isinstance(default, str) else json.dumps(default)
+    default = field.get("const", field.get("default"))
+    if _parts_of(field) and not isinstance(default, list):
+        default = (default or {}).get("kind", "")
+    if not isinstance(default, str):
+        default = json.dumps(default)
+    return default and f"`{default}`"
 
 
 def _values(field: Schema) -> list[str]:
+    if "$ref" in field or "discriminator" in field:
+        return ["a section"]
+    if "items" in field:
+        return [f"list of {' or '.join(_values(field['items'])).replace('a section', 'sections')}"]
+    if "additionalProperties" in field:
+        return [f"mapping to {' or '.join(_values(field['additionalProperties']))}"]
     if "anyOf" in field:
         return [value for option in field["anyOf"] for value in _values(option)]
     if "const" in field:

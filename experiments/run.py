@@ -13,8 +13,6 @@ from experiments.exits import DIFFERENT, exits, make_app
 if TYPE_CHECKING:
     from experiments.config import Config
 
-_PIPE_COLUMNS = 100
-
 
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, as in configs/.")],
@@ -45,6 +43,7 @@ def run(
         from experiments.progress import ProgressBar
         from experiments.screen import show
         from experiments.simulate import Survey, simulate
+        from experiments.terminal import open_screen
 
         errors = Console(stderr=True, quiet=quiet)
 
@@ -64,8 +63,7 @@ def run(
         if quiet:
             typer.echo(outcome.result.path)
         else:
-            # Tables need room; a pipe has any width.
-            screen = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+            screen = open_screen()
             show(outcome.result.summary, screen, folder=outcome.result.path)
             for note in outcome.result.summary["run"]["notes"]:
                 screen.print(f"Note: {note}", style="yellow", highlight=False)

@@ -105,7 +105,7 @@ def _list_losses(counts: dict[str, Any]) -> list[str]:
 
 
 def _tabulate_latencies(latency_ms: dict[str, Any]) -> Table:
-    table = _table("latency")
+    table = make_table("latency")
     for column in _COLUMNS:
         table.add_column(column.upper() if column[0] == "p" else column, justify="right")
     for name, label in _LATENCIES.items():
@@ -115,7 +115,7 @@ def _tabulate_latencies(latency_ms: dict[str, Any]) -> Table:
 
 
 def _tabulate_parts(ttft: dict[str, Any]) -> Table:
-    table = _table("where TTFT goes")
+    table = make_table("where TTFT goes")
     table.add_column("mean", justify="right")
     for share in ("of mean", "of variance"):
         table.add_column(share, justify="right", no_wrap=True)
@@ -206,7 +206,7 @@ def _tabulate_memory(summary: dict[str, Any]) -> Table:
     cells["prefix hits"] = say_share(prefix["hit_rate"])
     cells["evicted"] = say_count(prefix["evicted_blocks"])
     first, *others = cells
-    table = _table(first)
+    table = make_table(first)
     table.padding = (0, 0, 0, 1)  # ten columns in a hundred
     for name in others:
         table.add_column(name, justify="right", no_wrap=True)
@@ -235,7 +235,8 @@ def _say_next(summary: dict[str, Any], folder: Path | None) -> list[Text]:
     return lines
 
 
-def _table(title: str) -> Table:
+def make_table(title: str) -> Table:
+    """A table in the style of all reports; the first column is left-aligned."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
     table.add_column(title, no_wrap=True)
     return table

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from calibrate.steptime import StepTime
 from experiments.build import Simulation, build_latency, build_simulation, build_work
-from experiments.build_trace import build_trace
+from experiments.build_trace import build_trace, servable
 from experiments.config import Config
 from experiments.context import Context, Frames
 from experiments.deployment import Deployment, resolve
@@ -99,7 +99,7 @@ def _describe_table(latency: LatencyModel, frames: Frames) -> list[str]:
 
 def _survey(trace: Trace) -> Survey:
     requests, last_arrival_ns = 0, 0
-    for request in trace:
+    for request in servable(trace):
         requests += 1
         last_arrival_ns = request.arrival_ns
     return Survey(requests, last_arrival_ns)

@@ -29,15 +29,15 @@ _Loader.add_implicit_resolver(
 class Source:
     """The values of one YAML file and of the overrides given beside it.
 
-    Raises ConfigError for a file that cannot be read, is no YAML, states a key twice or
-    holds no mapping.
+    With `text`, `path` is only what errors call it. Raises ConfigError for a file that cannot
+    be read, is no YAML, states a key twice or holds no mapping.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, text: str | None = None) -> None:
         self.path = str(path)
         self._lines: dict[Keys, int] = {}
         self._overrides: dict[Keys, str] = {}
-        text = self._read()
+        text = self._read() if text is None else text
         try:
             loader = _Loader(text)
             root = loader.get_single_node()
@@ -53,23 +53,27 @@ class Source:
     def override(self, assignment: str) -> None:
         """Set one value: `a.b=v`, v in YAML. Raises ConfigError where that cannot be done."""
         dotted, equals, text = assignment.partition("=")
-        keys = tuple(dotted.strip().split("."))
-        if not equals or not all(keys):
+        names = dotted.strip().split(".")
+        if not equals or not all(names):
             raise ConfigError(f"--set {assignment}: allowed: KEY=VALUE, as in engine.block_size=32")
         try:
             value = yaml.load(text, _Loader)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {assignment}: the value is not YAML: {error}") from None
-        at = self.values
-        for depth, key in enumerate(keys[:-1], 1):
-            inner = at.get(key)
-            if inner is None:
-                inner = at[key] = {}
-            if not isinstance(inner, dict):
-                within = ".".join(keys[:depth])
-                raise ConfigError(f"--set {assignment}: {within} is {shown(inner)}, not a section")
-            at = inner
-        at[keys[-1]] = value
+        at: Any = self.values
+        keys: Keys = ()
+        for name in names:
+            try:
+                key = _key(at, name)
+            except TypeError as error:
+                within = ".".join(map(str, keys))
+                raise ConfigError(f"--set {assignment}: {within} is {error}") from None
+            keys = (*keys, key)
+            if len(keys) == len(names):
+                at[key] = value
+            elif isinstance(at, dict) and at.get(key) is None:
+                at[key] = {}
+            at = at[key]
         self._overrides[keys] = f"--set {assignment}"
 
     def place(self, path: Keys) -> str:
@@ -107,3 +111,17 @@ class Source:
                 raise ConfigError(f"{self.path}:{line}: {dotted}: {twice}")
             self._lines[here] = line
             self._walk(value, here)
+
+
+def _key(inside: object, name: str) -> str | int:
+    """What a name on the command line means there: items of lists count from 0.
+
+    Raises TypeError, saying what is there, where nothing can have this name.
+    """
+    if isinstance(inside, dict):
+        return name
+    if not isinstance(inside, list):
+        raise TypeError(f"{shown(inside)}, not a section")
+    if not (name.isascii() and name.isdigit() and int(name) < len(inside)):
+        raise TypeError(f"a list of {len(inside)}, whose items count from 0; found {name!r}")
+    return int(name)

@@ -81,7 +81,12 @@ def _show(table: Table) -> None:
     show_table(table, Console(width=100))
 
 
-main = make_app(show)
+main = make_app(
+    show,
+    name="table",
+    help="Latency tables: make them of others' measurements, look into them.",
+    no_args_is_help=True,
+)
 main.command("import")(import_profile)
 
 if __name__ == "__main__":

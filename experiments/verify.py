@@ -15,9 +15,10 @@ from itertools import zip_longest
 import numpy as np
 
 from experiments.build import Simulation, build_latency, build_simulation
-from experiments.build_trace import build_trace
+from experiments.build_trace import build_trace, servable
 from experiments.config import Config
 from experiments.deployment import resolve
+from experiments.errors import ConfigError
 from sim.plan import Departure, Plan
 from sim.record import Records
 
@@ -64,7 +65,13 @@ class Verification:
 
 
 def verify(config: Config) -> Verification:
-    """Run a config with both loops and compare. Raises what `simulate` raises."""
+    """Run a config with both loops and compare. Raises what `simulate` raises, and ConfigError
+    for a config that the fast loop does not know."""
+    if config.engine.only_plain is not None:
+        raise ConfigError(
+            f"--verify: found {config.engine.only_plain}, which only the plain loop knows, so there"
+            " is nothing to compare it with"
+        )
     trails = {loop: BlockTrail() for loop in ("fast", "plain")}
     fast, plain = (serve(config, loop, trail) for loop, trail in trails.items())
     difference = compare_records(fast, plain)
@@ -82,7 +89,7 @@ def serve(config: Config, loop: str, trail: BlockTrail) -> Simulation:
     engine = config.engine.model_copy(update={"loop": loop})
     deployment = resolve(config.model_copy(update={"engine": engine}))
     simulation = build_simulation(deployment, latency=build_latency(deployment), observers=[trail])
-    simulation.serve(build_trace(config))
+    simulation.serve(servable(build_trace(config)))
     return simulation
 
 

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.kv.cache import KVCache
+
 Integers = NDArray[np.int64]
 Rows = TypeVar("Rows", bound=tuple[Any, ...])
 
@@ -44,11 +46,13 @@ class Decisions(NamedTuple):
     """Free blocks of the pool during the first step, idle cached ones included;"""
     idle: Integers
     """these alone."""
+    external: Integers
+    """Free blocks that the refused head could not have, because they are scattered."""
     steps: Integers
     end_ns: Integers
     last_free: Integers
     last_idle: Integers
-    """The same during the last step."""
+    """As `free` and `idle`, during the last step."""
     evicted: Integers
     """Blocks evicted so far, on this replica."""
 
@@ -85,6 +89,8 @@ class Admissions(NamedTuple):
     stay: Integers
     hit_tokens: Integers
     woken_blocks: Integers
+    room_blocks: Integers
+    """Set aside for the whole stay; 0 where room is given as it is needed."""
 
 
 class Chunks(NamedTuple):
@@ -127,6 +133,7 @@ class Facts(NamedTuple):
     """All that is known of one replica when a run is over."""
 
     num_blocks: int
+    null_blocks: int
     block_size: int
     decisions: Decisions
     step_ends: Integers
@@ -152,11 +159,12 @@ class Log:
         self.departures = array("q")
         self.pauses = array("q")
 
-    def read(self, *, num_blocks: int, block_size: int) -> Facts:
+    def read(self, kv: KVCache) -> Facts:
         """The facts by column."""
         return Facts(
-            num_blocks=num_blocks,
-            block_size=block_size,
+            num_blocks=kv.num_blocks,
+            null_blocks=kv.null_blocks,
+            block_size=kv.block_size,
             decisions=_columns(Decisions, self.decisions),
             step_ends=np.array(self.step_ends, dtype=np.int64),
             takes=Takes(*(np.array(column, dtype=np.int64) for column in self.takes)),

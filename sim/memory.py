@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from operator import mul
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,62 +20,72 @@ from sim.log import Facts, Integers
 from sim.request import Sequence
 from sim.stays import NEVER, Segments, Stays
 
+Count = TypeVar("Count", int, Integers)
 
-class Slots(NamedTuple):
+
+class Slots(NamedTuple, Generic[Count]):
     """Token slots of a KV pool by what they are good for."""
 
-    used: int
+    used: Count
     """Hold a computed token, counted once however many sequences share it."""
-    reserved: int
+    reserved: Count
     """A holder will still write them."""
-    internal: int
+    internal: Count
     """Allocated, and no holder will ever write them."""
-    external: int
+    external: Count
     """Free, but in pieces too small for the head of the queue (contiguous caches only)."""
-    idle: int
+    idle: Count
     """Hold tokens that nobody holds but a look-up would find."""
-    free: int
-    null: int
+    free: Count
+    null: Count
     """vLLM's block 0."""
-    savings: int
+    savings: Count
     """Beside the sum: filled slots that sharing saved, (holders - 1) x filled."""
 
 
-class Levels(NamedTuple):
+class Levels(NamedTuple, Generic[Count]):
     """What the slots follow from, during one step of each decision: blocks of the pool, and
     token slots."""
 
-    held_blocks: Integers
-    idle_blocks: Integers
-    used: Integers
-    internal: Integers
-    savings: Integers
+    held_blocks: Count
+    idle_blocks: Count
+    external_blocks: Count
+    used: Count
+    internal: Count
+    savings: Count
+
+
+class Pool(NamedTuple):
+    """How large a pool is."""
+
+    num_blocks: int
+    null_blocks: int
+    block_size: int
 
 
 class Memory(NamedTuple):
     """The levels of each decision's first and last step, and all slots over time."""
 
-    first: Levels
-    last: Levels
-    slot_ns: Slots
+    first: Levels[Integers]
+    last: Levels[Integers]
+    slot_ns: Slots[int]
     """Integrals over the time that steps ran, in exact integers."""
 
 
-def slots_of(
-    held: int, idle: int, used: int, internal: int, savings: int, *, pool: tuple[int, int, int]
-) -> Slots:
-    """The identity's parts from the levels. `pool` is (blocks, block size, time): levels that
-    are integrated over a time give integrals. Works alike on integers and on columns of them.
-    """
-    num_blocks, block_size, time = pool
+def slots_of(levels: Levels[Count], pool: Pool, *, time: int = 1) -> Slots[Count]:
+    """The identity's parts, or their integrals where the levels are integrated over `time`.
+    Works alike on integers and on columns of them."""
+    held, idle, external, used, internal, savings = levels
+    num_blocks, null_blocks, size = pool
+    nothing = 0 * used
     return Slots(
         used=used,
-        reserved=held * block_size - used - internal,
+        reserved=held * size - used - internal,
         internal=internal,
-        external=0 * used,
-        idle=idle * block_size,
-        free=((num_blocks - 1) * time - held - idle) * block_size,
-        null=0 * used + block_size * time,
+        external=external * size,
+        idle=idle * size,
+        free=((num_blocks - null_blocks) * time - held - idle - external) * size,
+        null=nothing + null_blocks * size * time,
         savings=savings,
     )
 
@@ -117,11 +127,12 @@ def account(facts: Facts, stays: Stays, segments: Segments) -> Memory:
     last_internal = standing(by_decision(taken_in, tails), lost)
     first_internal = last_internal - by_decision(taken_in[later], tails[later])
 
-    all_but_null = facts.num_blocks - 1
+    all_but_null = facts.num_blocks - facts.null_blocks
     held = all_but_null - decisions.free
     last_held = all_but_null - decisions.last_free
-    first = Levels(held, decisions.idle, first_used, first_internal, savings)
-    last = Levels(last_held, decisions.last_idle, last_used, last_internal, savings)
+    external = decisions.external
+    first = Levels(held, decisions.idle, external, first_used, first_internal, savings)
+    last = Levels(last_held, decisions.last_idle, external, last_used, last_internal, savings)
     for levels in (first, last):
         booked = levels.used + levels.internal
         assert (booked >= 0).all(), "fewer than no slots are in use"
@@ -143,20 +154,23 @@ def account(facts: Facts, stays: Stays, segments: Segments) -> Memory:
     tail_ns = decisions.end_ns[tail_in] - _start_ns(
         facts, tail_in, taken_step[later] - step[tail_in]
     )
-    levels_ns = (
+    levels_ns = Levels(
         _over_time(held, duration_ns) + _over_time(takes.blocks, take_ns),
         _over_time(decisions.idle, duration_ns) + _over_time(takes.idle - was_idle, take_ns),
+        _over_time(external, duration_ns),
         _over_time(first_used, duration_ns) + _over_time(decodes, tokens_ns),
         _over_time(first_internal, duration_ns) + _over_time(tails[later], tail_ns),
         _over_time(savings, duration_ns),
     )
     busy_ns = sum(duration_ns.tolist())
-    return Memory(first, last, slots_of(*levels_ns, pool=(facts.num_blocks, size, busy_ns)))
+    pool = Pool(facts.num_blocks, facts.null_blocks, size)
+    return Memory(first, last, slots_of(levels_ns, pool, time=busy_ns))
 
 
 def _last_blocks(facts: Facts, stays: Stays, segments: Segments) -> tuple[Integers, Integers]:
-    """For each stay: slots of its last block that will never be written, and the step in
-    which it takes that block; NEVER where a preemption came first.
+    """For each stay: slots that it is given and will never write, and the step in which it is
+    given them; NEVER where a preemption came first. They are in its last block, or in the
+    room set aside for it.
 
     The last token of an answer is never computed, so it needs no slot.
     """
@@ -171,7 +185,9 @@ def _last_blocks(facts: Facts, stays: Stays, segments: Segments) -> tuple[Intege
     missing = np.maximum(0, before_last[segments.stay] + 1 - segments.computed)
     reach = missing < segments.tokens
     np.minimum.at(taken_at, segments.stay[reach], segments.first_step[reach] + missing[reach])
-    return -final_tokens % size, taken_at
+    room = stays.room_blocks * size
+    taken_at = np.where(room > 0, facts.decisions.step[stays.admitted], taken_at)
+    return np.where(room > 0, np.maximum(0, room - final_tokens), -final_tokens % size), taken_at
 
 
 def _start_ns(facts: Facts, decision: Integers, offset: Integers) -> Integers:
@@ -190,9 +206,11 @@ def _over_time(levels: Integers, durations_ns: Integers) -> int:
     return sum(map(mul, levels.tolist(), durations_ns.tolist()))
 
 
-def recount(kv: KVCache, running: Iterable[Sequence], final_tokens: dict[int, int]) -> Slots:
-    """The slots as the block tables have them, during a step. AssertionError where they do
-    not add up to the pool. Slow."""
+def recount(
+    kv: KVCache, running: Iterable[Sequence], final_tokens: dict[int, int], *, external: int
+) -> Slots[int]:
+    """The slots as the block tables have them, during a step with so many external blocks.
+    AssertionError where they do not add up to the pool. Slow."""
     size = kv.block_size
     filled: dict[int, int] = {}
     wanted: dict[int, int] = {}
@@ -209,10 +227,10 @@ def recount(kv: KVCache, running: Iterable[Sequence], final_tokens: dict[int, in
         used=sum(filled.values()),
         reserved=sum(wanted.values()) - sum(filled.values()),
         internal=size * len(wanted) - sum(wanted.values()),
-        external=0,
+        external=external * size,
         idle=kv.idle_blocks * size,
-        free=(kv.free_blocks - kv.idle_blocks) * size,
-        null=size,
+        free=(kv.free_blocks - kv.idle_blocks - external) * size,
+        null=kv.null_blocks * size,
         savings=savings,
     )
     assert sum(slots[:-1]) == kv.num_blocks * size, "slots do not add up to the pool"

@@ -84,7 +84,7 @@ class Records:
         self.names: dict[int, tuple[str, str | None, str | None]] = {}
         """The trace's id, tenant and session of each accepted request, by index."""
 
-    def add(self, tables: dict[str, Columns], slot_ns: Slots) -> None:
+    def add(self, tables: dict[str, Columns], slot_ns: Slots[int]) -> None:
         """The tables of the next replica are complete."""
         self._tables.append(tables)
         self.slot_ns.append(list(slot_ns))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from sim.kv.cache import KVCache
 from sim.latency import LatencyModel
 from sim.log import NOBODY, Log
-from sim.memory import Memory, Slots, recount, slots_of
+from sim.memory import Levels, Memory, Pool, Slots, recount, slots_of
 from sim.plan import Departure, Plan, Takes
 from sim.record import Records
 from sim.request import Request, Sequence
@@ -56,7 +57,7 @@ class Recorder:
         """Those of them that the latest plan left out."""
         self._final_tokens: dict[int, int] = {}
         """By request: the tokens that it will ever have computed."""
-        self._recounts: list[tuple[int, Slots]] = []
+        self._recounts: list[tuple[int, Slots[int]]] = []
 
     def arrived(
         self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
@@ -72,11 +73,13 @@ class Recorder:
 
     def began(self, plan: Plan, now_ns: int) -> None:
         scheduler, decodes, head = self._scheduler, plan.decodes, plan.refused
+        kv = scheduler.kv
         for departure in plan.preempted:
             self._leaves(departure, stay=departure.sequence.preemptions - 1, finished=0)
         for sequence, hit_tokens, woken_blocks, _ in plan.admitted:
-            stay = sequence.preemptions
-            self._note_admission((self._decision, sequence.index, stay, hit_tokens, woken_blocks))
+            index, stay = sequence.index, sequence.preemptions
+            room = len(sequence.blocks) if kv.reserves else 0
+            self._note_admission((self._decision, index, stay, hit_tokens, woken_blocks, room))
         if self._paused or len(decodes) != len(self._decoding):
             self._note_pauses(plan)
         self._head = (
@@ -90,8 +93,9 @@ class Recorder:
             len(decodes),
             decodes.context_sum,
             len(plan.copies),
-            scheduler.kv.free_blocks,
-            scheduler.kv.idle_blocks,
+            kv.free_blocks,
+            kv.idle_blocks,
+            kv.free_blocks if head is not None and kv.is_scattered(head) else 0,
         )
 
     def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
@@ -130,13 +134,13 @@ class Recorder:
         """The run is over: work out its tables, and compare them with what was recounted."""
         self.check()
         kv = self._scheduler.kv
-        facts = self._log.read(num_blocks=kv.num_blocks, block_size=kv.block_size)
+        facts = self._log.read(kv)
         self._log = Log()
         tables, memory = make_tables(
             facts, self._latency, replica=self._replica, front_end_ns=self._front_end_ns
         )
         for decision, counted in self._recounts:
-            booked = slots_at(memory, decision, kv.num_blocks, kv.block_size)
+            booked = _slots_at(memory, decision, kv)
             assert counted == booked, f"decision {decision}: recounted {counted}, booked {booked}"
         self._records.add(tables, memory.slot_ns)
 
@@ -144,7 +148,8 @@ class Recorder:
         """Raise AssertionError where the scheduler's books do not balance. Slow."""
         self._scheduler.check()
         if self._final_tokens:
-            slots = recount(self._scheduler.kv, self._scheduler.running, self._final_tokens)
+            kv, running = self._scheduler.kv, self._scheduler.running
+            slots = recount(kv, running, self._final_tokens, external=self._head[-1])
             self._recounts.append((self._decision, slots))
 
     def _leaves(self, departure: Departure, *, stay: int, finished: int) -> None:
@@ -171,7 +176,7 @@ class Recorder:
                 del self._paused[sequence]
 
 
-def slots_at(memory: Memory, decision: int, num_blocks: int, block_size: int) -> Slots:
+def _slots_at(memory: Memory, decision: int, kv: KVCache) -> Slots[int]:
     """The slots during the last step of a decision."""
-    levels = (int(level[decision]) for level in memory.last)
-    return slots_of(*levels, pool=(num_blocks, block_size, 1))
+    levels = Levels(*(int(level[decision]) for level in memory.last))
+    return slots_of(levels, Pool(kv.num_blocks, kv.null_blocks, kv.block_size))

@@ -24,7 +24,7 @@ class Request:
     the answer, policies never see it (they see `Sequence`). `output_stream` names the
     content of the answer: its k-th token is (output_stream, k), so that a later turn can
     quote it. `max_tokens` is the client's limit, None when it set none. Lower `priority`
-    is more urgent, as in vLLM.
+    is more urgent, as in vLLM. `n` answers are asked for at once (parallel sampling).
     """
 
     id: str
@@ -36,6 +36,7 @@ class Request:
     priority: int = 0
     tenant: str | None = None
     session: str | None = None
+    n: int = 1
 
     @property
     def prompt_tokens(self) -> int:

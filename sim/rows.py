@@ -8,7 +8,7 @@ import numpy as np
 
 from sim.latency import LatencyModel
 from sim.log import Facts, Integers
-from sim.memory import Levels, Memory, Slots, account, slots_of
+from sim.memory import Levels, Memory, Pool, Slots, account, slots_of
 from sim.stays import Segments, Stays
 from sim.ttft import explain_ttft
 
@@ -134,9 +134,9 @@ def _steps(facts: Facts, memory: Memory) -> dict[str, Columns]:
     return {"steps": steps, "memory": slots}
 
 
-def _slots(facts: Facts, levels: Levels) -> Slots:
+def _slots(facts: Facts, levels: Levels[Integers]) -> Slots[Integers]:
     """A tuple of columns."""
-    return slots_of(*levels, pool=(facts.num_blocks, facts.block_size, 1))  # type: ignore[arg-type]
+    return slots_of(levels, Pool(facts.num_blocks, facts.null_blocks, facts.block_size))
 
 
 def _segments(stays: Stays, segments: Segments) -> Columns:

@@ -32,6 +32,7 @@ class Stays:
         self.number = admissions.stay[order]
         self.admitted = admissions.decision[order]
         self.hit_tokens = admissions.hit_tokens[order]
+        self.room_blocks = admissions.room_blocks[order]
 
     def __len__(self) -> int:
         return len(self.request)

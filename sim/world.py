@@ -38,6 +38,10 @@ class World:
         self._answer_tokens[sequence] = answer_tokens
         return answer_tokens
 
+    def answer_tokens(self, sequence: Sequence) -> int:
+        """How long the answer will be: for policies whose name says that they are oracles."""
+        return self._answer_tokens[sequence]
+
     def steps_left(self, plan: Plan) -> int:
         """How often the plan can run until the first of its decodes ends."""
         answer_tokens = self._answer_tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from experiments.tables import make_frames
 from sim.cluster import Cluster, RoundRobin
 from sim.engine import Engine
 from sim.executor import Simulated
+from sim.kv.cache import KVCache
 from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
 from sim.latency import LatencyModel, Linear
@@ -43,6 +44,10 @@ class Server:
     max_model_len: int = 10_000
     replicas: int = 1
     front_end_ns: int = 0
+    check_every: int = 1000
+    cache: Callable[[World], KVCache] | None = None
+    """What makes the cache, if it is not a paged one."""
+    scheduler: Callable[..., VllmScheduler] | None = None
     latency: LatencyModel = field(
         default_factory=lambda: Linear(base_ns=1000, per_token_ns=10, per_context_token_ns=1)
     )
@@ -78,12 +83,16 @@ def serve(requests: Iterable[Request], server: Server) -> tuple[Frames, Context]
     env, records = simpy.Environment(), Records()
     engines, recorders = [], []
     rules = VERSIONS[server.version]
-    cache = PrefixCached if server.prefix_caching else Paged
+    paged = PrefixCached if server.prefix_caching else Paged
     for replica in range(server.replicas):
-        scheduler = VllmScheduler(
-            kv=cache(
-                server.num_gpu_blocks, block_size=server.block_size, free_order=rules.free_order
-            ),
+        world = World(max_model_len=server.max_model_len)
+        kv: KVCache = paged(
+            server.num_gpu_blocks, block_size=server.block_size, free_order=rules.free_order
+        )
+        if server.cache is not None:
+            kv = server.cache(world)
+        scheduler = (server.scheduler or VllmScheduler)(
+            kv=kv,
             order=Priority() if server.priority else Fcfs(),
             limits=server.limits,
             rules=rules,
@@ -95,6 +104,7 @@ def serve(requests: Iterable[Request], server: Server) -> tuple[Frames, Context]
                 latency=server.latency,
                 replica=replica,
                 front_end_ns=server.front_end_ns,
+                check_every=server.check_every,
             )
         )
         engines.append(
@@ -102,7 +112,7 @@ def serve(requests: Iterable[Request], server: Server) -> tuple[Frames, Context]
                 env,
                 scheduler=scheduler,
                 executor=Simulated(server.latency),
-                world=World(max_model_len=server.max_model_len),
+                world=world,
                 observers=[recorders[-1]],
                 replica=replica,
             )

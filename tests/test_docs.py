@@ -28,6 +28,9 @@ import experiments.conformance
 import experiments.follow
 import experiments.run
 import experiments.schema
+import experiments.size
+import experiments.trace_fetch
+import experiments.trace_inspect
 from tests.test_rules import RULES
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +42,9 @@ COMMANDS: dict[tuple[str, ...], typer.Typer] = {
     ("python", "-m", "experiments.follow"): experiments.follow.main,
     ("python", "-m", "experiments.conformance"): experiments.conformance.main,
     ("python", "-m", "experiments.schema"): experiments.schema.main,
+    ("python", "-m", "experiments.size"): experiments.size.main,
+    ("python", "-m", "traces.inspect"): experiments.trace_inspect.main,
+    ("python", "-m", "traces.fetch"): experiments.trace_fetch.main,
 }
 
 

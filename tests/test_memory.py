@@ -158,12 +158,25 @@ def test_null_block_alone_is_no_cache(blocks: int) -> None:
 
 def test_mixture_needs_its_weights_and_activations_given() -> None:
     model = Model.from_config(DEEPSEEK_V3, name="DeepSeek-V3")
-    with pytest.raises(ModelError, match="weights_bytes and activation_bytes"):
-        plan_memory(model, H200)
+    for given in ({}, {"weights_bytes": 84 << 30}):
+        with pytest.raises(ModelError, match="weights_bytes and activation_bytes"):
+            plan_memory(model, H200, **given)
     plan = plan_memory(
         model, H200, weights_bytes=84 << 30, activation_bytes=2 << 30, tensor_parallel_size=8
     )
     assert plan.block.bytes == 16 * 576 * 61 * 2
+
+
+def test_a_mixture_is_planned_with_its_experts() -> None:
+    model, tokens = load_model("Qwen3-30B-A3B"), 16384
+    plan = plan_memory(model, H200, max_num_batched_tokens=tokens, max_num_seqs=16)
+    assert plan.weights.bytes == 2 * 30_532_122_624
+    # Residual and normed input, then for each of 8 experts its input or output, and 768 activated.
+    assert plan.activation.bytes == tokens * (2 * 2048 + 8 * (2048 + 768)) * 2
+    halved = plan_memory(
+        model, H200, max_num_batched_tokens=tokens, max_num_seqs=16, tensor_parallel_size=2
+    )
+    assert halved.activation.bytes == tokens * (2 * 2048 + 8 * (2048 + 384)) * 2
 
 
 @pytest.mark.parametrize(

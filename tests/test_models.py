@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from calibrate.device import DeviceError, load_device
-from calibrate.model import Model, ModelError, load_model
+from calibrate.device import DeviceError, load_device, shipped_devices
+from calibrate.model import Model, ModelError, load_model, shipped_models
 from sim.kv.spec import KVSpec, resolve_kv_dtype
 
 LLAMA = {
@@ -65,7 +65,12 @@ DEEPSEEK_V3 = {
     "v_head_dim": 128,
     "vocab_size": 129280,
 }
-MIXTRAL = LLAMA | {"architectures": ["MixtralForCausalLM"], "num_local_experts": 8}
+MIXTRAL = LLAMA | {
+    "architectures": ["MixtralForCausalLM"],
+    "num_experts_per_tok": 2,
+    "num_local_experts": 8,
+    "vocab_size": 32000,
+}
 
 
 @pytest.mark.parametrize(
@@ -77,12 +82,15 @@ MIXTRAL = LLAMA | {"architectures": ["MixtralForCausalLM"], "num_local_experts":
         ("Qwen3-8B", 8_190_735_360, 144 << 10),
         ("Qwen3-32B", 32_762_123_264, 256 << 10),
         ("OPT-13B", 12_853_473_280, 800 << 10),
+        ("Llama-2-13B", 13_015_864_320, 800 << 10),
+        ("Mistral-7B-v0.3", 7_248_023_552, 128 << 10),
+        ("Qwen3-30B-A3B", 30_532_122_624, 96 << 10),
     ],
 )
 def test_shipped_model_has_its_published_size(name: str, parameters: int, kv_bytes: int) -> None:
     model = load_model(name)
     assert model.name == name
-    assert model.dense.parameters == parameters
+    assert model.parameters == parameters
     assert model.weight_bytes == 2 * parameters
     assert model.kv_spec("auto").bytes_per_token == kv_bytes
 
@@ -137,11 +145,34 @@ def test_latent_attention_keeps_one_vector_a_layer() -> None:
         model.kv_spec("int8")
 
 
-def test_mixture_has_a_cache_but_no_weights() -> None:
-    model = Model.from_config(MIXTRAL, name="Mixtral")
+def test_mixture_has_weights_but_no_steps() -> None:
+    model = Model.from_config(MIXTRAL, name="Mixtral-8x7B")
+    assert model.moe
     assert model.kv_spec("auto").bytes_per_token == 128 << 10
-    with pytest.raises(ModelError, match=r"MixtralForCausalLM is a mixture of experts"):
-        _ = model.weight_bytes
+    assert model.parameters == 46_702_792_704
+    with pytest.raises(ModelError, match=r"MixtralForCausalLM is a mixture of experts.*steps is"):
+        _ = model.dense
+
+
+def test_quantised_mixture_has_a_cache_but_no_weights() -> None:
+    shipped = load_model("deepseek-ai/DeepSeek-V3")
+    assert shipped == Model.from_config(DEEPSEEK_V3, name="DeepSeek-V3")
+    assert not shipped.counted
+    with pytest.raises(ModelError, match=r"quantised weights.*weights_bytes and activation_bytes"):
+        _ = shipped.weight_bytes
+
+
+@pytest.mark.parametrize("change", [{"decoder_sparse_step": 2}, {"mlp_only_layers": [0]}])
+def test_layers_without_experts_are_refused(change: dict[str, object]) -> None:
+    qwen = LLAMA | {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "moe_intermediate_size": 768,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+    }
+    assert Model.from_config(qwen, name="m").moe
+    with pytest.raises(ModelError, match=rf"'{next(iter(change))}' is .*not every layer has exp"):
+        Model.from_config(qwen | change, name="m")
 
 
 @pytest.mark.parametrize(
@@ -327,3 +358,37 @@ def test_device_rates() -> None:
 def test_unknown_device_suggests() -> None:
     with pytest.raises(DeviceError, match=r"'a100'; did you mean .*A100-80GB.*Known: A100-40GB"):
         load_device("a100")
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "models.md"
+
+
+def model_row(name: str) -> str:
+    """A model's line in the reference."""
+    model = load_model(name)
+    spec = model.kv_spec("auto")
+    parameters = f"{model.parameters / 1e9:.2f} G" if model.counted else "not counted"
+    if model.latent_size is None:
+        kept = f"{spec.heads} of {model.heads} heads x {model.key_size}"
+    else:
+        kept = f"MLA, {model.latent_size} + {model.rotary_size}"
+    size = f"{spec.bytes_per_token / 1024:.4g} KiB"
+    steps = "no" if model.moe else "yes"
+    longest = f"{model.max_position_embeddings:,}"
+    return f"| {name} | {parameters} | {model.layers} | {kept} | {size} | {longest} | {steps} |"
+
+
+def test_every_model_has_a_source_and_its_line_in_the_reference() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    models = dict(shipped_models())
+    assert len(models) == 10
+    for name, config in models.items():
+        assert str(config["_source"]).startswith("https://huggingface.co/"), name
+        assert model_row(name) in page
+
+
+def test_every_device_has_its_line_in_the_reference() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for device in shipped_devices():
+        rates = f"{device.bandwidth_bytes_per_s / 1e12:g} | {device.bf16_flop_per_s / 1e12:g}"
+        assert f"| {device.name} | {device.memory_bytes / 2**30:.2f} | {rates} |" in page

@@ -60,7 +60,7 @@ class CacheMachine(RuleBasedStateMachine):
         sequence = self.make(((stream, 0, length),))
         hit = self.kv.match(sequence)
         assert hit.tokens < length
-        if not self.kv.has_room(length, hit=hit):
+        if not self.kv.has_room(sequence, length, hit=hit):
             return multiple()
         self.tokens[sequence] = [(stream, at) for at in range(length)]
         self.kv.admit(sequence, hit)

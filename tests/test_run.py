@@ -283,7 +283,7 @@ def test_time_beyond_64_bits_is_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("traces.native.ARRIVALS", range(2**63))
-    monkeypatch.setattr("traces.intake.ARRIVALS", range(2**63))
+    monkeypatch.setattr("traces.filetrace.ARRIVALS", range(2**63))
     trace = tmp_path / "trace.jsonl"
     fields = {"arrival_ns": 2**63 - 1, "prompt": [[0, 0, 9]], "output_tokens": 3}
     trace.write_text(json.dumps({"request_id": "late", "out_stream": 1} | fields))

@@ -62,6 +62,7 @@ def test_a_good_trace_passes() -> None:
         ([replace(FIRST, prompt=((0, 0),))], "is no run"),  # type: ignore[arg-type]
         ([replace(FIRST, output_tokens=0)], "output_tokens = 0 is no positive int"),
         ([replace(FIRST, output_stream=-1)], "output_stream = -1 is no int from 0"),
+        ([replace(FIRST, n=0)], "n = 0 is no positive int"),
         ([replace(FIRST, max_tokens=3)], "max_tokens = 3 is below its 4 tokens"),
         ([replace(FIRST, prompt=((1, 0, 1),))], "quotes the answer of 'a', which arrives no"),
         ([replace(FIRST, output_tokens=3), SECOND], "quotes 4 tokens of the answer of 'a', which"),

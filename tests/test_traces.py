@@ -87,7 +87,8 @@ def test_azure_refuses_lengths_that_are_no_counts(tmp_path: Path, row: str, foun
             3,
             "2023-11-16 18:15:46.1, which is earlier than the row before it"
             " (2023-11-16 18:15:46.2)",
-            "rows in order of arrival",
+            "rows in order of arrival (python -m traces.sort {path} --out SORTED makes them so;"
+            " the option reorder_rows: N reorders within N rows)",
         ),
         (
             ["2023-13-16 18:15:46.2,1,1"],
@@ -96,15 +97,16 @@ def test_azure_refuses_lengths_that_are_no_counts(tmp_path: Path, row: str, foun
             "YYYY-MM-DD HH:MM:SS with up to 9 fractional digits",
         ),
         (
-            ["2024-05-10 00:00:00.009930+00:00,1,1"],
-            2,
-            "TIMESTAMP = '2024-05-10 00:00:00.009930+00:00'",
-            "YYYY-MM-DD HH:MM:SS with up to 9 fractional digits",
+            ["2024-05-10 00:00:00.009930+00:00,1,1", "2024-05-10 00:00:01,1,1"],
+            3,
+            "TIMESTAMP = '2024-05-10 00:00:01'",
+            "YYYY-MM-DD HH:MM:SS with up to 9 fractional digits, all with a time zone or all"
+            " without",
         ),
         (
             ["XXX,42,285"],
             2,
-            "TIMESTAMP = 'XXX' (a file of lengths, without arrival times)",
+            "TIMESTAMP = 'XXX' (a file of lengths, without arrival times: kind lengths reads it)",
             "YYYY-MM-DD HH:MM:SS with up to 9 fractional digits",
         ),
         (
@@ -125,7 +127,8 @@ def test_azure_refuses_a_row(
     tmp_path: Path, rows: list[str], line: int, found: str, allowed: str
 ) -> None:
     message = refusal(azure(tmp_path, *rows))
-    assert message == f"{tmp_path / 'azure.csv'}:{line}: found {found}; allowed: {allowed}"
+    path = tmp_path / "azure.csv"
+    assert message == f"{path}:{line}: found {found}; allowed: {allowed.format(path=path)}"
 
 
 def test_azure_shows_a_wrong_header_and_the_right_one(tmp_path: Path) -> None:
@@ -233,7 +236,7 @@ def test_an_unknown_format_lists_the_known(tmp_path: Path) -> None:
 
 def test_an_unknown_kind_lists_the_known() -> None:
     with pytest.raises(
-        ValueError, match="trace kind 'azur': allowed auto, azure, mooncake, native"
+        ValueError, match="trace kind 'azur': allowed auto, azure, lengths, mooncake, bailian"
     ):
         open_trace("any", kind="azur")
 

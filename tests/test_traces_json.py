@@ -16,6 +16,11 @@ from traces.native import NativeTrace, write_trace
 from traces.reader import open_trace
 from traces.schema import TraceError
 
+ORDER = (
+    "rows in order of arrival (python -m traces.sort {path} --out SORTED makes them so;"
+    " the option reorder_rows: N reorders within N rows)"
+)
+
 
 def test_mooncake_blocks_are_shared_and_the_last_is_partial(tmp_path: Path) -> None:
     trace = mooncake(
@@ -74,24 +79,42 @@ def test_mooncake_drops_and_counts_rows_without_tokens(tmp_path: Path) -> None:
             "a whole number from 0 to 1000000000",
         ),
         (
-            {"timestamp": 0.5},
-            "timestamp = 0.5",
-            f"a whole number from 0 to {2**62 // 10**6 - 1}",
+            {"timestamp": "7"},
+            "timestamp = '7'",
+            "a number of milliseconds",
         ),
         (
             {"timestamp": 6},
             "timestamp = 6, which is earlier than the row before it (timestamp = 7)",
-            "rows in order of arrival",
+            ORDER,
         ),
         (
             {"timestamp": None},
-            "no field 'timestamp'",
-            "fields timestamp, input_length, output_length, hash_ids",
+            "a request without timestamp, and no earlier turn in its session",
+            "a timestamp in ms, or for all such requests the options arrivals_per_second: N or"
+            " at_once: true",
         ),
         (
             {"delay": 5},
-            "field 'delay'",
-            "fields timestamp, input_length, output_length, hash_ids",
+            "timestamp beside delay",
+            "one of them",
+        ),
+        (
+            {"hash_id": [1]},
+            "field 'hash_id'",
+            "fields output_length, and optionally timestamp, input_length, hash_ids,"
+            " text_input, session_id, delay, extra",
+        ),
+        (
+            {"session_id": 4},
+            "session_id = 4",
+            "with the option session_input: new (a later turn's row is put behind the turns"
+            " before it, as AIPerf replays it) or whole (it is the whole prompt)",
+        ),
+        (
+            {"text_input": "Hi"},
+            "both of input_length and text_input",
+            "one of them",
         ),
     ],
 )
@@ -99,7 +122,8 @@ def test_mooncake_refuses_a_row(
     tmp_path: Path, change: dict[str, object], found: str, allowed: str
 ) -> None:
     message = refusal(mooncake(tmp_path, {}, change))
-    assert message == f"{tmp_path / 'trace.jsonl'}:2: found {found}; allowed: {allowed}"
+    path = tmp_path / "trace.jsonl"
+    assert message == f"{path}:2: found {found}; allowed: {allowed.format(path=path)}"
 
 
 @pytest.mark.parametrize(
@@ -109,6 +133,7 @@ def test_mooncake_refuses_a_row(
         ("[" * 100_000, "'[[["),
         ("[1, 2]", "[1, 2];"),
         ('{"a": ' + "9" * 5000, '\'{"a": 999'),
+        ('{"a": 1e99999999999999999999}', '\'{"a": 1e999'),
     ],
 )
 def test_a_line_that_is_no_object_is_refused(tmp_path: Path, line: str, found: str) -> None:
@@ -146,9 +171,9 @@ def test_native_keeps_arrivals_as_recorded(tmp_path: Path) -> None:
         ({"request_id": ""}, "request_id = ''", "a text, not empty"),
         ({"session": 7}, "session = 7", "a text, not empty"),
         (
-            {"arrival_ns": 4},
+            {"arrival_ns": 4, "request_id": "b", "out_stream": 9},
             "arrival at 4 ns, which is earlier than the row before it (arrival at 5 ns)",
-            "rows in order of arrival",
+            ORDER,
         ),
         ({"arrival_us": 4}, "both of arrival_ns and arrival_us", "one of them"),
         ({"arrival_ns": None}, "neither of arrival_ns and arrival_us", "one of them"),
@@ -183,7 +208,8 @@ def test_native_refuses_a_row(
     tmp_path: Path, change: dict[str, object], found: str, allowed: str
 ) -> None:
     message = refusal(native(tmp_path, {}, change))
-    assert message == f"{tmp_path / 'trace.jsonl'}:2: found {found}; allowed: {allowed}"
+    path = tmp_path / "trace.jsonl"
+    assert message == f"{path}:2: found {found}; allowed: {allowed.replace('{path}', str(path))}"
 
 
 def test_native_refuses_a_misspelt_field(tmp_path: Path) -> None:

@@ -98,16 +98,48 @@ def test_mooncake_shares_the_prefixes_it_says() -> None:
     assert round(100 * full_blocks / prompt_tokens, 1) == 37.3
 
 
-def test_lengths_without_arrivals_are_refused() -> None:
+def test_lengths_get_the_arrivals_that_the_config_gives() -> None:
     with pytest.raises(TraceError) as refused:
         list(open_trace(LENGTHS))
-    message = str(refused.value)
-    assert f"{LENGTHS}:2: found TIMESTAMP = 'XXX' (a file of lengths, without arr" in message
+    assert str(refused.value) == (
+        f"{LENGTHS}:2: found lengths without arrival times; allowed: arrivals_per_second: N"
+        " (Poisson, drawn with the seed) or at_once: true"
+    )
+    requests = list(open_trace(LENGTHS, at_once=True))
+    assert len(requests) == 58_787
+    prompts, answers = lengths(requests)
+    assert (prompts, answers) == ([298.8, 36, pytest.approx(3473, abs=0.5)], [323.7, 280, 999])
+    assert {request.arrival_ns for request in requests} == {0}
+    poisson = list(open_trace(LENGTHS, arrivals_per_second=20.0, seed=7))
+    gaps = np.diff([request.arrival_ns for request in poisson]) / 1e9
+    # 58,786 exponential gaps: 5 standard errors of the mean, and of the deviation.
+    assert gaps.mean() == pytest.approx(0.05, rel=5 / 242)
+    assert gaps.std() == pytest.approx(0.05, rel=8 / 242)
 
 
-def test_burstgpt_waits_for_its_reader() -> None:
-    with pytest.raises(TraceError, match="found the first line 'Timestamp,Model,Request tokens"):
-        open_trace(TRACES / "burstgpt" / "BurstGPT_1.head400.csv")
+def test_burstgpt() -> None:
+    trace = open_trace(TRACES / "burstgpt" / "BurstGPT_1.head400.csv")
+    requests = list(trace)
+    assert trace.notes == {"requests with zero prompt tokens dropped": 17}
+    assert trace.shifted_by == "Timestamp = 5"
+    assert len(requests) == 383
+    assert requests[1] == Request("r00001", 40 * 10**9, ((2, 0, 1087),), 230, 3)
+    check_trace(trace)
+
+
+def test_mooncake_ties_are_spread_over_its_grid() -> None:
+    plain = list(MooncakeTrace(MOONCAKE))
+    trace = MooncakeTrace(MOONCAKE, jitter_grid_ms=3000, seed=1)
+    spread = list(trace)
+    assert [request.id for request in spread] == [request.id for request in plain]
+    moved_ns = [b.arrival_ns - a.arrival_ns for a, b in zip(plain, spread, strict=True)]
+    assert min(moved_ns) >= 0
+    assert max(moved_ns) < 3 * 10**9
+    assert len({request.arrival_ns for request in spread}) == 12_031
+    gaps = np.diff([request.arrival_ns for request in spread])
+    # The artefact of the grid is gone: the README's 3.03 becomes that of a Poisson process.
+    assert gaps.std() / gaps.mean() == pytest.approx(1.0, abs=0.1)
+    check_trace(trace)
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.parent.name)

@@ -1,70 +1,56 @@
-"""The Azure LLM inference traces of 2023: when, how long a prompt, how long an answer.
+"""The Azure LLM inference traces: when, how long a prompt, how long an answer.
 
-Patel et al., "Splitwise", ISCA 2024; github.com/Azure/AzurePublicDataset, CC-BY 4.0.
+Patel et al., "Splitwise", ISCA 2024 (the traces of 2023), and Stojkovic et al., "DynamoLLM",
+HPCA 2025 (those of 2024); github.com/Azure/AzurePublicDataset, CC-BY 4.0.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterator
-from datetime import datetime, timedelta
 from pathlib import Path
+from typing import ClassVar, Unpack
 
-from sim.request import Request
-from traces.file import TraceFile
-from traces.intake import TOKENS, Intake, whole_number
-from traces.streams import Streams
+from traces.arrange import Row
+from traces.clock import Calendar
+from traces.file import Head
+from traces.filetrace import FileTrace
+from traces.ranges import TOKENS, whole_number
+from traces.table import whole
+from traces.timeless import TIMELESS, ArrivalOptions, GivenArrivals
 
 _COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 _HEADER = ",".join(_COLUMNS)
-_STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.(\d{1,9}))?", re.ASCII)
-_STAMP_FORM = "YYYY-MM-DD HH:MM:SS with up to 9 fractional digits"
-_EPOCH = datetime(1970, 1, 1)
+_NO_STAMP = "XXX"
 
 
-class AzureTrace:
-    """CSV with the header TIMESTAMP,ContextTokens,GeneratedTokens, read row by row.
+class AzureTrace(FileTrace):
+    """CSV with the header TIMESTAMP,ContextTokens,GeneratedTokens.
 
-    Stamps carry 100 ns digits, which stay exact. The first request kept arrives at 0, equal
-    stamps keep their order, rows with a zero length are dropped and counted. Nothing is
-    known of the content: every prompt and every answer is a stream of its own. A request
-    is called after its row, counted from 0 below the header. Iterating raises TraceError
-    for another header, rows out of order, lengths that are no counts, and stamps that are
-    no times: the ShareGPT lengths come in this layout with the stamp XXX.
+    Stamps carry 100 ns digits, which stay exact; those of 2024 also a time zone. Nothing is
+    known of the content: every prompt and every answer is a stream of its own. Iterating
+    raises TraceError for another header, lengths that are no counts, and stamps that are no
+    times.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._file = TraceFile(path)
-        self.name = self._file.path.name
-        self.notes: Counter[str] = Counter()
-        self.shifted_by: str | None = None
+    kind: ClassVar[str] = "azure"
+    looks: ClassVar[str] = f"CSV: {_HEADER}"
 
     @staticmethod
-    def recognises(first_line: str) -> bool:
-        return first_line == _HEADER
+    def recognises(head: Head) -> bool:
+        return head.first_line == _HEADER and not _lacks_times(head)
 
-    def __iter__(self) -> Iterator[Request]:
-        intake = Intake(self._file, notes=self.notes, shifted=True)
-        streams = Streams()
-        for row, (line, stamp, prompt_tokens, output_tokens) in enumerate(self._rows()):
-            if not intake.has_tokens(prompt_tokens=prompt_tokens, output_tokens=output_tokens):
-                continue
-            arrival_ns = intake.place(self._time_ns(line, stamp), line=line, shown=stamp)
-            self.shifted_by = intake.shifted_by
-            yield Request(
-                id=f"r{row:05d}",
-                arrival_ns=arrival_ns,
-                prompt=((streams.private(), 0, prompt_tokens),),
-                output_tokens=output_tokens,
-                output_stream=streams.private(),
-            )
-        intake.finish()
+    def rows(self) -> Iterator[Row]:
+        calendar = Calendar(self.notes)
+        for line, stamp, prompt_tokens, output_tokens in self._split():
+            arrival_ns = calendar.read_text(stamp)
+            if arrival_ns is None:
+                found = f"TIMESTAMP = {stamp[:80]!r}"
+                if stamp == _NO_STAMP:
+                    found += " (a file of lengths, without arrival times: kind lengths reads it)"
+                raise self._file.error(line, found=found, allowed=calendar.allowed)
+            yield Row(line, arrival_ns, stamp, prompt_tokens, output_tokens)
 
-    def fingerprint(self) -> str:
-        return self._file.fingerprint("azure")
-
-    def _rows(self) -> Iterator[tuple[int, str, int, int]]:
+    def _split(self) -> Iterator[tuple[int, str, int, int]]:
         """(line, stamp, prompt tokens, output tokens); the first line must be the header."""
         lines = self._file.lines()
         _, header = next(lines, (1, None))
@@ -79,29 +65,53 @@ class AzureTrace:
                 found = f"{len(fields)} columns ({text[:80]!r})"
                 allowed = f"{len(_COLUMNS)} columns ({_HEADER})"
                 raise self._file.error(line, found=found, allowed=allowed)
-            prompt_tokens, output_tokens = (
-                self._tokens(line, column, field)
-                for column, field in zip(_COLUMNS[1:], fields[1:], strict=True)
-            )
-            yield line, fields[0], prompt_tokens, output_tokens
+            stamp, prompt, output = fields
+            yield line, stamp, self._tokens(line, 1, prompt), self._tokens(line, 2, output)
 
-    def _tokens(self, line: int, column: str, field: str) -> int:
-        # int() alone would take "1_000", " 7" and Arabic digits.
-        if field.isascii() and field.isdigit() and len(field) < 19 and int(field) in TOKENS:
-            return int(field)
-        found = f"{column} = {field[:80]!r}"
-        raise self._file.error(line, found=found, allowed=whole_number(TOKENS))
+    def _tokens(self, line: int, column: int, field: str) -> int:
+        tokens = whole(field)
+        if tokens is None or tokens not in TOKENS:
+            found = f"{_COLUMNS[column]} = {field[:80]!r}"
+            raise self._file.error(line, found=found, allowed=whole_number(TOKENS))
+        return tokens
 
-    def _time_ns(self, line: int, stamp: str) -> int:
-        """Nanoseconds since 1970, in integers: a float would lose the last digits."""
-        if match := _STAMP.fullmatch(stamp):
-            try:
-                seconds = (datetime.fromisoformat(match[1]) - _EPOCH) // timedelta(seconds=1)
-            except ValueError:  # a 13th month
-                pass
-            else:
-                return seconds * 10**9 + int((match[2] or "0").ljust(9, "0"))
-        found = f"TIMESTAMP = {stamp[:80]!r}"
-        if stamp == "XXX":
-            found += " (a file of lengths, without arrival times)"
-        raise self._file.error(line, found=found, allowed=_STAMP_FORM)
+
+class LengthsTrace(AzureTrace):
+    """Azure's layout with the stamp XXX: lengths whose arrivals the config gives.
+
+    So NanoFlow publishes the token lengths of ShareGPT and others (Zhu et al., OSDI 2025;
+    github.com/efeslab/Nanoflow, datasets/traces). Iterating raises TraceError also for a
+    stamp that is a time, and where the config gives no arrivals.
+    """
+
+    kind: ClassVar[str] = "lengths"
+    looks: ClassVar[str] = f"CSV: {_HEADER} with the stamp {_NO_STAMP}"
+    takes: ClassVar[tuple[str, ...]] = TIMELESS
+    shifted: ClassVar[bool] = False
+
+    def __init__(self, path: str | Path, **arrivals: Unpack[ArrivalOptions]) -> None:
+        super().__init__(path)
+        self._arrivals = GivenArrivals(self._file, **arrivals)
+
+    @staticmethod
+    def recognises(head: Head) -> bool:
+        return head.first_line == _HEADER and _lacks_times(head)
+
+    def rows(self) -> Iterator[Row]:
+        times_ns = self._arrivals.times_ns()
+        for line, stamp, prompt_tokens, output_tokens in self._split():
+            if stamp != _NO_STAMP:
+                found = f"TIMESTAMP = {stamp[:80]!r} in a file of lengths"
+                allowed = f"{_NO_STAMP} (kind azure reads arrival times)"
+                raise self._file.error(line, found=found, allowed=allowed)
+            self._arrivals.check(line=line, found="lengths")
+            # A row that is going to be dropped takes no arrival from the others.
+            arrival_ns = next(times_ns) if prompt_tokens and output_tokens else 0
+            yield Row(line, arrival_ns, stamp, prompt_tokens, output_tokens)
+
+    def parameters(self) -> dict[str, object]:
+        return self._arrivals.parameters()
+
+
+def _lacks_times(head: Head) -> bool:
+    return len(head.lines) > 1 and head.lines[1].startswith(f"{_NO_STAMP},")

@@ -93,6 +93,10 @@ def _check_request(request: Request) -> None:
         f"{who}: output_stream = {request.output_stream!r} is no int from 0",
     )
     _require(
+        type(request.n) is int and request.n > 0,
+        f"{who}: n = {request.n!r} is no positive int",
+    )
+    _require(
         request.max_tokens is None or request.max_tokens >= request.output_tokens,
         f"{who}: max_tokens = {request.max_tokens} is below its {request.output_tokens} tokens",
     )

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
+from decimal import Decimal, InvalidOperation
 
-from traces.file import TraceFile
-from traces.intake import whole_number
+from traces.clock import Clock
+from traces.file import Head, TraceFile
+from traces.ranges import whole_number
 from traces.schema import TraceError
 
 _SHOWN_CHARACTERS = 60
+_decode = json.JSONDecoder(parse_float=Decimal).decode
 
 
 def shorten(value: object) -> str:
     """A value as an error shows it."""
-    text = repr(value)
+    text = str(value) if isinstance(value, Decimal) else repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 
 class Record:
-    """One JSON object and the line it stands on. All methods raise TraceError."""
+    """One row's named fields and the line it stands on. All methods raise TraceError."""
 
     def __init__(self, file: TraceFile, line: int, fields: dict[str, object]) -> None:
         self._file = file
@@ -32,22 +35,32 @@ class Record:
 
     def check_fields(self, *, required: Collection[str], optional: Collection[str] = ()) -> None:
         """Refuse missing fields, and unknown ones: a typo must not pass for a default."""
-        for key in required:
-            if key not in self:
-                raise self.error(found=f"no field {key!r}", allowed=_fields(required, optional))
+        self.require(*required, optional=optional)
         for key in self.fields:
             if key not in required and key not in optional:
                 raise self.error(found=f"field {key!r}", allowed=_fields(required, optional))
 
+    def require(self, *keys: str, optional: Collection[str] = ()) -> None:
+        for key in keys:
+            if key not in self:
+                raise self.error(found=f"no field {key!r}", allowed=_fields(keys, optional))
+
     def whole(self, key: str, allowed: range) -> int:
-        value = self.fields[key]
-        # By type: true is no number, and 3.0 is not a count.
-        if type(value) is not int or value not in allowed:
-            raise self.error(found=f"{key} = {shorten(value)}", allowed=whole_number(allowed))
+        value = self._integer(self.fields[key])
+        if value is None or value not in allowed:
+            found = f"{key} = {shorten(self.fields[key])}"
+            raise self.error(found=found, allowed=whole_number(allowed))
         return value
 
     def optional_whole(self, key: str, allowed: range) -> int | None:
         return self.whole(key, allowed) if key in self else None
+
+    def time_ns(self, key: str, clock: Clock) -> int:
+        time_ns = clock.read(self.fields[key])
+        if time_ns is None:
+            found = f"{key} = {shorten(self.fields[key])}"
+            raise self.error(found=found, allowed=clock.allowed)
+        return time_ns
 
     def text(self, key: str) -> str:
         value = self.fields[key]
@@ -58,24 +71,37 @@ class Record:
     def optional_text(self, key: str) -> str | None:
         return self.text(key) if key in self else None
 
+    def name(self, key: str) -> str | None:
+        """A text, or a whole number as a text: ids come as both."""
+        value = self.fields.get(key)
+        return str(value) if type(value) is int else self.optional_text(key)
+
     def items(self, key: str) -> list[object]:
         value = self.fields[key]
         if not isinstance(value, list):
             raise self.error(found=f"{key} = {shorten(value)}", allowed="a list")
         return value
 
+    def show(self, key: str) -> str:
+        """The field as notes and errors quote it."""
+        return f"{key} = {self.fields[key]}"
+
     def error(self, *, found: str, allowed: str) -> TraceError:
         return self._file.error(self.line, found=found, allowed=allowed)
 
+    def _integer(self, value: object) -> int | None:
+        # By type: true is no number, and 3.0 is not a count.
+        return value if type(value) is int else None
+
 
 def read_records(file: TraceFile) -> Iterator[Record]:
-    """The file's objects in order; blank lines are skipped."""
+    """The file's objects in order; blank lines are skipped. Fractions are exact decimals."""
     for number, line in file.lines():
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            value = _decode(line)
+        except (ValueError, RecursionError, InvalidOperation) as error:
             found = f"{shorten(line)}, which is no JSON ({error})"
             raise file.error(number, found=found, allowed="one JSON object a line") from None
         if not isinstance(value, dict):
@@ -83,10 +109,10 @@ def read_records(file: TraceFile) -> Iterator[Record]:
         yield Record(file, number, value)
 
 
-def first_keys(line: str) -> frozenset[str]:
-    """The fields of a line that holds a JSON object; none for any other line."""
+def first_keys(head: Head) -> frozenset[str]:
+    """The fields of a first line that holds a JSON object; none for any other line."""
     try:
-        value = json.loads(line)
+        value = json.loads(head.first_line)
     except (ValueError, RecursionError):
         return frozenset()
     return frozenset(value) if isinstance(value, dict) else frozenset()

@@ -8,69 +8,64 @@ The fields are those of the recorded vLLM runs (`trace.jsonl`), with exact nanos
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from sim.request import Request, Run
-from traces.file import TraceFile
-from traces.intake import ARRIVALS, INT64, TOKENS, Intake
+from traces.arrange import Row
+from traces.file import Head
+from traces.filetrace import Compose, FileTrace
 from traces.jsonl import Record, first_keys, read_records, shorten
+from traces.ranges import ARRIVALS, INT64, PRIORITIES, TOKENS
+from traces.streams import Streams
+from traces.unfinished import writing
 
 _REQUIRED = ("request_id", "prompt", "output_tokens", "out_stream")
 _OPTIONAL = (
     *("arrival_ns", "arrival_us", "arrival_s", "prompt_tokens"),
-    *("priority", "max_tokens", "tenant", "session"),
+    *("priority", "max_tokens", "tenant", "session", "n"),
 )
 _POSITIVE = range(1, TOKENS.stop)
 _MICROSECONDS = range(ARRIVALS.stop // 1000)
-_PRIORITIES = range(-(2**63), 2**63)
+_ANSWERS = range(1, 16_385)
+"""How many of them vLLM lets one request ask for."""
 
 
-class NativeTrace:
+class NativeTrace(FileTrace):
     """JSON lines (also .gz) in pagesim's own format; see the module for an example.
 
     `prompt` is a list of [stream, start, length]; the k-th token of the answer is
     (out_stream, k). Arrival is `arrival_ns` or `arrival_us`, one of them, and is kept as
-    recorded: nothing is shifted and nothing dropped. Redundant fields of the recorded runs
-    are checked (`prompt_tokens`) or ignored (`arrival_s`). Iterating raises TraceError for
-    missing or unknown fields, values out of range, rows out of order, and a request_id or
-    out_stream that was used before.
+    recorded: nothing is shifted. Redundant fields of the recorded runs are checked
+    (`prompt_tokens`) or ignored (`arrival_s`). Iterating raises TraceError for missing or
+    unknown fields, values out of range, and a request_id or out_stream that was used before.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._file = TraceFile(path)
-        self.name = self._file.path.name
-        self.notes: Counter[str] = Counter()
-        self.shifted_by: str | None = None
+    kind: ClassVar[str] = "native"
+    looks: ClassVar[str] = "JSON lines: request_id, prompt, output_tokens, out_stream, ..."
+    shifted: ClassVar[bool] = False
 
     @staticmethod
-    def recognises(first_line: str) -> bool:
-        return first_keys(first_line).issuperset(_REQUIRED)
+    def recognises(head: Head) -> bool:
+        return first_keys(head).issuperset(_REQUIRED)
 
-    def __iter__(self) -> Iterator[Request]:
-        intake = Intake(self._file, notes=self.notes, shifted=False)
+    def rows(self) -> Iterator[Row]:
         used: dict[str | int, int] = {}
         for record in read_records(self._file):
             record.check_fields(required=_REQUIRED, optional=_OPTIONAL)
-            request = _request(record, intake)
-            names: dict[str, str | int] = {
-                "request_id": request.id,
-                "out_stream": request.output_stream,
-            }
+            row = _row(record)
+            names = {"request_id": record.text("request_id"), "out_stream": row.content[1]}
             for key, name in names.items():
                 if name in used:
                     found = f"{key} = {name!r}, used on line {used[name]}"
                     raise record.error(found=found, allowed="a new one for each request")
                 used[name] = record.line
-            yield request
-        intake.finish()
+            yield row
 
-    def fingerprint(self) -> str:
-        return self._file.fingerprint("native")
+    def composing(self, streams: Streams) -> Compose:
+        return lambda row: row.content
 
 
 def write_trace(path: str | Path, requests: Iterable[Request]) -> None:
@@ -79,19 +74,8 @@ def write_trace(path: str | Path, requests: Iterable[Request]) -> None:
     The file appears under its name only when it is complete. Equal requests give equal
     bytes. Raises OSError where the folder cannot be written.
     """
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as raw:
-            if path.suffix == ".gz":
-                # Without a time stamp and a name in its header, equal content is equal bytes.
-                with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as zipped:
-                    zipped.writelines(map(_line, requests))
-            else:
-                raw.writelines(map(_line, requests))
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with writing(Path(path)) as file:
+        file.writelines(map(_line, requests))
 
 
 def _line(request: Request) -> bytes:
@@ -105,27 +89,30 @@ def _line(request: Request) -> bytes:
         "max_tokens": request.max_tokens,
         "tenant": request.tenant,
         "session": request.session,
+        "n": request.n if request.n > 1 else None,
     }
     stated = {key: value for key, value in fields.items() if value is not None}
     return json.dumps(stated, separators=(",", ":")).encode() + b"\n"
 
 
-def _request(record: Record, intake: Intake) -> Request:
+def _row(record: Record) -> Row:
     arrival_ns = _arrival_ns(record)
-    intake.place(arrival_ns, line=record.line, shown=f"arrival at {arrival_ns} ns")
     output_tokens = record.whole("output_tokens", _POSITIVE)
-    # A limit below the answer's length would contradict the answer.
-    limits = range(output_tokens, TOKENS.stop)
-    return Request(
-        id=record.text("request_id"),
-        arrival_ns=arrival_ns,
-        prompt=_prompt(record),
-        output_tokens=output_tokens,
-        output_stream=record.whole("out_stream", INT64),
-        max_tokens=record.optional_whole("max_tokens", limits),
-        priority=record.optional_whole("priority", _PRIORITIES) or 0,
-        tenant=record.optional_text("tenant"),
-        session=record.optional_text("session"),
+    prompt = _prompt(record)
+    return Row(
+        record.line,
+        arrival_ns,
+        f"arrival at {arrival_ns} ns",
+        sum(length for _, _, length in prompt),
+        output_tokens,
+        (prompt, record.whole("out_stream", INT64)),
+        record.optional_text("session"),
+        record.optional_text("tenant"),
+        record.optional_whole("priority", PRIORITIES) or 0,
+        # A limit below the answer's length would contradict the answer.
+        record.optional_whole("max_tokens", range(output_tokens, TOKENS.stop)),
+        record.text("request_id"),
+        n=record.optional_whole("n", _ANSWERS) or 1,
     )
 
 

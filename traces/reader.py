@@ -1,64 +1,85 @@
-"""Which reader a trace file needs, told by its first line."""
+"""Which reader a trace file needs, told by how it begins."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from traces.azure import AzureTrace
+from traces.azure import AzureTrace, LengthsTrace
+from traces.bailian import BailianTrace
+from traces.burstgpt import BurstGptTrace
+from traces.columns import CsvTrace, JsonLinesTrace
 from traces.file import TraceFile
+from traces.filetrace import FileTrace
+from traces.llmservingsim import LlmServingSimTrace
 from traces.mooncake import MooncakeTrace
 from traces.native import NativeTrace
-from traces.schema import Trace
+from traces.parquet import ParquetTrace
+from traces.sharegpt import ShareGptTrace
+from traces.simulators import SplitwiseTrace, VidurTrace
+from traces.timeless import TIMELESS
+from traces.vllm_bench import TimedTrace, VllmCustomTrace
 
 _SHOWN_CHARACTERS = 120
 
+COMMON = (*FileTrace.takes, *TIMELESS)
+"""The options of kind auto; which of them fit shows when the format does."""
 
-class Format(NamedTuple):
-    """A format of trace files: how it looks, how to tell it, how to read it."""
-
-    looks: str
-    recognises: Callable[[str], bool]
-    """Whether a file with this first line (never blank) is of the format."""
-    read: Callable[..., Trace]
-
-
-FORMATS = {
-    "azure": Format(
-        "CSV: TIMESTAMP,ContextTokens,GeneratedTokens", AzureTrace.recognises, AzureTrace
-    ),
-    "mooncake": Format(
-        "JSON lines: timestamp, input_length, output_length, hash_ids",
-        MooncakeTrace.recognises,
+FORMATS: dict[str, type[FileTrace]] = {
+    reader.kind: reader
+    for reader in (
+        AzureTrace,
+        LengthsTrace,
         MooncakeTrace,
-    ),
-    "native": Format(
-        "JSON lines: request_id, prompt, output_tokens, out_stream, ...",
-        NativeTrace.recognises,
+        BailianTrace,
+        BurstGptTrace,
+        ShareGptTrace,
+        VidurTrace,
+        SplitwiseTrace,
+        LlmServingSimTrace,
         NativeTrace,
-    ),
+        VllmCustomTrace,
+        TimedTrace,
+        CsvTrace,
+        JsonLinesTrace,
+        ParquetTrace,
+    )
 }
+"""Every format of trace files, by kind; where two would take a file, the first one does."""
 
 
-def open_trace(path: str | Path, *, kind: str = "auto", **options: object) -> Trace:
-    """The trace in a file, of the kind named, or of the one its first line shows.
+def open_trace(path: str | Path, *, kind: str = "auto", seed: int = 0, **options: Any) -> FileTrace:
+    """The trace in a file, of the kind named, or of the one that its first lines show.
 
-    Options go to the reader (TypeError for one it does not have). Raises TraceError when
-    the file cannot be read or fits no format, ValueError for a kind that does not exist.
+    Options go to the reader (TypeError for one it does not have); with kind auto, only
+    those that say something. Raises TraceError when the file cannot be read, fits no
+    format, or cannot be read with an option given; ValueError for a kind that does not exist.
     """
     if kind == "auto":
-        kind = _recognise(TraceFile(path))
+        file = TraceFile(path)
+        kind = recognise(file)
+        options = {name: value for name, value in options.items() if value}
+        takes = FORMATS[kind].takes
+        for name in options:
+            if name in COMMON and name not in takes:
+                found = f"{name} for a file of kind {kind}"
+                raise file.error(None, found=found, allowed=", ".join(takes))
     if kind not in FORMATS:
         raise ValueError(f"trace kind {kind!r}: allowed auto, {', '.join(FORMATS)}")
-    return FORMATS[kind].read(path, **options)
+    return FORMATS[kind](path, seed=seed, **options)
 
 
-def _recognise(file: TraceFile) -> str:
-    first_line = file.first_line()
-    for kind, form in FORMATS.items():
-        if form.recognises(first_line):
+def recognise(file: TraceFile) -> str:
+    """The kind of a file, by its first lines. Raises TraceError where they fit no format."""
+    head = file.head()
+    formats = "; ".join(f"{kind} ({reader.looks})" for kind, reader in FORMATS.items())
+    if head.parquet:
+        allowed = "kind: parquet, with columns and time_unit in the config"
+        raise file.error(None, found="a parquet file", allowed=allowed)
+    if not head.lines:
+        raise file.error(None, found="an empty file", allowed=formats)
+    for kind, reader in FORMATS.items():
+        if reader.recognises(head):
             return kind
-    found = f"the first line {first_line[:_SHOWN_CHARACTERS]!r}" if first_line else "an empty file"
-    formats = "; ".join(f"{kind} ({form.looks})" for kind, form in FORMATS.items())
-    raise file.error(1 if first_line else None, found=found, allowed=formats)
+    found = f"the first line {head.first_line[:_SHOWN_CHARACTERS]!r}"
+    raise file.error(1, found=found, allowed=formats)

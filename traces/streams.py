@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 
 class Streams:
@@ -24,7 +24,16 @@ class Streams:
 
     def of(self, content: Hashable) -> int:
         """The stream of this content: the same for the same content."""
-        stream = self._known.get(content)
-        if stream is None:
-            stream = self._known[content] = self.private()
-        return stream
+        return self.of_all((content,))[0]
+
+    def of_all(self, contents: Iterable[Hashable]) -> list[int]:
+        """The streams of several contents."""
+        known = self._known
+        streams: list[int] = []
+        for content in contents:
+            stream = known.get(content)
+            if stream is None:
+                stream = known[content] = self._next
+                self._next += 1
+            streams.append(stream)
+        return streams

@@ -23,15 +23,19 @@ NO_HIT = Hit([], 0, 0)
 class KVCache(Protocol):
     """Room for computed tokens, by sequence. `check_kv_cache` tests an implementation.
 
-    A sequence is *in* the cache from `admit` (or `fork`) to `release`. The cache writes
+    A sequence is *in* the cache from `admit` (or a `fork`) to `release`. The cache writes
     `blocks`, `published` and `names` of a sequence, and nothing else of it.
     """
 
     block_size: int
+    null_blocks: int
+    """Blocks of the pool that are never handed out: vLLM's null block."""
+    reserves: bool
+    """Whether a sequence is given all its room when it is admitted, rather than as it grows."""
 
     @property
     def num_blocks(self) -> int:
-        """All blocks of the pool, the null block included."""
+        """All blocks of the pool, null blocks included."""
         ...
 
     @property
@@ -54,8 +58,13 @@ class KVCache(Protocol):
         to compute. Does not modify."""
         ...
 
-    def has_room(self, tokens: int, *, hit: Hit, spare_blocks: int = 0) -> bool:
-        """Would `tokens` tokens that begin with `hit` fit and leave `spare_blocks` free?"""
+    def has_room(self, sequence: Sequence, tokens: int, *, hit: Hit, spare_blocks: int = 0) -> bool:
+        """Would the first `tokens` tokens of a sequence outside the cache, which begin with
+        `hit`, fit and leave `spare_blocks` free?"""
+        ...
+
+    def is_scattered(self, sequence: Sequence) -> bool:
+        """Is a sequence outside the cache kept there only because what is free is in pieces?"""
         ...
 
     def admit(self, sequence: Sequence, hit: Hit) -> int:
@@ -65,12 +74,6 @@ class KVCache(Protocol):
     def grow(self, sequence: Sequence, n: int) -> bool:
         """Make room for the next n tokens after `sequence.computed`, and let others find
         the blocks this fills. False, and nothing has changed, where blocks are short."""
-        ...
-
-    def fork(self, parent: Sequence, child: Sequence) -> None:
-        """Let `child` in, sharing every block of `parent`; its computed tokens are the
-        parent's, and what follows is its own output stream from 0. Whoever writes first
-        into a block that both hold copies it."""
         ...
 
     def release(self, sequence: Sequence) -> Departure:
@@ -87,4 +90,14 @@ class KVCache(Protocol):
 
     def check(self) -> None:
         """Raise AssertionError where the books do not balance. Slow."""
+        ...
+
+
+class ForkingCache(KVCache, Protocol):
+    """A cache whose sequences can share what they have in common."""
+
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """Let `child` in, sharing every block of `parent`; its computed tokens are the
+        parent's, and what follows is its own output stream from 0. Whoever writes first
+        into a block that both hold copies it."""
         ...

@@ -19,6 +19,9 @@ class Paged:
     tokens            0123 4567 89..         10 computed, the next goes to block 9
     """
 
+    null_blocks = 1
+    reserves = False
+
     def __init__(
         self, num_blocks: int, *, block_size: int, free_order: FreeOrder = "unkeyed_first"
     ) -> None:
@@ -52,9 +55,12 @@ class Paged:
         """The key whose publication would lengthen the hit; None if nothing would."""
         return None
 
-    def has_room(self, tokens: int, *, hit: Hit, spare_blocks: int = 0) -> bool:
+    def has_room(self, sequence: Sequence, tokens: int, *, hit: Hit, spare_blocks: int = 0) -> bool:
         new = self.blocks_for(tokens) - len(hit.blocks)
         return new + hit.idle + spare_blocks <= self.pool.free
+
+    def is_scattered(self, sequence: Sequence) -> bool:
+        return False
 
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_size)

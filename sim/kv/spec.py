@@ -109,10 +109,18 @@ class KVSpec:
         return cls(dtype=resolved, layers=layers, heads=1, values=latent_size + rotary_size)
 
     @property
+    def element_bits(self) -> int:
+        return _FORMATS[self.dtype].element_bits
+
+    @property
+    def scale_bytes(self) -> int:
+        """Of one K or one V of a head; 0 where the dtype keeps no scales per token."""
+        return _SCALE_BYTES if _FORMATS[self.dtype].scaled else 0
+
+    @property
     def bytes_per_token(self) -> int:
-        element_bits, scaled = _FORMATS[self.dtype]
-        scales_bytes = 2 * _SCALE_BYTES if scaled else 0
-        return self.layers * self.heads * (self.values * element_bits // 8 + scales_bytes)
+        slice_bytes = self.values * self.element_bits // 8 + 2 * self.scale_bytes
+        return self.layers * self.heads * slice_bytes
 
     def block_bytes(self, block_size: int) -> int:
         """Bytes of one block of `block_size` tokens, all layers together."""

@@ -170,10 +170,10 @@ class VllmScheduler(OneStep):
             n = min(n, budget)
             spare = limits.watermark_blocks if running else 0
             if limits.scheduler_reserve_full_isl and not self.kv.has_room(
-                head.num_tokens, hit=hit, spare_blocks=spare
+                head, head.num_tokens, hit=hit, spare_blocks=spare
             ):
                 return Limit.GATE
-            if not self.kv.has_room(hit.tokens + n, hit=hit, spare_blocks=spare):
+            if not self.kv.has_room(head, hit.tokens + n, hit=hit, spare_blocks=spare):
                 return Limit.BLOCKS
             plan.refused = None
             self._admit(self.order.pop(), hit, plan)
