@@ -19,7 +19,7 @@ from calibrate.attention_curves import (
     together,
 )
 from calibrate.curves import Floats, Line, add
-from calibrate.table_schema import TableError
+from calibrate.table_schema import OPERATORS, TableError
 from sim.latency import LONGEST_STRETCH, Counts, Nanoseconds
 
 if TYPE_CHECKING:
@@ -50,8 +50,11 @@ class Parts:
         """Raises TableError where an operator that every step needs is missing, and for
         correction factors that are negative or belong to no operator."""
         factors = dict(table.provenance.factors)
-        if wrong := [name for name, factor in factors.items() if not factor >= 0]:
-            raise TableError(f"{table.name}: factor of {wrong[0]} is {factors[wrong[0]]}")
+        for operator, factor in factors.items():
+            if operator not in OPERATORS:
+                raise TableError(f"{table.name}: factor of {operator}: found no such operator")
+            if not factor >= 0:
+                raise TableError(f"{table.name}: factor of {operator} is {factor:g}, below 0")
 
         def lines(*operators: str) -> list[Line]:
             return [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -141,21 +140,12 @@ class Table:
         ]
 
     def write(self, path: str | Path) -> None:
-        """Write the file, whole or not at all. Raises TableError where it cannot be."""
+        """Write the file; commands do so under a temporary name (`experiments.files`)."""
         import pyarrow.parquet as pq
 
-        path = Path(path)
         provenance = json.dumps({"format": FORMAT, **asdict(self.provenance)}, sort_keys=True)
-        unfinished = path.with_name(f".{path.name}-{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            points = self.points.replace_schema_metadata({_METADATA: provenance})
-            pq.write_table(points, unfinished, compression="zstd")
-            unfinished.replace(path)
-        except OSError as error:
-            raise TableError(f"{path}: cannot be written ({error.strerror})") from None
-        finally:
-            unfinished.unlink(missing_ok=True)
+        points = self.points.replace_schema_metadata({_METADATA: provenance})
+        pq.write_table(points, Path(path), compression="zstd")
 
     def fingerprint(self) -> str:
         """Sha256 (hex) of points and provenance, whatever file they lie in."""

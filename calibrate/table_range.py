@@ -62,5 +62,5 @@ def _deep_steps(parts: Parts, steps: Columns) -> NDArray[np.int64]:
     batches, where = np.unique(decodes, return_inverse=True)
     reach = np.array([parts.decodes.reach(n) if n else 0 for n in batches.tolist()])[where]
     within = (reach - steps["decode_context"]) // np.maximum(decodes, 1) + 1
-    deep: NDArray[np.int64] = times - np.clip(within, 0, times).astype(np.int64)
-    return deep
+    deep = times - np.clip(within, 0, times).astype(np.int64)
+    return np.where(decodes, deep, 0)

@@ -40,6 +40,7 @@ def import_profile(
         from calibrate.model import load_model
         from experiments.build_table import import_table
         from experiments.explain import explain
+        from experiments.files import complete
         from experiments.latency_config import ImportedLatency
 
         values = {
@@ -49,7 +50,7 @@ def import_profile(
             "dtype": dtype,
             "version": version,
         }
-        with explain(None):
+        with explain(values, None):
             options = ImportedLatency.model_validate(values)
         table = import_table(
             options,
@@ -57,7 +58,8 @@ def import_profile(
             None if device is None else load_device(device),
             tensor_parallel_size=tensor_parallel_size,
         )
-        table.write(out)
+        with complete(out) as unfinished:
+            table.write(unfinished)
     _show(table)
     typer.echo(f"\n{out}: use it with latency: {{kind: table, path: {out}}}")
 

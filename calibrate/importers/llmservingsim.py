@@ -39,8 +39,8 @@ def import_llmservingsim(path: str | Path, model: Model, *, tensor_parallel_size
 
     Attention was measured on two grids (powers of 2, and of 1.5). Mixed calls, which take a
     whole grid, are interpolated from the first; their points on the second are kept as
-    `check`. The profile has no all-reduce. Raises TableError for a folder that is no such profile, is of
-    another model or GPU count, or lacks an operator.
+    `check`. The profile has no all-reduce. Raises TableError for a folder that is no such
+    profile, is of another model or GPU count, or lacks an operator.
     """
     folder = Path(path)
     meta = _read_meta(find(folder, "meta.yaml"))
