@@ -30,30 +30,30 @@ def count_outside(parts: Parts, steps: Columns, chunks: Columns) -> dict[str, in
         _say("decodes", parts.decodes.largest): times[
             steps["decodes"] > SLACK * parts.decodes.largest
         ],
-        "steps have decodes with more context than was measured: extrapolated": _deep_steps(
+        "steps with decodes of more context than was measured, extrapolated": _deep_steps(
             parts, steps
         ),
-        f"chunks are of more than the measured {largest:,.0f} tokens: extrapolated": (
+        f"chunks of more than the measured {largest:,.0f} tokens, extrapolated": (
             many & (chunks["tokens"] > SLACK * largest)
         ),
     }
     if isinstance(parts.chunks, ChunksByArea):
-        counted["chunks stand behind a context, which was not measured: priced by area"] = many & (
+        counted["chunks behind a context, which was not measured, priced by area"] = many & (
             before > 0
         )
     else:
-        counted[
-            f"chunks stand behind more than the measured {deepest:,.0f} tokens: extrapolated"
-        ] = many & (before > SLACK * deepest)
+        counted[f"chunks behind more than the measured {deepest:,.0f} tokens, extrapolated"] = (
+            many & (before > SLACK * deepest)
+        )
     if parts.copies is None:
-        counted["steps copy blocks, which was not measured: priced 0"] = times[
+        counted["steps that copy blocks, which was not measured, priced 0"] = times[
             steps["copied_blocks"] > 0
         ]
     return {what: int(n.sum()) for what, n in counted.items() if n.sum()}
 
 
 def _say(axis: str, last: float) -> str:
-    return f"steps have more {axis} than the measured {last:,.0f}: extrapolated"
+    return f"steps of more {axis} than the measured {last:,.0f}, extrapolated"
 
 
 def _deep_steps(parts: Parts, steps: Columns) -> NDArray[np.int64]:

@@ -87,8 +87,7 @@ def _check_parts(config: Config, *, model: Model | None, device: Device | None) 
             "model",
             model,
             {
-                "latency.kind roofline": modelled,
-                f"latency.kind {config.latency.kind}": measured,
+                f"latency.kind {config.latency.kind}": modelled or measured,
                 "the number of KV blocks (or give engine.num_gpu_blocks_override)": derives_blocks,
                 "engine.max_model_len (or give it)": engine.max_model_len is None,
             },

@@ -93,7 +93,7 @@ def _describe_table(latency: LatencyModel, frames: Frames) -> list[str]:
     counted = latency.outside(steps, chunks)
     return [
         *(f"latency table: {note}" for note in latency.table.provenance.notes),
-        *(f"latency table: {n:,} {what}" for what, n in counted.items()),
+        *(f"latency table: {what}: {n:,}" for what, n in counted.items()),
     ]
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from calibrate.device import load_device
-from calibrate.importers.aiconfigurator import DISTRIBUTION, import_aiconfigurator
+from calibrate.importers.aic_wheel import DISTRIBUTION
+from calibrate.importers.aiconfigurator import import_aiconfigurator
 from calibrate.importers.llmservingsim import import_llmservingsim
 from calibrate.importers.vidur import import_vidur
 from calibrate.model import Model, load_model

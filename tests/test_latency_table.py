@@ -10,7 +10,7 @@ import pytest
 
 from calibrate.model import load_model
 from calibrate.table import Provenance, Table, read_table
-from calibrate.table_schema import TableError
+from calibrate.table_schema import COLUMNS, OPERATORS, TableError
 from tests.latency_tables import LLAMA, TOLD, make_rows, make_table
 
 FULL = Provenance(
@@ -161,3 +161,14 @@ def test_tables_that_are_damaged(tmp_path: Path) -> None:
     altered(path)
     path.write_bytes(path.read_bytes()[:-100])
     assert "cannot be read as parquet" in refusal(path)
+
+
+def test_the_reference_lists_every_column_and_operator() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    page = (docs / "reference" / "latency-table.md").read_text(encoding="utf-8")
+    for name, column in COLUMNS.items():
+        null = "no" if column.required else "yes"
+        assert f"| `{name}` | {column.type} | {null} | {column.meaning} |" in page
+    for name, operator in OPERATORS.items():
+        axes = ", ".join(f"`{axis}`" for axis in operator.axes)
+        assert f"| `{name}` | {axes} | {operator.meaning} |" in page

@@ -201,20 +201,20 @@ def test_leaving_the_table_is_counted() -> None:
     inside = {"steps": 9, "decodes": 64, "decode_context": 64 * 8192, "chunk_tokens": 1900}
     assert outside(PLAIN, chunks=[(8192, 2048), (10_240, 2560)], **inside) == {}
     assert outside(PLAIN, steps=3, chunk_tokens=2561) == {
-        "steps have more scheduled tokens than the measured 2,048: extrapolated": 3
+        "steps of more scheduled tokens than the measured 2,048, extrapolated": 3
     }
     assert outside(PLAIN, steps=2, chunks=[(10_241, 3), (0, 2561), (20_000, 1)]) == {
-        "chunks are of more than the measured 2,048 tokens: extrapolated": 1,
-        "chunks stand behind more than the measured 8,192 tokens: extrapolated": 1,
+        "chunks of more than the measured 2,048 tokens, extrapolated": 1,
+        "chunks behind more than the measured 8,192 tokens, extrapolated": 1,
     }
     assert outside(BY_AREA, chunks=[(1, 16), (0, 16), (9, 1)]) == {
-        "chunks stand behind a context, which was not measured: priced by area": 1
+        "chunks behind a context, which was not measured, priced by area": 1
     }
     assert outside(PLAIN, decodes=81) == {
-        "steps have more decodes than the measured 64: extrapolated": 1
+        "steps of more decodes than the measured 64, extrapolated": 1
     }
     assert outside(PLAIN, steps=4, copied_blocks=1) == {
-        "steps copy blocks, which was not measured: priced 0": 4
+        "steps that copy blocks, which was not measured, priced 0": 4
     }
 
 

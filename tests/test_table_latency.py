@@ -58,8 +58,8 @@ def test_a_run_on_a_table_says_where_it_left_it(tmp_path: Path) -> None:
     behind = int(((chunks["tokens"] > 1) & (chunks["computed_before"] > 0)).sum())
     assert behind > 0
     assert result.summary["run"]["notes"] == [
-        f"latency table: {behind:,} chunks stand behind a context, which was not measured:"
-        " priced by area"
+        "latency table: chunks behind a context, which was not measured, priced by area:"
+        f" {behind:,}"
     ]
     assert result.summary["about"]["latency"] == "a law, on no GPU; host 0 ns a step"
     assert not result.summary["about"]["modelled"]

@@ -7,9 +7,7 @@ parquet: milliseconds of one call. It is read as files, and never imported.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +17,11 @@ from numpy.typing import NDArray
 
 from calibrate.curves import Line
 from calibrate.device import Device
-from calibrate.importers.profile_file import need
+from calibrate.importers.aic_wheel import find_systems, newest, read_points, wheel_version
 from calibrate.model import Model
 from calibrate.table import Provenance, Table, shape_of
 from calibrate.table_schema import TableError
 
-DISTRIBUTION = "aiconfigurator-core"
 SYSTEMS = {
     "A100-80GB": "a100_sxm",
     "H100": "h100_sxm",
@@ -65,7 +62,7 @@ def import_aiconfigurator(
     own software does, from the bytes they move. Only prompts without a context before them
     were measured. Raises TableError for what is missing, with what there is.
     """
-    systems = _find_systems(path)
+    systems = find_systems(path)
     name = SYSTEMS.get(device.name)
     if name is None:
         raise TableError(
@@ -76,7 +73,7 @@ def import_aiconfigurator(
         raise TableError(f"tensor_parallel_size: found {tp}; {model.name} cannot be cut so")
     data = systems / "data" / name
     tables = {
-        family: _newest(data / family / "vllm", file, version)
+        family: newest(data / family / "vllm", file, version)
         for family, file in (("gemm", "gemm_perf"), ("attention", "context_attention_perf"))
     }
     common = {
@@ -95,13 +92,13 @@ def import_aiconfigurator(
         "attention of decodes may be too fast: their caches fitted in L2 where small",
     ]
     if tp > 1:
-        comm = _newest(data / "comm" / "vllm", "custom_allreduce_perf", None)
+        comm = newest(data / "comm" / "vllm", "custom_allreduce_perf", None)
         tables["comm"] = comm
         rows += _read_allreduce(comm, model, tp, measured)
         notes.append("logits are gathered from the GPUs for nothing")
     versions = {family: file.parent.name for family, file in tables.items()}
     told = Provenance(
-        source=f"aiconfigurator-core{_wheel_version(path)}'s kernels of {model.name}, vLLM"
+        source=f"aiconfigurator-core{wheel_version(path)}'s kernels of {model.name}, vLLM"
         f" {versions['attention']}, {gemm_dtype} weights",
         device=f"{tp} x {device.name}" if tp > 1 else device.name,
         licence="Apache-2.0 (NVIDIA, aiconfigurator-core)",
@@ -110,62 +107,6 @@ def import_aiconfigurator(
         notes=tuple(notes),
     )
     return Table.of_rows(({**common, **row} for row in rows), name=str(data), provenance=told)
-
-
-def _find_systems(path: str | Path | None) -> Path:
-    if path is not None:
-        for folder in (Path(path), Path(path) / "aiconfigurator_core"):
-            if (folder / "systems" / "data").is_dir():
-                return folder / "systems"
-        raise TableError(
-            f"{path}: found no folder systems/data; allowed: the unpacked wheel of {DISTRIBUTION}"
-        )
-    try:
-        found = metadata.distribution(DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        raise TableError(
-            f"{DISTRIBUTION} is not installed; allowed: pip install 'pagesim[aic]', or"
-            " latency.path with the folder of its unpacked wheel"
-        ) from None
-    return Path(str(found.locate_file("aiconfigurator_core"))) / "systems"
-
-
-def _wheel_version(path: str | Path | None) -> str:
-    return f" {metadata.version(DISTRIBUTION)}" if path is None else ""
-
-
-def _newest(folder: Path, file: str, version: str | None) -> Path:
-    """A table of that version, or of the newest."""
-    held = {found.parent.name: found for found in folder.glob(f"*/{file}.parquet")}
-    if version is not None and version in held:
-        return held[version]
-    if version is not None or not held:
-        raise TableError(
-            f"{folder}: found no {file} of version {version or 'any'}; allowed:"
-            f" {', '.join(sorted(held)) or 'none is there'}"
-        )
-    return held[max(held, key=lambda name: [int(n) for n in re.findall(r"\d+", name)])]
-
-
-def _read(path: Path, columns: tuple[str, ...], **wanted: object) -> Any:
-    """Rows in which every column is as wanted; optional columns may be absent."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        frame = pq.read_table(path).to_pandas()
-    except (OSError, pa.ArrowException) as error:
-        raise TableError(f"{path}: cannot be read as parquet ({error})") from None
-    need(frame, path, (*columns, "latency"))
-    for column, value in wanted.items():
-        if column not in frame.columns:
-            continue
-        held = sorted(frame[column].unique().tolist())
-        frame = frame[frame[column] == value]
-        if frame.empty:
-            said = ", ".join(map(str, held))
-            raise TableError(f"{path}: found no points of {column} {value}; allowed: {said}")
-    return frame
 
 
 def _read_gemm(
@@ -181,7 +122,7 @@ def _read_gemm(
         _Matrix("gate_up", model.dense.mlp_inputs * mlp // tp, hidden),
         _Matrix("down", hidden, mlp // tp),
     )
-    frame = _read(path, ("m", "n", "k", "gemm_dtype"), gemm_dtype=dtype)
+    frame = read_points(path, ("m", "n", "k", "gemm_dtype"), gemm_dtype=dtype)
     measured, times = _interpolate(frame, layer)
     rows: list[dict[str, object]] = [
         {
@@ -196,7 +137,7 @@ def _read_gemm(
     ]
     head = _Matrix("head", -(-model.vocab_size // tp), hidden)
     if dtype != "bfloat16":  # vLLM leaves the head as it is
-        frame = _read(path, ("m", "n", "k", "gemm_dtype"), gemm_dtype="bfloat16")
+        frame = read_points(path, ("m", "n", "k", "gemm_dtype"), gemm_dtype="bfloat16")
     counts, times = _interpolate(frame, (head,))
     rows += [
         {
@@ -284,7 +225,7 @@ def _read_attention(folder: Path, model: Model, tp: int) -> Iterator[dict[str, o
         ("attention_prefill", "context_attention_perf"),
         ("attention_decode", "generation_attention_perf"),
     ):
-        frame = _read(folder / f"{file}.parquet", axes, **wanted)
+        frame = read_points(folder / f"{file}.parquet", axes, **wanted)
         prefill = operator == "attention_prefill"
         if prefill:
             frame = frame[(frame["batch_size"] == 1) & (frame["step"] == 0)]
@@ -310,7 +251,7 @@ def _read_allreduce(
     path: Path, model: Model, tp: int, measured: list[int]
 ) -> Iterator[dict[str, object]]:
     """Two a layer, of tokens x hidden_size numbers (`message_size` counts them), in a graph."""
-    frame = _read(path, ("num_gpus", "message_size"), num_gpus=tp)
+    frame = read_points(path, ("num_gpus", "message_size"), num_gpus=tp)
     graph = frame["kernel_source"].str.contains("graph")
     times = (frame[graph] if graph.any() else frame).groupby("message_size")["latency"].median()
     line = Line(times.index.tolist(), times.tolist())
