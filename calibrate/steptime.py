@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -171,6 +171,7 @@ class StepTime:
         self.parts = Parts.of(table)
         told = table.provenance
         self.source = f"{told.source}, on {told.device}; host {host_ns} ns a step"
+        self.notes = (*told.notes, *_list_gaps(table, self.parts))
         self._captured = sorted(set(capture_sizes))
         known: Mapping[str, tuple[tuple[int, float], ...]] = told.skew if skew else {}
         self._skew = _share_of(known.get("decode"))
@@ -276,6 +277,17 @@ class StepTime:
         from calibrate.table_range import count_outside
 
         return count_outside(self.parts, steps, chunks)
+
+
+def _list_gaps(table: Table, parts: Parts) -> Iterator[str]:
+    """What steps have and the table does not, in words."""
+    wanted = [*_BY_ROWS]
+    if max(table.points["tp"].to_pylist()) > 1:
+        wanted.append("allreduce")
+    if lacking := [operator for operator in wanted if not table.of(operator)]:
+        yield f"no points of {' and '.join(lacking)}, which take no time here"
+    if parts.mixing is not None and parts.mixing.filled:
+        yield f"mixed points missing from the grid, priced as apart: {parts.mixing.filled:,}"
 
 
 def _share_of(known: tuple[tuple[int, float], ...] | None) -> Callable[[int], float]:

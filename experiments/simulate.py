@@ -92,7 +92,7 @@ def _describe_table(latency: LatencyModel, frames: Frames) -> list[str]:
     )
     counted = latency.outside(steps, chunks)
     return [
-        *(f"latency table: {note}" for note in latency.table.provenance.notes),
+        *(f"latency table: {note}" for note in latency.notes),
         *(f"latency table: {what}: {n:,}" for what, n in counted.items()),
     ]
 

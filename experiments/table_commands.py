@@ -23,8 +23,9 @@ def import_profile(
         Path | None,
         typer.Argument(metavar="[FOLDER]", help="The profile; none: the installed wheel."),
     ] = None,
-    model: Annotated[str, typer.Option(help="A shipped model's name, or a config.json.")] = ...,  # type: ignore[assignment]
-    out: Annotated[Path, typer.Option(metavar="FILE.parquet", help="The table.")] = ...,  # type: ignore[assignment]
+    *,
+    model: Annotated[str, typer.Option(help="A shipped model's name, or a config.json.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.parquet", help="The table.")],
     device: Annotated[str | None, typer.Option(help=_DEVICE_HELP)] = None,
     tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs of one engine.")] = 1,
     dtype: Annotated[

@@ -188,6 +188,17 @@ def test_within_the_table_one_more_decode_is_never_faster(
         assert step_ns(PLAIN, decodes=[*decodes, c + 1], chunks=chunks) >= before - 1
 
 
+def test_gaps_of_a_table_are_told() -> None:
+    assert PLAIN.notes == ("no points of sampling, which take no time here",)
+    rows = [
+        row
+        for row in make_rows(mixed=True)
+        if (row["operator"], row.get("batch"), row.get("context")) != ("attention_mixed", 4, 16)
+    ]
+    told = StepTime(Table.of_rows(rows, name="law", provenance=TOLD)).notes[-1]
+    assert told == "mixed points missing from the grid, priced as apart: 16"
+
+
 def outside(clock: StepTime, *, chunks: list[tuple[int, int]] = [], **step: int) -> dict[str, int]:  # noqa: B006
     columns = dict.fromkeys(
         ("steps", "decodes", "decode_context", "chunks", "chunk_tokens", "copied_blocks"), 0

@@ -57,14 +57,16 @@ def test_a_run_on_a_table_says_where_it_left_it(tmp_path: Path) -> None:
     chunks = result.chunks
     behind = int(((chunks["tokens"] > 1) & (chunks["computed_before"] > 0)).sum())
     assert behind > 0
+    lacking = "latency table: no points of sampling, which take no time here"
     assert result.summary["run"]["notes"] == [
+        lacking,
         "latency table: chunks behind a context, which was not measured, priced by area:"
-        f" {behind:,}"
+        f" {behind:,}",
     ]
     assert result.summary["about"]["latency"] == "a law, on no GPU; host 0 ns a step"
     assert not result.summary["about"]["modelled"]
     inside = run(tmp_path, values(tmp_path, table(tmp_path)))
-    assert inside.summary["run"]["notes"] == []
+    assert inside.summary["run"]["notes"] == [lacking]
 
 
 def test_both_loops_agree_on_a_table(tmp_path: Path) -> None:

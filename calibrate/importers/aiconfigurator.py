@@ -88,7 +88,7 @@ def import_aiconfigurator(
     rows += _read_attention(tables["attention"].parent, model, tp)
     notes = [
         "norms, activation and embedding are modelled from the bytes they move",
-        "no sampling and no KV write of its own: priced 0",
+        "rotation and KV write were not measured apart from attention, and take no time here",
         "attention of decodes may be too fast: their caches fitted in L2 where small",
     ]
     if tp > 1:

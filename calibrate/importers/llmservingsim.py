@@ -61,9 +61,6 @@ def import_llmservingsim(path: str | Path, model: Model, *, tensor_parallel_size
         "passes": meta.get("measurement_iterations"),
         "clock": "profiler",
     }
-    notes = ["the norms, rotation and activation are those of eager mode, without CUDA graphs"]
-    if tensor_parallel_size > 1:
-        notes.append("LLMServingSim profiles no all-reduce: it is priced 0")
     rows = [
         *_read_dense(tp, model.layers),
         *_read_rows(tp),
@@ -76,7 +73,7 @@ def import_llmservingsim(path: str | Path, model: Model, *, tensor_parallel_size
         date=str(meta.get("profiled_at")),
         versions={"vllm": str(meta["vllm_version"]), "cuda": str(meta.get("cuda_version"))},
         settings={"tensor_parallel_size": tensor_parallel_size, "layers_measured": 1},
-        notes=tuple(notes),
+        notes=("measured in eager mode, kernels alone: without CUDA graphs and launches",),
         skew=_read_skew(tp),
     )
     return Table.of_rows(({**common, **row} for row in rows), name=str(folder), provenance=told)

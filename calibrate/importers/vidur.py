@@ -47,17 +47,13 @@ def import_vidur(path: str | Path, model: Model, *, tensor_parallel_size: int = 
         *_read_attention(find(folder, "attention.csv"), model, tp, notes),
         *_read_allreduce(folder / "all_reduce.csv", model, tp),
     ]
-    said = ["Vidur profiles no output head and no sampling: they are priced 0"]
-    if tp > 1 and not (folder / "all_reduce.csv").is_file():
-        said.append("no all_reduce.csv beside mlp.csv: the all-reduce is priced 0")
-    said += [f"{what}: {count:,}" for what, count in notes.items()]
     device = folder.resolve().parts[-3] if len(folder.resolve().parts) > 2 else "unknown"
     told = Provenance(
         source=f"Vidur's profile of {model.name}",
         device=device,
         licence="MIT (microsoft/vidur)",
         settings={"folder": "/".join(folder.parts[-3:])},
-        notes=tuple(said),
+        notes=tuple(f"{what}: {count:,}" for what, count in notes.items()),
     )
     return Table.of_rows(({**common, **row} for row in rows), name=str(folder), provenance=told)
 
