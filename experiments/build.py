@@ -9,12 +9,20 @@ import simpy
 
 from calibrate.model import ModelError
 from calibrate.roofline import Roofline
+from experiments.build_table import build_table_latency
 from experiments.deployment import Deployment
 from experiments.durations import Recording
 from experiments.engine_config import ContiguousCache
 from experiments.engine_config import Engine as EngineConfig
 from experiments.errors import ConfigError
-from experiments.latency_config import LinearLatency, ReplayLatency, RooflineLatency, StepsLatency
+from experiments.latency_config import (
+    ImportedLatency,
+    LinearLatency,
+    ReplayLatency,
+    RooflineLatency,
+    StepsLatency,
+    TableLatency,
+)
 from experiments.step_file import read_step_model
 from sim.cluster import Cluster, LeastOutstanding, RoundRobin, Router
 from sim.engine import Engine, Observer
@@ -177,7 +185,7 @@ def build_world(engine: EngineConfig) -> World:
 
 def build_latency(deployment: Deployment) -> LatencyModel:
     """The clock. Raises ModelError or ConfigError where the roofline cannot price the model,
-    and ConfigError for a file of step times that cannot be read."""
+    ConfigError for a file of step times that cannot be read, TableError for a table."""
     config = deployment.config
     match config.latency:
         case LinearLatency() as linear:
@@ -192,6 +200,8 @@ def build_latency(deployment: Deployment) -> LatencyModel:
             return read_step_model(steps.path).build()
         case RooflineLatency() as roofline:
             return _build_roofline(deployment, roofline)
+        case TableLatency() | ImportedLatency() as measured:
+            return build_table_latency(deployment, measured)
 
 
 def build_work(deployment: Deployment) -> Roofline | None:

@@ -11,7 +11,7 @@ from calibrate.model import Model, ModelError, load_model
 from experiments.config import Config
 from experiments.engine_config import MOST_BLOCKS, Engine
 from experiments.errors import ConfigError
-from experiments.latency_config import RooflineLatency
+from experiments.latency_config import ImportedLatency, RooflineLatency, TableLatency
 from sim.scheduling.versions import VERSIONS
 
 _UTILIZATION = {"0.19": 0.9}
@@ -77,13 +77,17 @@ def _check_parts(config: Config, *, model: Model | None, device: Device | None) 
     """Model and device may be left out only where nothing is derived from them."""
     engine = config.engine
     modelled = isinstance(config.latency, RooflineLatency)
+    measured = isinstance(config.latency, TableLatency | ImportedLatency)
+    of_device = isinstance(config.latency, ImportedLatency) and (
+        config.latency.source == "aiconfigurator"
+    )
     derives_blocks = engine.num_gpu_blocks_override is None
     for what, given, needs in (
         (
             "model",
             model,
             {
-                "latency.kind roofline": modelled,
+                f"latency.kind {config.latency.kind}": modelled or measured,
                 "the number of KV blocks (or give engine.num_gpu_blocks_override)": derives_blocks,
                 "engine.max_model_len (or give it)": engine.max_model_len is None,
             },
@@ -93,6 +97,7 @@ def _check_parts(config: Config, *, model: Model | None, device: Device | None) 
             device,
             {
                 "latency.kind roofline": modelled,
+                "latency.source aiconfigurator": of_device,
                 "the number of KV blocks (or give engine.num_gpu_blocks_override)": derives_blocks,
                 "engine.max_num_seqs (or give it)": engine.max_num_seqs is None,
                 "engine.max_num_batched_tokens (or give it)": engine.max_num_batched_tokens is None,

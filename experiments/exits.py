@@ -55,12 +55,13 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from calibrate.memory import DoesNotFit
     from calibrate.model import ModelError
     from calibrate.step_log import FitError
+    from calibrate.table_schema import TableError
     from experiments.errors import ConfigError, ResultError
     from sim.engine import Livelocked
     from traces.download import DownloadError
     from traces.schema import TraceError
 
     return (
-        *(ConfigError, ResultError, TraceError, DownloadError, FitError),
+        *(ConfigError, ResultError, TraceError, DownloadError, FitError, TableError),
         *(ModelError, DeviceError, DoesNotFit, Livelocked),
     )

@@ -10,19 +10,21 @@ from importlib import metadata
 from pathlib import Path
 from platform import python_version
 
+from calibrate.steptime import StepTime
 from experiments.deployment import Deployment
 from experiments.latency_config import ReplayLatency, StepsLatency
 from experiments.tables import RESULT_SCHEMA
+from sim.latency import LatencyModel
 
 _SOURCES = ("sim", "traces", "calibrate", "experiments")
 _SHOWN_DIGITS = 12
 
 
-def name_run(deployment: Deployment, *, trace_fingerprint: str) -> str:
+def name_run(deployment: Deployment, *, trace_fingerprint: str, latency: LatencyModel) -> str:
     """`<config name>-<hash>`; the hash covers whatever the results depend on.
 
-    That is: the resolved config, the content of trace, model, device and files of step times,
-    the result schema, and pagesim's own code (which names a changed checkout, too).
+    That is: the resolved config, the content of trace, model, device, files of step times and
+    latency table, the result schema, and pagesim's own code (which names a changed checkout, too).
     """
     config = deployment.config
     contents = {
@@ -31,6 +33,7 @@ def name_run(deployment: Deployment, *, trace_fingerprint: str) -> str:
         "model": None if deployment.model is None else asdict(deployment.model),
         "device": None if deployment.device is None else asdict(deployment.device),
         "durations": _digest_file(config.latency),
+        "latency_table": latency.table.fingerprint() if isinstance(latency, StepTime) else None,
         "result_schema": RESULT_SCHEMA,
         "pagesim": [_version("pagesim"), digest_code()],
     }

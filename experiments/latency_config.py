@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from calibrate.roofline import BANDWIDTH_EFFICIENCY, COMPUTE_EFFICIENCY
+from experiments.engine_config import Count
 from experiments.section import Section, refuse
 
 Efficiency = Annotated[float, Field(ge=0.001, le=1)]
@@ -65,4 +66,46 @@ class StepsLatency(Clock):
     path: str = Field(description="a file that `pagesim calibrate from-steps LOG --out FILE` wrote")
 
 
-Latency = RooflineLatency | LinearLatency | ReplayLatency | StepsLatency
+class Measured(Clock):
+    """What tables of measured operators have in common."""
+
+    dtype: Literal["bfloat16", "float16", "fp8"] | None = None
+    """Of the weights; null: what the table has, and bfloat16 from aiconfigurator."""
+    host_ns: Duration = 0
+    """Host time of every step during which the GPU idles: tables know kernels alone."""
+    capture_sizes: list[Count] | None = None
+    """Token counts of captured CUDA graphs, to which steps of decodes alone are padded; null: no
+    padding."""
+    skew: bool = True
+    """Use what the table knows of decodes of mixed length."""
+
+
+class TableLatency(Measured):
+    """Measured operators, from a latency table."""
+
+    kind: Literal["table"]
+    path: str = Field(description="a latency table (.parquet), as `pagesim table import` writes")
+
+
+class ImportedLatency(Measured):
+    """Measured operators, from another project's profile."""
+
+    kind: Literal["imported"]
+    source: Literal["llmservingsim", "aiconfigurator", "vidur"]
+    path: str | None = None
+    """The profile's folder; null: the installed wheel of aiconfigurator-core."""
+    version: str | None = None
+    """Of vLLM, where aiconfigurator has several; null: the newest."""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> ImportedLatency:
+        if self.path is None and self.source != "aiconfigurator":
+            refuse(f"missing; allowed: the folder of a profile of {self.source}", at="path")
+        if self.version is not None and self.source != "aiconfigurator":
+            refuse("found a version; allowed: with source aiconfigurator", at="version")
+        return self
+
+
+Latency = (
+    RooflineLatency | LinearLatency | ReplayLatency | StepsLatency | TableLatency | ImportedLatency
+)

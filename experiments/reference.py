@@ -116,6 +116,8 @@ def _values(field: Schema) -> list[str]:
         return [f"`{field['const']}`"]
     if "enum" in field:
         return [f"`{value}`" for value in field["enum"]]
+    if field["type"] == "array":
+        return [f"list of {', '.join(_values(field['items']))}"]
     what = {
         "boolean": "`true` or `false`",
         "integer": "whole number",

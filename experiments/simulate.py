@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from calibrate.steptime import StepTime
 from experiments.build import Simulation, build_latency, build_simulation, build_work
 from experiments.build_trace import build_trace, servable
 from experiments.config import Config
-from experiments.context import Context
+from experiments.context import Context, Frames
 from experiments.deployment import Deployment, resolve
 from experiments.identity import name_run, read_versions
 from experiments.metrics import check, summarize
@@ -50,13 +51,13 @@ def simulate(
     """Run a config, unless `out` has its result already, and leave the result in `out`.
 
     `force` runs in any case; `watch` makes an observer of the simulation. Raises ConfigError,
-    ModelError, DeviceError, DoesNotFit, TraceError and ResultError, all of them ValueErrors
-    made for a user's eyes.
+    ModelError, DeviceError, DoesNotFit, TraceError, TableError and ResultError, all of them
+    ValueErrors made for a user's eyes.
     """
     deployment = resolve(config)
     latency = build_latency(deployment)
     trace = build_trace(config)
-    run_id = name_run(deployment, trace_fingerprint=trace.fingerprint())
+    run_id = name_run(deployment, trace_fingerprint=trace.fingerprint(), latency=latency)
     if is_finished(out / run_id) and not force:
         return Outcome(load_result(out / run_id), reused=True)
     with Draft(out, run_id=run_id) as draft:
@@ -70,6 +71,7 @@ def simulate(
             notes.append(f"arrivals count from the first request, at {trace.shifted_by}")
         beyond = getattr(latency, "notes", Counter())  # known once the run is over
         notes += [f"latency: {what}: {count:,}" for what, count in beyond.items()]
+        notes += _describe_table(latency, frames)
         run = {"id": run_id, "versions": read_versions(), "notes": notes}
         summary = {"run": run, **summarize(frames, context)}
         draft.write_tables(frames, config=context["config"])
@@ -81,6 +83,21 @@ def simulate(
         draw(frames, summary, figures)
         draft.publish()
     return Outcome(load_result(draft.final), reused=False)
+
+
+def _describe_table(latency: LatencyModel, frames: Frames) -> list[str]:
+    """What a latency table does not know, and where the run left what it does."""
+    if not isinstance(latency, StepTime):
+        return []
+    steps, chunks = (
+        {str(name): column.to_numpy() for name, column in frames[table].items()}
+        for table in ("steps", "chunks")
+    )
+    counted = latency.outside(steps, chunks)
+    return [
+        *(f"latency table: {note}" for note in latency.notes),
+        *(f"latency table: {what}: {n:,}" for what, n in counted.items()),
+    ]
 
 
 def _survey(trace: Trace) -> Survey:

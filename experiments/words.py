@@ -13,7 +13,9 @@ def say_share(share: float | None) -> str:
     if share is None:
         return "-"
     percent = share * 100
-    if _ROUNDING < abs(percent) < 0.05:
+    if abs(percent) <= _ROUNDING:
+        return "0 %"
+    if abs(percent) < 0.05:
         return "<0.1 %" if percent > 0 else ">-0.1 %"
     return f"{percent:.1f} %" if 0.05 <= abs(percent) < 0.95 else f"{percent:.0f} %"
 

@@ -1,0 +1,1 @@
+"""Measured profiles of other projects, made into latency tables."""

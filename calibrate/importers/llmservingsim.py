@@ -1,0 +1,183 @@
+"""LLMServingSim's layer profiles (casys-kaist/LLMServingSim 2.0, MIT; vLLM's layerwise profiler).
+
+A folder has meta.yaml and, for each tensor-parallel size, tpN/ with microseconds of ONE layer
+on one GPU: dense.csv, per_sequence.csv, attention.csv(.gz) and maybe skew.csv(.gz).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from calibrate.importers.profile_file import find, need, read_csv
+from calibrate.model import Model
+from calibrate.table import Provenance, Table, shape_of
+from calibrate.table_schema import TableError
+
+_PER_LAYER = {
+    "layernorm": 2,
+    "qkv_proj": 1,
+    "rotary_emb": 1,
+    "o_proj": 1,
+    "gate_up_proj": 1,
+    "act_fn": 1,
+    "down_proj": 1,
+}
+"""Calls in each layer; the norm is the one before attention and the one before the MLP."""
+_PER_STEP = ("embedding", "final_layernorm")
+_ROWS = {"lm_head": "head", "sampler": "sampling"}
+_AXES = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
+_SKEW = ("n", "t_mean_us", "t_max_us", "t_skew_us")
+
+
+def import_llmservingsim(path: str | Path, model: Model, *, tensor_parallel_size: int = 1) -> Table:
+    """The profile of one model and GPU count.
+
+    Attention was measured on two grids (powers of 2, and of 1.5). Mixed calls, which take a
+    whole grid, are interpolated from the first; their points on the second are kept as
+    `check`. The profile has no all-reduce. Raises TableError for a folder that is no such
+    profile, is of another model or GPU count, or lacks an operator.
+    """
+    folder = Path(path)
+    meta = _read_meta(find(folder, "meta.yaml"))
+    _check_model(folder, meta, model)
+    tp = folder / f"tp{tensor_parallel_size}"
+    if not tp.is_dir():
+        held = ", ".join(sorted(p.name.removeprefix("tp") for p in folder.glob("tp*")))
+        raise TableError(
+            f"{folder}: found no profile of tensor_parallel_size {tensor_parallel_size};"
+            f" allowed: {held or 'none'}"
+        )
+    dtype = _DTYPES.get(str(meta.get("variant")), str(meta.get("variant")))
+    common = {
+        "model": model.name,
+        **shape_of(model),
+        "tp": tensor_parallel_size,
+        "dtype": dtype,
+        "passes": meta.get("measurement_iterations"),
+        "clock": "profiler",
+    }
+    rows = [
+        *_read_dense(tp, model.layers),
+        *_read_rows(tp),
+        *({**row, "kv_dtype": dtype} for row in _read_attention(tp, model.layers)),
+    ]
+    told = Provenance(
+        source=f"LLMServingSim's profile of {model.name}, vLLM {meta['vllm_version']}",
+        device=str(meta["gpu"]),
+        licence="MIT (casys-kaist/LLMServingSim)",
+        date=str(meta.get("profiled_at")),
+        versions={"vllm": str(meta["vllm_version"]), "cuda": str(meta.get("cuda_version"))},
+        settings={"tensor_parallel_size": tensor_parallel_size, "layers_measured": 1},
+        notes=("measured in eager mode, kernels alone: without CUDA graphs and launches",),
+        skew=_read_skew(tp),
+    )
+    return Table.of_rows(({**common, **row} for row in rows), name=str(folder), provenance=told)
+
+
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TableError(f"{path}: cannot be read as YAML ({error})") from None
+    for key in ("model", "gpu", "vllm_version", "variant"):
+        if not isinstance(meta, dict) or key not in meta:
+            raise TableError(f"{path}: found no key {key}; allowed: LLMServingSim's meta.yaml")
+    return dict(meta)
+
+
+def _check_model(folder: Path, meta: dict[str, Any], model: Model) -> None:
+    """The profile says the model's name, not its shape."""
+    measured = str(meta["model"]).rpartition("/")[2]
+    if measured.casefold().removeprefix("meta-") != model.name.casefold().removeprefix("meta-"):
+        raise TableError(
+            f"{folder}: found a profile of {measured}; allowed: model {measured}, or a profile of"
+            f" {model.name}"
+        )
+
+
+def _read_dense(folder: Path, layers: int) -> Iterator[dict[str, object]]:
+    path = find(folder, "dense.csv", "dense.csv.gz")
+    frame = read_csv(path, ("tokens", "time_us"))
+    need(frame, path, ("layer",))
+    for name, calls in {**_PER_LAYER, **dict.fromkeys(_PER_STEP, 0)}.items():
+        points = frame[frame["layer"] == name]
+        if points.empty:
+            raise TableError(f"{path}: found no rows of {name}; allowed: every layer's")
+        for tokens, time_us in zip(points["tokens"], points["time_us"], strict=True):
+            yield {
+                "operator": "linear",
+                "variant": name,
+                "tokens": int(tokens),
+                "calls": calls * layers or 1,
+                "median_ns": time_us * 1e3,
+            }
+
+
+def _read_rows(folder: Path) -> Iterator[dict[str, object]]:
+    path = find(folder, "per_sequence.csv", "per_sequence.csv.gz")
+    frame = read_csv(path, ("sequences", "time_us"))
+    need(frame, path, ("layer",))
+    for name, operator in _ROWS.items():
+        points = frame[frame["layer"] == name]
+        if points.empty:
+            raise TableError(f"{path}: found no rows of {name}; allowed: lm_head and sampler")
+        for sequences, time_us in zip(points["sequences"], points["time_us"], strict=True):
+            yield {
+                "operator": operator,
+                "variant": name,
+                "rows": int(sequences),
+                "calls": 1,
+                "median_ns": time_us * 1e3,
+            }
+
+
+def _read_attention(folder: Path, layers: int) -> Iterator[dict[str, object]]:
+    path = find(folder, "attention.csv", "attention.csv.gz")
+    frame = read_csv(path, (*_AXES, "time_us"))
+    for *point, time_us in frame[[*_AXES, "time_us"]].itertuples(index=False):
+        chunk, before, batch, context = map(int, point)
+        axes: dict[str, object] = {}
+        if chunk:
+            axes |= {"chunk": chunk, "chunk_context": before}
+        if batch:
+            axes |= {"batch": batch, "context": context}
+        kind = "mixed" if chunk and batch else "prefill" if chunk else "decode"
+        on_grid = kind != "mixed" or all(v & (v - 1) == 0 for v in (chunk, before, context))
+        yield {
+            "operator": f"attention_{kind}",
+            "variant": "attention",
+            **axes,
+            "calls": layers,
+            "median_ns": time_us * 1e3,
+            "split": "fit" if on_grid else "check",
+        }
+
+
+def _read_skew(folder: Path) -> dict[str, tuple[tuple[int, float], ...]]:
+    """By number of decodes, the share between t_mean and t_max that fits best, relatively."""
+    present = [name for name in ("skew.csv", "skew.csv.gz") if (folder / name).is_file()]
+    if not present:
+        return {}
+    path = folder / present[0]
+    frame = read_csv(path, _SKEW)
+    need(frame, path, ("regime",))
+    shares = {}
+    for kind, regime in (("decode", "pure"), ("mixed", "mixed")):
+        pairs = []
+        for batch, points in frame[frame["regime"] == regime].groupby("n"):
+            mean = points["t_mean_us"].to_numpy()
+            most = points["t_max_us"].to_numpy() / mean - 1
+            seen = points["t_skew_us"].to_numpy() / mean - 1
+            share = float(np.clip(most @ seen / (most @ most), 0, 1)) if most.any() else 0.0
+            pairs.append((int(batch), share))
+        if pairs:
+            shares[kind] = tuple(pairs)
+    return shares
