@@ -97,6 +97,18 @@ def test_azure_refuses_lengths_that_are_no_counts(tmp_path: Path, row: str, foun
             "YYYY-MM-DD HH:MM:SS with up to 9 fractional digits",
         ),
         (
+            ["0001-01-01 00:00:00+05:00,1,1"],
+            2,
+            "TIMESTAMP = '0001-01-01 00:00:00+05:00'",
+            "YYYY-MM-DD HH:MM:SS with up to 9 fractional digits",
+        ),
+        (
+            ["9999-12-31 23:59:59-05:00,1,1"],
+            2,
+            "TIMESTAMP = '9999-12-31 23:59:59-05:00'",
+            "YYYY-MM-DD HH:MM:SS with up to 9 fractional digits",
+        ),
+        (
             ["2024-05-10 00:00:00.009930+00:00,1,1", "2024-05-10 00:00:01,1,1"],
             3,
             "TIMESTAMP = '2024-05-10 00:00:01'",
