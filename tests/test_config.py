@@ -91,8 +91,8 @@ def refusal(path: Path, text: str, *overrides: str) -> str:
         (
             "trace: {kind: azure}\n",
             "trace.path: missing; allowed: a CSV file with the header TIMESTAMP,ContextTokens,"
-            "GeneratedTokens, named with --set trace.path=FILE; `pagesim trace fetch azure-2023-conv`"
-            " fetches one",
+            "GeneratedTokens, named with --set trace.path=FILE; `pagesim trace fetch"
+            " azure-2023-conv` fetches one",
         ),
         ("trace: {kind: mooncake}\n", "`pagesim trace fetch mooncake-conversation`"),
         (
