@@ -190,6 +190,7 @@ def test_arrivals_in_thousands_of_years_do_not_overflow() -> None:
         (lambda: Gamma(1, 0), "cv = 0: allowed a number above 0"),
         (lambda: Constant(0), "rate = 0: allowed a number above 0"),
         (lambda: OnOff(1, -1, 1, 1), "rate_off = -1: allowed 0 or more"),
+        (lambda: OnOff(1, 0, 1e-4, 9), "0.0001 requests expected per burst and pause: allowed 0.0"),
         (lambda: OnOff(1, 0, 1, 0), "off_s = 0: allowed a number above 0"),
         (lambda: Diurnal(1, 1.5), "swing = 1.5: allowed 0 to 1, or the rate falls below 0"),
         (lambda: Profile({}), "highest_rate = 0: allowed a number above 0"),

@@ -18,6 +18,8 @@ from traces.synthetic.draws import Draws, Floats, block_sizes
 
 _LATEST_NS = 2.0**62
 """Later than any trace may last, and still an int64; whoever comes then is refused."""
+_LEAST_EXPECTED = 1e-3
+"""A process of bursts that hold next to nothing would take ages to come to a request."""
 
 
 class Arrivals(Protocol):
@@ -102,6 +104,12 @@ class OnOff:
     def __post_init__(self) -> None:
         check_positive(rate_on=self.rate_on, on_s=self.on_s, off_s=self.off_s)
         check_least(0, rate_off=self.rate_off)
+        expected = self.rate_on * self.on_s + self.rate_off * self.off_s
+        if expected < _LEAST_EXPECTED:
+            allowed = f"{_LEAST_EXPECTED:g} or more: longer bursts, or higher rates"
+            raise ValueError(
+                f"{expected:g} requests expected per burst and pause: allowed {allowed}"
+            )
 
     def arrivals_ns(self, draws: Draws) -> Iterator[int]:
         gaps, periods = draws.generator("gaps"), draws.generator("periods")
@@ -115,11 +123,12 @@ class OnOff:
         for size in block_sizes():
             due = last + np.cumsum(gaps.standard_exponential(size))
             last = due[-1]
-            while expected[-1] <= last:
+            parts_s, parts = [edges_s], [expected]
+            while parts[-1][-1] <= last:
                 lasting_s = periods.standard_exponential((128, 2)) * means_s
-                ends_s = edges_s[-1] + np.cumsum(lasting_s)
-                sums = expected[-1] + np.cumsum(lasting_s * rates)
-                edges_s, expected = np.append(edges_s, ends_s), np.append(expected, sums)
+                parts_s.append(parts_s[-1][-1] + np.cumsum(lasting_s))
+                parts.append(parts[-1][-1] + np.cumsum(lasting_s * rates))
+            edges_s, expected = np.concatenate(parts_s), np.concatenate(parts)
             yield from _nanoseconds(np.interp(due, expected, edges_s))
             past = np.searchsorted(expected, last, side="right") - 1
             edges_s, expected = edges_s[past:], expected[past:]
