@@ -255,9 +255,16 @@ def test_a_file_without_times_is_looked_at_all_at_once(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "lengths, which has no arrival times: all at once" in done.output
     assert "2 requests, all at one instant" in done.output
+    assert "burstiness" not in done.output
+    assert "Arrival times" not in done.output
     spread = inspect(tmp_path / "azure.csv", "--set", "trace.arrivals_per_second=2")
     assert "all at once" not in spread.output
     assert "prompt tokens/s" in spread.output
+
+
+def test_one_request_has_no_rate(tmp_path: Path) -> None:
+    azure(tmp_path, "2023-11-16 18:00:00.0,10,5")
+    assert "1 request: there is no rate to speak of" in inspect(tmp_path / "azure.csv").output
 
 
 def test_options_say_how_to_read(tmp_path: Path) -> None:

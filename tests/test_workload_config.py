@@ -158,6 +158,10 @@ def test_sections_build_what_they_say() -> None:
             "trace.arrivals.rates: found a rate at 90 s; allowed: 0 to below period_s = 60",
         ),
         (
+            {"arrivals": {"kind": "on_off", "rate_on": 1, "on_s": 1e-6, "off_s": 1}},
+            "trace.arrivals: found 1e-06 requests expected per burst and pause; allowed: 0.001 or",
+        ),
+        (
             {"lengths": {"prompt": {"kind": "lognormal", "median": 5}}},
             "trace.lengths.prompt: found median; allowed: two of median, mean and sigma",
         ),

@@ -106,10 +106,8 @@ class OnOff:
         check_least(0, rate_off=self.rate_off)
         expected = self.rate_on * self.on_s + self.rate_off * self.off_s
         if expected < _LEAST_EXPECTED:
-            allowed = f"{_LEAST_EXPECTED:g} or more: longer bursts, or higher rates"
-            raise ValueError(
-                f"{expected:g} requests expected per burst and pause: allowed {allowed}"
-            )
+            found = f"{expected:g} requests expected per burst and pause"
+            raise ValueError(f"{found}: allowed {_LEAST_EXPECTED:g} or more")
 
     def arrivals_ns(self, draws: Draws) -> Iterator[int]:
         gaps, periods = draws.generator("gaps"), draws.generator("periods")
