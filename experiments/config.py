@@ -48,8 +48,8 @@ class Config(Section):
     engine: Engine = Engine()
     latency: AnyLatency = RooflineLatency(kind="roofline")
     trace: AnyTrace = Field(
-        description="where requests come from; kind: chat, synthetic, clients, merge, or a file:"
-        " azure, mooncake, native or auto"
+        description="where requests come from; kind: chat, synthetic, clients, merge, or auto for a"
+        " file that shows its format (`pagesim schema` lists the kinds of all formats)"
     )
     transforms: list[AnyTransform] = Field(default=[])
     """What is done to the trace, in order."""

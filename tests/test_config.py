@@ -91,10 +91,10 @@ def refusal(path: Path, text: str, *overrides: str) -> str:
         (
             "trace: {kind: azure}\n",
             "trace.path: missing; allowed: a CSV file with the header TIMESTAMP,ContextTokens,"
-            "GeneratedTokens, named with --set trace.path=FILE; AzureLLMInferenceTrace_conv.csv is"
-            " at https://github.com/Azure/AzurePublicDataset",
+            "GeneratedTokens, named with --set trace.path=FILE; `pagesim trace fetch"
+            " azure-2023-conv` fetches one",
         ),
-        ("trace: {kind: mooncake}\n", "https://github.com/kvcache-ai/Mooncake/"),
+        ("trace: {kind: mooncake}\n", "`pagesim trace fetch mooncake-conversation`"),
         (
             "trace: {kind: chat}\nlatency: {kind: replay, path: x}\ncluster: {replicas: 2}\n",
             "DIR/c.yaml:2: latency: a recording is of one engine; allowed: cluster.replicas 1",

@@ -158,6 +158,10 @@ def test_sections_build_what_they_say() -> None:
             "trace.arrivals.rates: found a rate at 90 s; allowed: 0 to below period_s = 60",
         ),
         (
+            {"arrivals": {"kind": "on_off", "rate_on": 1, "on_s": 1e-6, "off_s": 1}},
+            "trace.arrivals: found 1e-06 requests expected per burst and pause; allowed: 0.001 or",
+        ),
+        (
             {"lengths": {"prompt": {"kind": "lognormal", "median": 5}}},
             "trace.lengths.prompt: found median; allowed: two of median, mean and sigma",
         ),
@@ -306,6 +310,33 @@ def test_generate_needs_no_config(tmp_path: Path) -> None:
     assert said.startswith(f"Error: --out {out}: exists; allowed: another name, or --force")
     assert generate("--out", str(out), *options, "--force")[0] == 0
     assert out.read_bytes() == before
+
+
+def test_generate_shows_any_name_as_it_is(tmp_path: Path) -> None:
+    out = tmp_path / "a: [bold]b.jsonl"
+    code, said = generate("--out", str(out), "--set", "trace.requests=2")
+    assert code == 0
+    assert f"written: {out}\n" in said
+    hint = said.partition("replay it with ")[2]
+    assert yaml.safe_load("{" + hint.strip() + "}") == {
+        "trace": {"kind": "native", "path": str(out)}
+    }
+
+
+def test_generate_stopped_half_way_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(request: Request) -> bytes:
+        if request.id == "r00003":
+            raise KeyboardInterrupt
+        return b"{}\n"
+
+    out = tmp_path / "t.jsonl"
+    out.write_text("mine")
+    monkeypatch.setattr("traces.native._line", stopped)
+    code, said = generate("--out", str(out), "--force", "--set", "trace.requests=9")
+    assert (code, said) == (130, "Stopped; nothing was written.\n")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("t.jsonl", "mine")]
 
 
 @pytest.mark.parametrize(
