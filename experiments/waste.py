@@ -74,14 +74,16 @@ class EachStep:
 
     def slots(self, part: str) -> Floats:
         """Token slots of a part of the pool during each step."""
-        first, last = (self._memory[f"{part}_{when}_slots"].to_numpy() for when in ("first", "last"))
+        first, last = (
+            self._memory[f"{part}_{when}_slots"].to_numpy() for when in ("first", "last")
+        )
         level: Floats = first[self.row] + (last - first)[self.row] * self._progress
         return level
 
     def within(self, from_ns: int, to_ns: int) -> Ints:
         """Nanoseconds of each step between the two moments."""
-        inside = np.minimum(self.end_ns, to_ns) - np.maximum(self.start_ns, from_ns)
-        return np.maximum(inside, 0)
+        inside: Ints = np.minimum(self.end_ns, to_ns) - np.maximum(self.start_ns, from_ns)
+        return inside.clip(min=0)
 
 
 def expect_waste(requests: pd.DataFrame, engine: dict[str, Any]) -> float | None:
