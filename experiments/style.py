@@ -83,7 +83,7 @@ def begin(title: str, *, footer: str, size: tuple[float, float]) -> Figure:
 def save(figure: Figure, path: Path) -> Path:
     for axes in figure.axes:
         sns.despine(ax=axes)
-    figure.savefig(path, pil_kwargs={"optimize": True})
+    figure.savefig(path)
     return path
 
 
