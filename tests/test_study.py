@@ -181,7 +181,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("variant", "percent"),
-    # By the distributions: E[P] = 2,100; E[O(O - 1)] / (2 E[O]) = 167.6, so 2,267.6 tokens in
+    # By the distributions: E[P] = 2,100; E[O(O - 1)] / (2 E[O]) = 167.8, so 2,267.8 tokens in
     # 8,192 or 4,500 slots, or in 7.5 slots more.
     [("naive 8192", 72.3), ("naive 4500", 49.6), ("paged", 0.33)],
 )
