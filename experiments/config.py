@@ -59,7 +59,7 @@ class Config(Section):
     """Everything drawn at random follows from it."""
     variants: dict[str, dict[str, Any]] | None = Field(default=None, exclude=True)
     """Several runs to compare: names and what each of them replaces, nested as here or dotted, as
-    in {8192: {engine.max_model_len: 8192}}. A section that says another kind is replaced whole.
+    in {few seats: {engine.max_num_seqs: 8}}. A section that says another kind is replaced whole.
     What does not run all of them takes the config without them."""
 
     @model_validator(mode="after")

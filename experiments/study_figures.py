@@ -35,6 +35,7 @@ _POOL = {
     "free": ("free", "#f2f2f2"),
 }
 """Parts of the pool from below: label, colour. What is lost is warm."""
+_TABLES = ("requests", "events", "steps", "memory", "step_ends")
 _WINDOWS = 160
 _IN_A_ROW = 3
 _INCHES = 9.2
@@ -55,7 +56,10 @@ def draw_study(variants: Mapping[str, Variant], folder: Path, *, name: str) -> l
     }
     if not answered:
         return []
-    frames = {each: variant.result.frames for each, variant in answered.items()}
+    frames = {
+        each: {table: variant.result[table] for table in _TABLES}
+        for each, variant in answered.items()
+    }
     footer = _say_footer(name, answered)
     with style.styled():
         return [
@@ -235,14 +239,15 @@ def _colour(variants: Mapping[str, Variant]) -> dict[str, Any]:
 
 
 def _say_waste(variants: Mapping[str, Variant]) -> str:
-    waste = {name: each.middle["waste"] for name, each in variants.items() if each.middle["waste"]}
+    middles = {name: variant.middle for name, variant in variants.items()}
+    waste = {name: each["waste"] for name, each in middles.items() if each["waste"] is not None}
     if not waste:
         return "Where the KV pool goes"
     worst, best = max(waste, key=lambda name: waste[name]), min(waste, key=lambda name: waste[name])
     said = f"{worst} wastes {say_percent(waste[worst])} of the KV memory that its sequences hold"
     if worst == best:
         return said
-    running = [round(variants[name].middle["running"]) for name in (worst, best)]
+    running = [round(middles[name]["running"]) for name in (worst, best)]
     return (
         f"{said}, {best} {say_percent(waste[best])}:"
         f" {running[0]} and {running[1]} sequences run at once in the same pool"

@@ -22,17 +22,13 @@ from experiments.kv_use import POOL_PARTS
 from experiments.waste import EachStep, expect_waste, measure_middle
 from sim.memory import Slots
 from tests.served import Server, ask, serve
+from tests.test_config import GIVEN
 from tests.test_contiguous import contiguous
 from tests.worlds import small_world
 
 CONFIG = Path(__file__).parents[1] / "configs" / "fragmentation.yaml"
 SMALL: dict[str, Any] = {
-    "latency": {
-        "kind": "linear",
-        "base_ns": 1_000_000,
-        "per_token_ns": 1000,
-        "per_context_token_ns": 1,
-    },
+    "latency": GIVEN["latency"],
     "engine": {
         "num_gpu_blocks_override": 65,
         "max_model_len": 128,
