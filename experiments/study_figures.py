@@ -37,7 +37,6 @@ _POOL = {
 """Parts of the pool from below: label, colour. What is lost is warm."""
 _TABLES = ("requests", "events", "steps", "memory", "step_ends")
 _WINDOWS = 160
-_IN_A_ROW = 3
 _INCHES = 9.2
 _TITLE_CHARACTERS = 88
 _PERCENT = FuncFormatter(lambda share, _: say_share(round(share, 6)))
@@ -75,7 +74,9 @@ def _draw_memory(
     variants: Mapping[str, Variant], frames: Mapping[str, Frames], footer: str
 ) -> Figure:
     """The pool over time in a panel for each variant; running sequences, and the waste."""
-    rows = -(-(len(variants) + 1) // _IN_A_ROW)  # the legend takes a panel's place
+    # The legend takes a panel's place.
+    columns = 2 if len(variants) in (1, 3) else 3
+    rows = -(-(len(variants) + 1) // columns)
     heights = 2.0 * rows, 2.7
     title = textwrap.fill(_say_waste(variants), width=_TITLE_CHARACTERS)
     footer = f"{footer}; dotted: the middle half of the run, over which numbers are means"
@@ -85,13 +86,13 @@ def _draw_memory(
     unit, unit_ns = style.choose_clock(
         max(float(_windows_of(each).edges_ns[-1]) for each in frames.values())
     )
-    panels = list(upper.subplots(rows, _IN_A_ROW, sharex=True, sharey=True, squeeze=False).flat)
+    panels = list(upper.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for at, (axes, name) in enumerate(zip(panels, variants, strict=False)):
         _stack_pool(axes, variants[name], frames[name], unit_ns=unit_ns)
         axes.set_title(name, fontweight="bold")
         axes.set_title(_say_panel(variants[name]), loc="right", color=style.QUIET)
-        axes.tick_params(labelbottom=at + _IN_A_ROW >= len(variants))
-    for axes in panels[-_IN_A_ROW:]:
+        axes.tick_params(labelbottom=at + columns >= len(variants))
+    for axes in panels[-columns:]:
         axes.set_xlabel(f"time [{unit}]")
     for axes in panels[len(variants) :]:
         axes.set_axis_off()
@@ -250,7 +251,7 @@ def _say_waste(variants: Mapping[str, Variant]) -> str:
     running = [round(middles[name]["running"]) for name in (worst, best)]
     return (
         f"{said}, {best} {say_percent(waste[best])}:"
-        f" {running[0]} and {running[1]} sequences run at once in the same pool"
+        f" {running[0]} and {running[1]} sequences run at once"
     )
 
 
