@@ -46,16 +46,17 @@ def run(
         source = read_source(config, overrides=overrides or ())
         description, variants = parse_config(source.values, source=source), read_variants(source)
     if variants:
-        _compare(description.name, variants, out=out, force=force, quiet=quiet)
+        folder = _compare(description.name, variants, out=out, force=force, quiet=quiet)
     else:
-        _run(description, out=out, force=force, quiet=quiet)
+        folder = _run(description, out=out, force=force, quiet=quiet)
     if verify:
-        with exits(stopped=f"not verified, but the results are in {out}"):
+        with exits(stopped=f"not verified, but the result is in {folder}"):
             sys.stdout.flush()
             _verify(variants or {"": description})
 
 
-def _run(config: Config, *, out: Path, force: bool, quiet: bool) -> None:
+def _run(config: Config, *, out: Path, force: bool, quiet: bool) -> Path:
+    """Simulate and show one config; returns the folder of the result."""
     with exits():
         from experiments.screen import show
         from experiments.simulate import simulate
@@ -65,18 +66,20 @@ def _run(config: Config, *, out: Path, force: bool, quiet: bool) -> None:
     with exits(stopped=f"the result is in {outcome.result.path}"):
         if quiet:
             typer.echo(outcome.result.path)
-            return
+            return outcome.result.path
         screen = open_screen()
         show(outcome.result.summary, screen, folder=outcome.result.path)
         for note in outcome.result.summary["run"]["notes"]:
             screen.print(f"Note: {note}", style="yellow", highlight=False)
         if outcome.reused:
             screen.print("This run was made before; --force makes it again.", style="yellow")
+    return outcome.result.path
 
 
 def _compare(
     name: str, variants: Mapping[str, Config], *, out: Path, force: bool, quiet: bool
-) -> None:
+) -> Path:
+    """Simulate all variants and show how they compare; returns the folder of the comparison."""
     with exits(stopped="no comparison was written; runs that were finished are kept"):
         from experiments.study import run_study
         from experiments.study_screen import show_study
@@ -95,6 +98,7 @@ def _compare(
             typer.echo(study.path)
         else:
             show_study(study, open_screen())
+    return study.path
 
 
 def _watch(label: str, *, quiet: bool) -> Callable[[Survey], Watcher] | None:

@@ -54,7 +54,7 @@ class Source:
     def override(self, assignment: str) -> None:
         """Set one value: `a.b=v`, v in YAML. Raises ConfigError where that cannot be done."""
         dotted, equals, text = assignment.partition("=")
-        names = dotted.strip().split(".")
+        names = tuple(dotted.strip().split("."))
         if not equals or not all(names):
             raise ConfigError(f"--set {assignment}: allowed: KEY=VALUE, as in engine.block_size=32")
         try:
@@ -67,7 +67,8 @@ class Source:
         """A copy in which what stands in `section`, nested or dotted, replaces what it names.
 
         Sections are merged key by key, except that one which says another `kind` than before
-        takes the place of the whole section. Raises ConfigError where that cannot be done.
+        takes the place of the whole section. Raises ConfigError where that cannot be done, or
+        nothing is named.
         """
         overrides: Any = self.values
         for key in section:
@@ -84,6 +85,10 @@ class Source:
                     raise ConfigError(f"{said}: given twice, also at {where}")
             stated[names] = place
             varied._assign(names, deepcopy(value), said=said, place=place)
+        if not stated:
+            example = "{engine: {kv_cache: paged}}"
+            found = f"found {shown(overrides)}; allowed: what it replaces, as in {example}"
+            raise ConfigError(f"{self.place(section)}: {found}")
         return varied
 
     def place(self, path: Keys) -> str:
@@ -95,18 +100,17 @@ class Source:
                 return f"{self.path}:{self._lines[path[:end]]}"
         return self.path
 
-    def _assign(self, names: Iterable[str | int], value: object, *, said: str, place: str) -> None:
+    def _assign(self, names: Keys, value: object, *, said: str, place: str) -> None:
         """Set the value that these names lead to; errors begin with `said`."""
-        *within, last = names
         at: Any = self.values
         keys: Keys = ()
-        for name in (*within, last):
+        for name in names:
             try:
                 key = _key(at, name)
             except TypeError as error:
                 raise ConfigError(f"{said}: {'.'.join(map(str, keys))} is {error}") from None
             keys = (*keys, key)
-            if len(keys) == len(within) + 1:
+            if len(keys) == len(names):
                 at[key] = value
             elif isinstance(at, dict) and at.get(key) is None:
                 at[key] = {}

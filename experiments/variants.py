@@ -53,9 +53,6 @@ def _check(name: str, overrides: dict[str, object], source: Source) -> None:
     if not (name.isprintable() and name == name.strip() and 0 < len(name) <= _LONGEST_NAME):
         allowed = f"up to {_LONGEST_NAME} characters in one line, no blanks around them"
         raise ConfigError(f"{place}: found the name {shown(name)}; allowed: {allowed}")
-    if not overrides:
-        example = "{engine: {kv_cache: paged}}"
-        raise ConfigError(f"{place}: found {{}}; allowed: what it replaces, as in {example}")
     if "variants" in overrides:
         raise ConfigError(f"{place}: found variants of a variant; allowed: one level of them")
 

@@ -108,6 +108,10 @@ def test_a_variant_is_the_run_that_the_command_line_would_make(tmp_path: Path) -
             "variant 'b': DIR/c.yaml:8: found {}; allowed: what it replaces",
         ),
         (
+            "variants: {a: {engine: {kv_cache: {}}}}\n",
+            "variant 'a': DIR/c.yaml:6: found {'engine': {'kv_cache': {}}}; allowed: what it",
+        ),
+        (
             "variants:\n  a:\n    engine:\n      max_num_seq: 3\n",
             "variant 'a': DIR/c.yaml:9: engine.max_num_seq: unknown key; did you mean max_num_seqs",
         ),
