@@ -23,8 +23,11 @@ class ProgressBar:
     as many per simulated second as so far, but at least until `last_arrival_ns`.
     """
 
-    def __init__(self, console: Console, *, requests: int, last_arrival_ns: int) -> None:
+    def __init__(
+        self, console: Console, *, requests: int, last_arrival_ns: int, label: str = ""
+    ) -> None:
         self._progress = Progress(
+            *([TextColumn(label, markup=False)] if label else ()),
             TextColumn("simulated {task.completed:,.0f} s"),
             BarColumn(),
             TaskProgressColumn(),
