@@ -15,6 +15,7 @@ from experiments.engine_config import ContiguousCache
 from experiments.engine_config import Engine as EngineConfig
 from experiments.errors import ConfigError
 from experiments.latency_config import LinearLatency, ReplayLatency, RooflineLatency
+from sim.branching import Branching, ByForking, Separately
 from sim.cluster import Cluster, LeastOutstanding, RoundRobin, Router
 from sim.engine import Engine, Observer
 from sim.executor import Simulated
@@ -100,6 +101,7 @@ def build_simulation(
             executor=Simulated(latency),
             world=world,
             observers=[recorder, *observers, *own],
+            branching=build_branching(config.engine),
             replica=replica,
         )
         engines.append(engine)
@@ -112,10 +114,9 @@ def build_simulation(
 def build_scheduler(engine: EngineConfig, *, num_gpu_blocks: int, world: World) -> Scheduler:
     """One replica's scheduler and cache, from resolved options. ConfigError where the cache has
     no room for a request of max_model_len."""
-    assert engine.max_num_seqs is not None
     assert engine.max_num_batched_tokens is not None
     limits = Limits(
-        max_num_seqs=engine.max_num_active_seqs or engine.max_num_seqs,
+        max_num_seqs=_seats(engine),
         max_num_batched_tokens=engine.max_num_scheduled_tokens or engine.max_num_batched_tokens,
         enable_chunked_prefill=engine.enable_chunked_prefill,
         long_prefill_token_threshold=engine.long_prefill_token_threshold,
@@ -172,6 +173,18 @@ def build_world(engine: EngineConfig) -> World:
     assert engine.max_model_len is not None
     make_world = CalendarWorld if engine.loop == "fast" else World
     return make_world(max_model_len=engine.max_model_len)
+
+
+def build_branching(engine: EngineConfig) -> Branching:
+    """What becomes of requests for several answers."""
+    if engine.parallel_sampling == "fork":
+        return ByForking(max_num_seqs=_seats(engine))
+    return Separately()
+
+
+def _seats(engine: EngineConfig) -> int:
+    assert engine.max_num_seqs is not None
+    return engine.max_num_active_seqs or engine.max_num_seqs
 
 
 def build_latency(deployment: Deployment) -> LatencyModel:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from experiments.build import Simulation, build_latency, build_simulation, build_work
-from experiments.build_trace import build_trace, servable
+from experiments.build_trace import build_trace
 from experiments.config import Config
 from experiments.context import Context
 from experiments.deployment import Deployment, resolve
@@ -82,7 +82,7 @@ def simulate(
 
 def _survey(trace: Trace) -> Survey:
     requests, last_arrival_ns = 0, 0
-    for request in servable(trace):
+    for request in trace:
         requests += 1
         last_arrival_ns = request.arrival_ns
     return Survey(requests, last_arrival_ns)

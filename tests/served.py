@@ -25,7 +25,7 @@ from sim.scheduling.orders import Fcfs, Priority
 from sim.scheduling.versions import VERSIONS
 from sim.scheduling.vllm import Limits, VllmScheduler
 from sim.world import World
-from tests.worlds import SmallWorld
+from tests.worlds import SmallWorld, branching_of
 
 Frames = dict[str, pd.DataFrame]
 ROOMY = Limits(max_num_seqs=8, max_num_batched_tokens=64)
@@ -45,6 +45,7 @@ class Server:
     replicas: int = 1
     front_end_ns: int = 0
     check_every: int = 1000
+    forks: bool = False
     cache: Callable[[World], KVCache] | None = None
     """What makes the cache, if it is not a paged one."""
     scheduler: Callable[..., VllmScheduler] | None = None
@@ -67,6 +68,7 @@ class Server:
             "version": world.version,
             "max_model_len": world.max_model_len,
             "replicas": world.replicas,
+            "forks": world.forks,
             "latency": latency,
         }
         return cls(**(options | more))
@@ -114,6 +116,7 @@ def serve(requests: Iterable[Request], server: Server) -> tuple[Frames, Context]
                 executor=Simulated(server.latency),
                 world=world,
                 observers=[recorders[-1]],
+                branching=branching_of(server.limits, forks=server.forks),
                 replica=replica,
             )
         )

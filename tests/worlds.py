@@ -15,6 +15,7 @@ from typing import Any
 
 import simpy
 
+from sim.branching import Branching, ByForking, Separately
 from sim.cluster import Cluster, LeastOutstanding, RoundRobin
 from sim.engine import Engine
 from sim.executor import Simulated
@@ -22,7 +23,7 @@ from sim.fast.vllm import FastVllm
 from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
 from sim.latency import Counts, Linear, Nanoseconds
-from sim.plan import Departure, Plan
+from sim.plan import Departure, Fork, Plan
 from sim.record import COLUMNS, Records
 from sim.recorder import Recorder
 from sim.request import Request
@@ -49,6 +50,8 @@ class SmallWorld:
     latency: tuple[int, int, int]
     replicas: int
     router: str
+    forks: bool = False
+    """What becomes of requests for several answers: one that forks, or several requests."""
 
 
 @dataclass
@@ -70,6 +73,11 @@ class Trail:
         for sequence, hit_tokens, woken, _ in plan.admitted:
             entry = (self.replica, now_ns, "admit", sequence.id, hit_tokens, woken)
             self.entries.append((*entry, tuple(sequence.blocks)))
+
+    def forked(self, forks: list[Fork], now_ns: int) -> None:
+        for parent, child in forks:
+            entry = (self.replica, now_ns, "fork", parent.id, child.id, tuple(child.blocks))
+            self.entries.append(entry)
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
         for departure in departures:
@@ -156,6 +164,7 @@ def serve(
                 executor=Simulated(latency),
                 world=(CalendarWorld if fast else World)(max_model_len=world.max_model_len),
                 observers=[recorder, trails[-1]],
+                branching=branching_of(world.limits, forks=world.forks),
                 replica=replica,
             )
         )
@@ -165,6 +174,18 @@ def serve(
     for engine in engines:
         engine.recorder.close()  # type: ignore[attr-defined]
     return Outcome(records, trails, engines)
+
+
+def branching_of(limits: Limits, *, forks: bool) -> Branching:
+    return ByForking(max_num_seqs=limits.max_num_seqs) if forks else Separately()
+
+
+def several_answers(rng: random.Random, *, forks: bool, priority: bool | None = None) -> SmallWorld:
+    """A small world in which requests ask for up to four answers."""
+    world = small_world(rng, priority=priority)
+    numbers = rng.choice([(1, 1, 2), (1, 2, 3, 4), (4,)])
+    requests = [replace(request, n=rng.choice(numbers)) for request in world.requests]
+    return replace(world, requests=requests, forks=forks)
 
 
 def small_world(rng: random.Random, *, priority: bool | None = None) -> SmallWorld:
