@@ -9,12 +9,14 @@ import simpy
 
 from calibrate.model import ModelError
 from calibrate.roofline import Roofline
+from experiments.config import Config
 from experiments.deployment import Deployment
 from experiments.durations import Recording
 from experiments.engine_config import ContiguousCache
 from experiments.engine_config import Engine as EngineConfig
 from experiments.errors import ConfigError
 from experiments.latency_config import LinearLatency, ReplayLatency, RooflineLatency
+from sim.beams import Searches
 from sim.branching import Branching, ByForking, Separately
 from sim.cluster import Cluster, LeastOutstanding, RoundRobin, Router
 from sim.engine import Engine, Observer
@@ -101,7 +103,7 @@ def build_simulation(
             executor=Simulated(latency),
             world=world,
             observers=[recorder, *observers, *own],
-            branching=build_branching(config.engine),
+            branching=build_branching(config, world=world, replica=replica),
             replica=replica,
         )
         engines.append(engine)
@@ -175,11 +177,15 @@ def build_world(engine: EngineConfig) -> World:
     return make_world(max_model_len=engine.max_model_len)
 
 
-def build_branching(engine: EngineConfig) -> Branching:
+def build_branching(config: Config, *, world: World, replica: int) -> Branching:
     """What becomes of requests for several answers."""
-    if engine.parallel_sampling == "fork":
-        return ByForking(max_num_seqs=_seats(engine))
-    return Separately()
+    engine = config.engine
+    if engine.parallel_sampling == "requests":
+        return Separately()
+    searches = Searches(
+        answer_tokens=world.answer_tokens, spread=engine.beam_spread, seed=(config.seed, replica)
+    )
+    return ByForking(max_num_seqs=_seats(engine), searches=searches)
 
 
 def _seats(engine: EngineConfig) -> int:
@@ -197,6 +203,7 @@ def build_latency(deployment: Deployment) -> LatencyModel:
                 base_ns=linear.base_ns,
                 per_token_ns=linear.per_token_ns,
                 per_context_token_ns=linear.per_context_token_ns,
+                per_copied_block_ns=linear.per_copied_block_ns,
             )
         case ReplayLatency() as replay:
             return Recording(replay.path)
@@ -225,6 +232,7 @@ def _build_roofline(deployment: Deployment, options: RooflineLatency) -> Rooflin
             compute_efficiency=options.compute_efficiency,
             bandwidth_efficiency=options.bandwidth_efficiency,
             host_ns=options.host_ns,
+            block_size=engine.block_size,
         )
     except ModelError:
         raise

@@ -130,51 +130,55 @@ def _check_events(frames: Frames, axis: StepAxis) -> None:
     for column, kinds in (
         ("admitted", (Event.ADMIT, Event.RESUME)),
         ("preempted", (Event.PREEMPT,)),
-        ("finished", (Event.FINISH,)),
+        ("finished", (Event.FINISH, Event.PRUNE)),
     ):
         counted = np.bincount(row[event.isin(kinds)], minlength=len(steps))
         _require_rows(steps[column] == counted, steps, f"{column} disagrees with the events")
     of_branch = events.groupby([*_BRANCH, "event"]).size().unstack(fill_value=0)
     of_branch = of_branch.reindex(columns=list(Event), fill_value=0)
     began = of_branch[Event.ADMIT] + of_branch[Event.FORK]
-    once = (began == 1) & (of_branch[Event.FINISH] == 1)
+    once = (began == 1) & (of_branch[Event.FINISH] + of_branch[Event.PRUNE] == 1)
     _require_rows(once, of_branch.reset_index(), "not admitted and finished exactly once")
-    number = of_branch.groupby("request").size()
+    of_request = of_branch.groupby("request").sum()
     _require(
-        bool(number.index.isin(requests["request"]).all()),
+        bool(of_request.index.isin(requests["request"]).all()),
         "events of a request that never finished",
     )
-    known = number.reindex(requests["request"], fill_value=0).to_numpy()
-    _require_rows(known == requests["branches"], requests, "branches disagree with the events")
-    of_request = of_branch.groupby("request").sum().reindex(requests["request"], fill_value=0)
+    of_request = of_request.reindex(requests["request"], fill_value=0)
+    answers = of_request[Event.FINISH].to_numpy()
+    _require_rows(answers == requests["branches"], requests, "branches disagree with the events")
     preempted = requests["preemptions"].to_numpy()
     back = (of_request[Event.PREEMPT] == preempted) & (of_request[Event.RESUME] == preempted)
     _require_rows(back.to_numpy(), requests, "preemptions and resumptions disagree")
 
 
 def _check_tokens_of_branches(frames: Frames, axis: StepAxis) -> None:
-    """computed + found in the cache or shared at birth - given up = prompt + answer - 1, and the
-    answer is whole."""
+    """Computed + found in the cache or shared at birth - given up = what it holds in the end,
+    which is prompt + answer - 1 unless it is pruned; and it gave a token for each from its first
+    one on."""
     requests, events, segments = frames["requests"], frames["events"], frames["segments"]
     decodes = segments["tokens"] - _begins_with_no_decode(frames, axis)
-    sign = events["event"].map(
-        {Event.ADMIT: 1, Event.RESUME: 1, Event.PREEMPT: -1, Event.FINISH: 0, Event.FORK: 1}
-    )
+    tokens = {event: events["tokens"].where(events["event"] == event, 0) for event in Event}
+    found = tokens[Event.ADMIT] + tokens[Event.RESUME] + tokens[Event.FORK]
     held = _sum_by_branch(
         (frames["chunks"], frames["chunks"]["tokens"]),
         (segments, decodes),
-        (events, events["tokens"] * sign),
+        (events, found - tokens[Event.PREEMPT]),
     )
-    given = _sum_by_branch((segments, segments["tokens"]))
-    branches = held.index.get_level_values("request")
-    wanted = requests.set_index("request").reindex(branches)
-    answer = (wanted["output_tokens"] / wanted["branches"]).to_numpy()
-    # The last token of an answer is never computed.
-    needed = wanted["prompt_tokens"].to_numpy() + answer - 1
     names = held.index.to_frame(index=False)
-    _require_rows(held == needed, names, "tokens were lost or computed too often")
-    whole = given.reindex(held.index, fill_value=0) == answer
-    _require_rows(whole, names, "segments do not make up the answer")
+    wanted = requests.set_index("request").reindex(names["request"])
+    prompt = wanted["prompt_tokens"].to_numpy()
+    answer = (wanted["output_tokens"] / wanted["branches"]).to_numpy()
+    happened = {
+        event: _sum_by_branch((events, tokens[event])).reindex(held.index, fill_value=0).to_numpy()
+        for event in (Event.FORK, Event.PRUNE)
+    }
+    # The last token of an answer is never computed.
+    end = np.where(happened[Event.PRUNE] > 0, happened[Event.PRUNE], prompt + answer - 1)
+    _require_rows(held == end, names, "tokens were lost or computed too often")
+    start = np.where(happened[Event.FORK] > 0, happened[Event.FORK], prompt)
+    given = _sum_by_branch((segments, segments["tokens"])).reindex(held.index, fill_value=0)
+    _require_rows(given == end + 1 - start, names, "segments do not make up the answer")
 
 
 def _check_tokens_of_steps(frames: Frames, axis: StepAxis) -> None:

@@ -152,7 +152,10 @@ class Engine(Section):
     parallel_sampling: Literal["requests", "fork"] = "requests"
     """A request for n > 1 answers: n requests that arrive together and share through the prefix
     cache, as in vLLM V1, or one that forks with its first token and shares all blocks, copied on
-    write."""
+    write; beam search forks in any case, and is refused with the former."""
+    beam_spread: Annotated[float, Field(ge=0, le=50)] = 1.0
+    """Standard deviation of the logits that beams draw for their candidates; the larger it is,
+    the more a beam's best one stands out, and the less beams replace each other."""
     loop: Literal["plain", "fast"] | None = None
     """How the simulator steps, with equal results: one event per step, or one per stretch of
     equal decisions. Null: fast, except that only plain knows the policy priority, static

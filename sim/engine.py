@@ -44,7 +44,7 @@ class Observer(Protocol):
         ...
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
-        """These answers are complete, and their blocks free."""
+        """These answers are complete, or given up, and their blocks free."""
         ...
 
 
@@ -163,11 +163,14 @@ class Engine:
         takes = self.scheduler.extend_by(plan, k) if k > 1 else NO_TAKES
         for observer in self._observers:
             observer.ran(plan, start_ns, ends_ns, takes)
-        forks = self._branching.forks(plan)
+        forks, pruned = self._branching.part(plan)
         if forks:
             self._fork(forks, now_ns)
         ended = self._world.ended(plan, k)
         self.outstanding -= len(ended)
+        if pruned:
+            self._world.forget(pruned)
+            ended = sorted([*ended, *pruned], key=lambda sequence: sequence.admission)
         departures = self.scheduler.commit(plan, ended)
         if departures:
             for observer in self._observers:

@@ -108,7 +108,7 @@ class Chunks(NamedTuple):
 
 
 class Departures(NamedTuple):
-    """Ends of stays, by preemption or because the answer is complete."""
+    """Ends of stays, by preemption or because the answer is complete or given up."""
 
     decision: Integers
     """Whose plan preempted it, or whose last step completed it."""
@@ -119,7 +119,7 @@ class Departures(NamedTuple):
     """Computed ones in blocks that others go on holding."""
     generated: Integers
     finished: Integers
-    """1, or 0 for a preemption."""
+    """1, when the decision's last step has run, or 0 for a preemption."""
 
 
 class Pauses(NamedTuple):

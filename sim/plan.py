@@ -53,7 +53,8 @@ class Admission(NamedTuple):
 
 
 class Departure(NamedTuple):
-    """A sequence that gave its blocks back, by preemption or because it finished."""
+    """A sequence that gave its blocks back, by preemption or because it finished or was given
+    up."""
 
     sequence: Sequence
     computed: int
@@ -81,6 +82,14 @@ class Fork(NamedTuple):
 
     parent: Sequence
     child: Sequence
+
+
+class Parting(NamedTuple):
+    """What becomes of branches with the tokens of a step."""
+
+    forks: list[Fork]
+    pruned: list[Sequence]
+    """They are given up: beams none of whose candidates goes on."""
 
 
 class Takes(NamedTuple):

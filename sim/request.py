@@ -29,7 +29,8 @@ class Request:
     content of the answer: its k-th token is (output_stream, k), so that a later turn can
     quote it. `max_tokens` is the client's limit, None when it set none. Lower `priority`
     is more urgent, as in vLLM. `n` answers are asked for at once (parallel sampling), all of
-    that length; `output_stream` is the first one's content.
+    that length; `output_stream` is the first one's content. With a `beam` above 0 they are the
+    so many best that a beam search of that width finds.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Request:
     tenant: str | None = None
     session: str | None = None
     n: int = 1
+    beam: int = 0
 
     @property
     def prompt_tokens(self) -> int:

@@ -29,6 +29,8 @@ class Event(IntEnum):
     """tokens: of the answer."""
     FORK = 4
     """A branch begins; tokens: computed ones that it shares with the branch it comes from."""
+    PRUNE = 5
+    """A beam is given up; tokens: computed ones that it held."""
 
 
 def make_tables(
@@ -66,9 +68,9 @@ def _requests(
     arrivals, left = facts.arrivals, facts.departures
     ttft = explain_ttft(facts, stays, latency, alone_ns)
     finished = np.flatnonzero(left.finished)
-    assert len(finished) == len(facts.forks.sequence) + len(arrivals.sequence), (
-        "requests were never answered"
-    )
+    whole = _is_whole(facts)[finished]
+    begun = len(facts.forks.sequence) + len(arrivals.sequence)
+    assert len(finished) == begun, "requests were never answered"
     of_answer = left.sequence[finished] % BRANCHES
     request, answer = np.unique(of_answer, return_inverse=True)
     last = np.zeros(len(request), dtype=np.int64)
@@ -76,11 +78,11 @@ def _requests(
 
     def total(values: Integers) -> Integers:
         sums = np.zeros(len(request), dtype=np.int64)
-        np.add.at(sums, answer, values[finished])
+        np.add.at(sums, answer, values)
         return sums[order]
 
     order = np.argsort(last)
-    branches = np.bincount(answer, minlength=len(request))[order]
+    branches = total(whole)
     # Of the branches that arrived, the first of those that answered first.
     sooner = np.lexsort((arrivals.sequence, ttft.first_token_ns, arrivals.sequence % BRANCHES))
     _, first = np.unique(arrivals.sequence[sooner] % BRANCHES, return_index=True)
@@ -95,15 +97,23 @@ def _requests(
         "first_token_ns": ttft.first_token_ns[row],
         "finish_ns": facts.decisions.end_ns[left.decision[finish]],
         "prompt_tokens": arrivals.prompt_tokens[row],
-        "output_tokens": total(left.generated),
+        "output_tokens": total(whole * left.generated[finished]),
         "wanted_tokens": arrivals.wanted_tokens[row] * branches,
         "hit_tokens": ttft.hit_tokens[row],
-        "preemptions": total(left.stay),
+        "preemptions": total(left.stay[finished]),
         "priority": arrivals.priority[row],
         "ttft_ns": (ttft.first_token_ns - arrivals.arrival_ns)[row] + front_end_ns,
         **parts,
         "saved_by_prefix_ns": ttft.saved_by_prefix[row],
     }
+
+
+def _is_whole(facts: Facts) -> Integers:
+    """1 for each departure with an answer as long as it was to be, else 0."""
+    left = facts.departures
+    arrived = facts.arrivals.sequence.searchsorted(left.sequence % BRANCHES)
+    whole: Integers = (left.generated == facts.arrivals.answer_tokens[arrived]).astype(np.int64)
+    return whole
 
 
 def _steps(facts: Facts, memory: Memory) -> dict[str, Columns]:
@@ -174,16 +184,18 @@ def _segments(stays: Stays, segments: Segments) -> Columns:
 
 def _events(facts: Facts) -> Columns:
     """In the order in which they happened: a plan preempts, then admits; its end forks, then
-    finishes."""
+    prunes and finishes."""
     decisions, admissions, left = facts.decisions, facts.admissions, facts.departures
     forks = facts.forks
-    out, done = left.finished == 0, left.finished == 1
+    out, whole = left.finished == 0, _is_whole(facts) == 1
+    done, pruned = (left.finished == 1) & whole, (left.finished == 1) & ~whole
     resumed = np.where(admissions.stay > 0, Event.RESUME, Event.ADMIT)
     last_step = decisions.step + decisions.steps - 1
     kinds = (
         (left.decision[out], Event.PREEMPT, left.sequence[out], left.computed[out]),
         (admissions.decision, resumed, admissions.sequence, admissions.hit_tokens),
         (forks.decision, Event.FORK, forks.sequence, forks.computed),
+        (left.decision[pruned], Event.PRUNE, left.sequence[pruned], left.computed[pruned]),
         (left.decision[done], Event.FINISH, left.sequence[done], left.generated[done]),
     )
     decision = np.concatenate([kind[0] for kind in kinds])

@@ -45,6 +45,11 @@ class World:
         self._answer_tokens[child] = self._answer_tokens[parent]
         self._born.append(child)
 
+    def forget(self, sequences: list[Sequence]) -> None:
+        """These answers are given up."""
+        for sequence in sequences:
+            del self._answer_tokens[sequence]
+
     def answer_tokens(self, sequence: Sequence) -> int:
         """How long the answer will be: for policies whose name says that they are oracles."""
         return self._answer_tokens[sequence]

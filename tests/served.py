@@ -46,6 +46,7 @@ class Server:
     front_end_ns: int = 0
     check_every: int = 1000
     forks: bool = False
+    beam_spread: float = 1.0
     cache: Callable[[World], KVCache] | None = None
     """What makes the cache, if it is not a paged one."""
     scheduler: Callable[..., VllmScheduler] | None = None
@@ -116,7 +117,13 @@ def serve(requests: Iterable[Request], server: Server) -> tuple[Frames, Context]
                 executor=Simulated(server.latency),
                 world=world,
                 observers=[recorders[-1]],
-                branching=branching_of(server.limits, forks=server.forks),
+                branching=branching_of(
+                    server.limits,
+                    world,
+                    forks=server.forks,
+                    spread=server.beam_spread,
+                    replica=replica,
+                ),
                 replica=replica,
             )
         )

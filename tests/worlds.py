@@ -15,6 +15,7 @@ from typing import Any
 
 import simpy
 
+from sim.beams import Searches
 from sim.branching import Branching, ByForking, Separately
 from sim.cluster import Cluster, LeastOutstanding, RoundRobin
 from sim.engine import Engine
@@ -157,14 +158,15 @@ def serve(
             records, scheduler=planner, latency=latency, replica=replica, check_every=check_every
         )
         trails.append(Trail(replica))
+        engine_world = (CalendarWorld if fast else World)(max_model_len=world.max_model_len)
         engines.append(
             Engine(
                 env,
                 scheduler=planner,
                 executor=Simulated(latency),
-                world=(CalendarWorld if fast else World)(max_model_len=world.max_model_len),
+                world=engine_world,
                 observers=[recorder, trails[-1]],
-                branching=branching_of(world.limits, forks=world.forks),
+                branching=branching_of(world.limits, engine_world, forks=world.forks),
                 replica=replica,
             )
         )
@@ -176,15 +178,22 @@ def serve(
     return Outcome(records, trails, engines)
 
 
-def branching_of(limits: Limits, *, forks: bool) -> Branching:
-    return ByForking(max_num_seqs=limits.max_num_seqs) if forks else Separately()
+def branching_of(
+    limits: Limits, world: World, *, forks: bool, spread: float = 1.0, replica: int = 0
+) -> Branching:
+    if not forks:
+        return Separately()
+    searches = Searches(answer_tokens=world.answer_tokens, spread=spread, seed=(0, replica))
+    return ByForking(max_num_seqs=limits.max_num_seqs, searches=searches)
 
 
 def several_answers(rng: random.Random, *, forks: bool, priority: bool | None = None) -> SmallWorld:
-    """A small world in which requests ask for up to four answers."""
+    """A small world in which requests ask for up to four answers, or search with as many beams."""
     world = small_world(rng, priority=priority)
     numbers = rng.choice([(1, 1, 2), (1, 2, 3, 4), (4,)])
     requests = [replace(request, n=rng.choice(numbers)) for request in world.requests]
+    if forks and rng.random() < 0.5:
+        requests = [replace(r, n=1, beam=r.n if r.n > 1 else 0) for r in requests]
     return replace(world, requests=requests, forks=forks)
 
 

@@ -103,12 +103,13 @@ class VllmScheduler(OneStep):
         return [self.kv.release(sequence) for sequence in ended]
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
-        """Run `child` beside its parent, which kept a seat for it; needs a cache that forks."""
+        """Run `child` beside its parent, in a seat kept for it, or left in this very step; needs
+        a cache that forks."""
         cast(ForkingCache, self.kv).fork(parent, child)
         child.generated = parent.generated + 1
         child.decoding = True
         child.admission = next(self._admissions)
-        parent.width -= 1
+        parent.width = max(1, parent.width - 1)
         self.running.append(child)
 
     # --- running sequences
