@@ -34,7 +34,8 @@ class RooflineLatency(Clock):
 
 
 class LinearLatency(Clock):
-    """step = base + per_token x tokens + per_context_token x context + per_copied_block x copies."""
+    """step = base + per_token x tokens + per_context_token x context + per_copied_block x copied
+    blocks."""
 
     kind: Literal["linear"]
     base_ns: Duration

@@ -12,7 +12,7 @@ import simpy
 from experiments.context import Context
 from experiments.tables import make_frames
 from sim.cluster import Cluster, RoundRobin
-from sim.engine import Engine
+from sim.engine import Engine, Observer
 from sim.executor import Simulated
 from sim.kv.cache import KVCache
 from sim.kv.paged import Paged
@@ -47,6 +47,8 @@ class Server:
     check_every: int = 1000
     forks: bool = False
     beam_spread: float = 1.0
+    watch: Callable[[VllmScheduler], Observer] | None = None
+    """Makes one more observer of each replica."""
     cache: Callable[[World], KVCache] | None = None
     """What makes the cache, if it is not a paged one."""
     scheduler: Callable[..., VllmScheduler] | None = None
@@ -116,7 +118,7 @@ def serve(requests: Iterable[Request], server: Server) -> tuple[Frames, Context]
                 scheduler=scheduler,
                 executor=Simulated(server.latency),
                 world=world,
-                observers=[recorders[-1]],
+                observers=[recorders[-1], *([server.watch(scheduler)] if server.watch else [])],
                 branching=branching_of(
                     server.limits,
                     world,
