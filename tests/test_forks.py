@@ -124,14 +124,11 @@ def test_50_tokens_on_each_branch(
     apart = [block for table in tables for block in table[shared:]]
     assert len(apart) == len(set(apart)), "blocks shared after the fork"
     assert len({block for table in tables for block in table}) == distinct
-    assert (
-        [copy.source for copy in memory.copies] == [memory.copies[0].source] * copied
-        if copied
-        else not memory.copies
-    )
+    assert len(memory.copies) == copied
     assert frames["steps"]["copied_blocks"].sum() == copied
     if copied:
         assert {copy.position for copy in memory.copies} == {fork_at}
+        assert {copy.source for copy in memory.copies} == {memory.copies[0].source}
         left = set(memory.held) - {copy.sequence.index for copy in memory.copies}
         assert len(left) == 1, "the last writer has the original"
         assert memory.held[left.pop()][shared] == memory.copies[0].source
@@ -149,16 +146,13 @@ def test_rows_of_a_fork() -> None:
     assert (row["first_token_ns"], row["finish_ns"], row["ttft_ns"]) == (ends[0], ends[2], 1110)
     assert parts_of(frames, 0) == {"own": 1110}
     events = frames["events"]
-    told = list(
-        zip(events["step"], events["event"], events["branch"], events["tokens"], strict=True)
-    )
-    assert told == [
-        (0, Event.ADMIT, 0, 0),
-        (0, Event.FORK, 1, 10),
-        (0, Event.FORK, 2, 10),
-        (2, Event.FINISH, 0, 3),
-        (2, Event.FINISH, 1, 3),
-        (2, Event.FINISH, 2, 3),
+    assert events[["step", "event", "branch", "tokens"]].to_numpy().tolist() == [
+        [0, Event.ADMIT, 0, 0],
+        [0, Event.FORK, 1, 10],
+        [0, Event.FORK, 2, 10],
+        [2, Event.FINISH, 0, 3],
+        [2, Event.FINISH, 1, 3],
+        [2, Event.FINISH, 2, 3],
     ]
     assert frames["segments"][["branch", "first_step", "tokens"]].to_numpy().tolist() == [
         [0, 0, 3],
@@ -184,7 +178,15 @@ def test_an_answer_of_one_token_forks_and_is_over() -> None:
 # --- any world
 
 
-@settings(max_examples=150, deadline=None)
+def test_every_step_is_recounted_in_many_worlds() -> None:
+    forked = 0
+    for seed in range(40):
+        outcome = serve_world(several_answers(random.Random(seed), forks=True))
+        forked += int((outcome.records.arrays("events")["event"] == Event.FORK).sum())
+    assert forked > 400
+
+
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32), st.booleans())
 def test_books_and_memory_agree_in_any_world(seed: int, forks: bool) -> None:
     """Every step recounted from the block tables, every token read back, every table checked;
@@ -239,13 +241,7 @@ def bugs() -> dict[str, Callable[[pytest.MonkeyPatch], None]]:
         patch.setattr(Paged, "release", release)
 
     def a_fork_needs_no_seat(patch: pytest.MonkeyPatch) -> None:
-        original = VllmScheduler.add
-
-        def add(self: VllmScheduler, sequence: Sequence) -> None:
-            original(self, sequence)
-            sequence.width, self.widths = 1, {sequence: sequence.width}  # type: ignore[attr-defined]
-
-        patch.setattr(VllmScheduler, "add", add)
+        patch.setattr("sim.scheduling.vllm.sum", lambda widths: len(list(widths)), raising=False)
 
     def the_books_miss_copies(patch: pytest.MonkeyPatch) -> None:
         original = Paged.take_copies
@@ -294,9 +290,9 @@ def test_an_admission_takes_a_seat_for_each_branch() -> None:
 
 
 def test_a_branch_is_preempted_and_computed_anew() -> None:
-    """Two branches outgrow six blocks of 4: the younger one gives way, keeps its tokens, and
+    """Two branches outgrow five blocks of 4: the younger one gives way, keeps its tokens, and
     shares nothing any more when it resumes (no prefix cache)."""
-    server = Server(num_gpu_blocks=7, prefix_caching=False, forks=True)
+    server = Server(num_gpu_blocks=6, prefix_caching=False, forks=True)
     _, frames = watched([ask(0, prompt=9, output=8, n=2)], server)
     events = frames["events"]
     assert events[events["event"] == Event.PREEMPT]["branch"].tolist() == [1]
@@ -358,7 +354,7 @@ def expand(request: Request, streams: Rows[int]) -> list[Request]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32))
 def test_as_requests_it_is_n_requests(seed: int) -> None:
     """The same steps, memory and events as a trace that has the n requests; the row of the
@@ -390,9 +386,8 @@ def test_as_requests_it_is_n_requests(seed: int) -> None:
         assert row["preemptions"] == rows["preemptions"].sum()
 
 
-@pytest.mark.parametrize("batch", range(4))
-def test_as_requests_the_fast_loop_agrees(batch: int) -> None:
-    for seed in range(batch, 160, 4):
+def test_as_requests_the_fast_loop_agrees() -> None:
+    for seed in range(30):
         world = several_answers(random.Random(seed), forks=False, priority=False)
         plain = serve_world(world, check_every=50).content()
         fast = serve_world(world, fast=True, check_every=7).content()

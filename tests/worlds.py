@@ -190,6 +190,8 @@ def branching_of(
 def several_answers(rng: random.Random, *, forks: bool, priority: bool | None = None) -> SmallWorld:
     """A small world in which requests ask for up to four answers, or search with as many beams."""
     world = small_world(rng, priority=priority)
+    if world.priority:  # twins that preempt each other's half-computed prompts never end
+        world = replace(world, limits=replace(world.limits, scheduler_reserve_full_isl=True))
     numbers = rng.choice([(1, 1, 2), (1, 2, 3, 4), (4,)])
     requests = [replace(request, n=rng.choice(numbers)) for request in world.requests]
     if forks and rng.random() < 0.5:
