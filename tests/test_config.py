@@ -344,3 +344,17 @@ def test_the_schema_knows_the_options() -> None:
     assert options["max_num_seqs"]["description"].startswith("Most sequences")
     assert schema["$defs"]["Engine"]["additionalProperties"] is False
     assert set(schema["$defs"]) >= {"ChatTrace", "AzureTrace", "RooflineLatency", "Slo"}
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"kv_cache": "contiguous"}, "parallel_sampling: found 'fork'; allowed with kv_cache.kind"),
+        ({"loop": "fast"}, "loop: found 'fast'; allowed with parallel_sampling fork: 'plain'"),
+        ({"beam_spread": -1}, "beam_spread"),
+    ],
+)
+def test_what_forks_need(engine: dict[str, object], message: str) -> None:
+    values = {"trace": {"kind": "chat"}, "engine": {**engine, "parallel_sampling": "fork"}}
+    with pytest.raises(ConfigError, match=message):
+        parse_config(values)

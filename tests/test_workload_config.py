@@ -18,7 +18,7 @@ from experiments.follow import tell
 from experiments.simulate import simulate
 from sim.request import Request
 from traces.contract import check_trace
-from traces.native import NativeTrace
+from traces.native import NativeTrace, write_trace
 from traces.schema import Trace, TraceError
 
 POISSON = {"kind": "poisson", "rate": 5}
@@ -254,21 +254,18 @@ def test_items_of_lists_can_be_set(nested: Path) -> None:
         load_config(nested, overrides=["transforms.1.factor=0"])
 
 
-def test_a_run_refuses_several_answers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["requests", "fork"])
+def test_a_run_gives_several_answers(how: str, tmp_path: Path) -> None:
     values = {
         "model": "Llama-3.1-8B",
         "device": "H200",
+        "engine": {"parallel_sampling": how},
         "trace": {**SYNTHETIC, "n": {4: 1}},
     }
-    with pytest.raises(TraceError) as refused:
-        simulate(parse_config(values), out=tmp_path)
-    assert str(refused.value) == (
-        "synthetic: found request 'r00000', which asks for n = 4 answers;"
-        " allowed: n = 1 (parallel sampling is not simulated yet)"
-    )
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(TraceError, match="asks for n = 4 answers"):
-        tell(parse_config(values), request="r00000", detailed_steps=1)
+    requests = simulate(parse_config(values), out=tmp_path).result.requests
+    assert set(requests["branches"]) == {4}
+    story = [text for text, _ in tell(parse_config(values), request="r00000", detailed_steps=1)]
+    assert any("forks: 3 more answers" in line for line in story) == (how == "fork")
 
 
 def test_a_native_trace_holds_n(tmp_path: Path) -> None:
@@ -278,6 +275,14 @@ def test_a_native_trace_holds_n(tmp_path: Path) -> None:
     assert [request.n for request in NativeTrace(path)] == [4]
     path.write_text(json.dumps({**line, "out_stream": 1, "n": 0}))
     with pytest.raises(TraceError, match="found n = 0; allowed: a whole number from 1 to 16384"):
+        list(NativeTrace(path))
+    path.write_text(json.dumps({**line, "out_stream": 1, "beam": 4}))
+    (request,) = NativeTrace(path)
+    assert (request.n, request.beam) == (1, 4)
+    write_trace(tmp_path / "again.jsonl", [request])
+    assert list(NativeTrace(tmp_path / "again.jsonl")) == [request]
+    path.write_text(json.dumps({**line, "out_stream": 1, "beam": 4, "n": 2}))
+    with pytest.raises(TraceError, match="found both n and beam; allowed: one of them"):
         list(NativeTrace(path))
 
 

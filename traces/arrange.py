@@ -35,6 +35,7 @@ class Row(NamedTuple):
     floating: bool = False
     """Its arrival follows from an earlier turn's, so its place in the file says nothing."""
     n: int = 1
+    beam: int = 0
 
 
 Entry = tuple[int, int, Row]

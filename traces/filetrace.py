@@ -131,6 +131,7 @@ class FileTrace(ABC):
                 row.tenant,
                 row.session,
                 row.n,
+                row.beam,
             )
         if origin_ns is None:
             self._refuse_nothing()
