@@ -240,9 +240,6 @@ def bugs() -> dict[str, Callable[[pytest.MonkeyPatch], None]]:
 
         patch.setattr(Paged, "release", release)
 
-    def a_fork_needs_no_seat(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr("sim.scheduling.vllm.sum", lambda widths: len(list(widths)), raising=False)
-
     def the_books_miss_copies(patch: pytest.MonkeyPatch) -> None:
         original = Paged.take_copies
 
