@@ -22,7 +22,7 @@ from sim.executor import Simulated
 from sim.kv.cache import ForkingCache, KVCache
 from sim.kv.prefix import PrefixCached
 from sim.latency import LatencyModel, Linear
-from sim.plan import Chunk, DecodeList, Departure, Fork, Plan, Takes
+from sim.plan import Chunk, Copy, DecodeList, Departure, Fork, Plan, Takes
 from sim.record import Records
 from sim.recorder import Recorder
 from sim.request import Request, Sequence
@@ -248,6 +248,10 @@ def check_latency_model(latency: LatencyModel) -> None:
             later = _plan(chunks, tuple(context + j for context in contexts), step=j)
             (alone,) = latency.durations(later, 1)
             assert alone == together[j], f"step {j} of a stretch costs {together[j]}, not {alone}"
+    plan = _plan((), (17, 900), step=0)
+    (without,) = latency.durations(plan, 1)
+    plan.copies = [Copy(1, 2, sequence, 900) for sequence in plan.decodes]
+    assert latency.durations(plan, 1)[0] >= without, "copies that take less than no time"
     before, n = np.array([0, 64, 100, 7]), np.array([64, 64, 0, 1])
     alone_ns = latency.alone(before, n)
     assert alone_ns.dtype == np.int64

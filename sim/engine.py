@@ -88,13 +88,12 @@ class Engine:
     def submit(self, request: Request, *, index: int) -> None:
         """A request arrives now, as the index-th of the trace."""
         now_ns = int(self._env.now)
-        sequences = self._branching.arriving(request, index=index)
-        reason = self._world.refusal(sequences[0]) or self._branching.refusal(request)
+        reason = self._world.refusal(request) or self._branching.refusal(request)
         if reason is not None:
             for observer in self._observers:
                 observer.refused(request, reason, now_ns)
             return
-        for sequence in sequences:
+        for sequence in self._branching.arriving(request, index=index):
             self.outstanding += sequence.width
             answer_tokens = self._world.expect(sequence, request.output_tokens)
             self.scheduler.add(sequence)

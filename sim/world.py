@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 
 from sim.plan import Plan
-from sim.request import Sequence
+from sim.request import Request, Sequence
 
 
 class World:
@@ -18,11 +18,12 @@ class World:
         self._born: list[Sequence] = []
         """Forked with the tokens that are being given."""
 
-    def refusal(self, sequence: Sequence) -> str | None:
+    def refusal(self, request: Request) -> str | None:
         """Why no server of this configuration takes the request; None if it does."""
-        if sequence.prompt_tokens >= self.max_model_len:
+        prompt_tokens = request.prompt_tokens
+        if prompt_tokens >= self.max_model_len:
             return (
-                f"prompt of {sequence.prompt_tokens} tokens leaves no room for an answer"
+                f"prompt of {prompt_tokens} tokens leaves no room for an answer"
                 f" within max_model_len {self.max_model_len}"
             )
         return None

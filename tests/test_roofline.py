@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from calibrate.device import load_device
 from calibrate.model import Model, ModelError, load_model
 from calibrate.roofline import Roofline, attention_area
-from sim.plan import Chunk, DecodeList, Plan
+from sim.plan import Chunk, Copy, DecodeList, Plan
 from sim.request import Request, Sequence
 from tests.test_models import DEEPSEEK_V3
 
@@ -184,3 +184,16 @@ def test_mixture_is_refused() -> None:
 def test_bad_options(option: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Roofline(LLAMA, H200, **option)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_a_copied_block_is_read_and_written(k: int) -> None:
+    """Three blocks of 32 tokens, before the first of the steps."""
+    full = Roofline(LLAMA, H200, compute_efficiency=1, bandwidth_efficiency=1, block_size=32)
+    plan = plan_of(decodes=[1000] * 3)
+    without = full.durations(plan, k)
+    plan.copies = [Copy(1, 2, sequence, 999) for sequence in plan.decodes]
+    copies_ns = 3 * 2 * 32 * KV_BYTES / H200.bandwidth_bytes_per_s * 1e9
+    more = [a - b for a, b in zip(full.durations(plan, k), without, strict=True)]
+    assert more[0] == pytest.approx(copies_ns, abs=1)
+    assert more[1:] == [0] * (k - 1)

@@ -196,7 +196,10 @@ def several_answers(rng: random.Random, *, forks: bool, priority: bool | None = 
     if world.priority:  # twins that preempt each other's half-computed prompts never end
         world = replace(world, limits=replace(world.limits, scheduler_reserve_full_isl=True))
     numbers = rng.choice([(1, 1, 2), (1, 2, 3, 4), (4,)])
-    requests = [replace(request, n=rng.choice(numbers)) for request in world.requests]
+    requests = [
+        replace(request, n=rng.choice(numbers), output_tokens=min(request.output_tokens, 70))
+        for request in world.requests
+    ]
     if forks and rng.random() < 0.5:
         requests = [replace(r, n=1, beam=r.n if r.n > 1 else 0) for r in requests]
     return replace(world, requests=requests, forks=forks)
