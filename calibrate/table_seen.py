@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _EDGES = (0, 16, 256, 4096, 65_536)
 _SIZES = {
-    "attention_decode": ("batch x context", ("batch", "context")),
+    "attention_decode": ("KV tokens", ("batch", "context")),
     "attention_prefill": ("chunk", ("chunk",)),
     "attention_mixed": ("chunk", ("chunk",)),
 }
@@ -35,7 +35,7 @@ def region_of(x: float) -> str:
     """One of five ranges, in words."""
     low = max(edge for edge in _EDGES if edge <= x)
     above = [edge for edge in _EDGES if edge > x]
-    return f"{low:,}-{above[0] - 1:,}" if above else f"{low:,} and more"
+    return f"{low:,}-{above[0] - 1:,}" if above else f"{low:,}+"
 
 
 REGIONS = {region_of(edge): at for at, edge in enumerate(_EDGES)}
@@ -52,7 +52,14 @@ def size_of(operator: str, point: Mapping[str, int]) -> tuple[str, int]:
 
 
 def say_point(point: Mapping[str, int]) -> str:
-    return ", ".join(f"{axis.replace('_', ' ')} {at:,}" for axis, at in point.items())
+    """Tokens or rows as they are, decodes as 64 x 512 (batch, context), chunks as 128 behind
+    2,048."""
+    words = []
+    if "chunk" in point:
+        words.append(f"{point['chunk']:,} behind {point['chunk_context']:,}")
+    if "batch" in point:
+        words.append(f"{point['batch']:,} x {point['context']:,}")
+    return ", ".join(words) or f"{next(iter(point.values())):,}"
 
 
 def frames_of(table: Table) -> Iterator[tuple[str, str, Any]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from calibrate.table_seen import say_point, summarise
-from experiments.table_screen import make_grid, name_of
+from experiments.table_screen import make_grid, name_of, rows_of, say_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,16 +41,13 @@ def show_against(pair: Against, screen: Console) -> None:
 
 
 def _tabulate(comparison: Comparison) -> Grid:
-    grid = make_grid(
-        "time, second / first", "of", "region", "points", "P10", "median", "P90", "worst", "at"
-    )
-    for row in summarise(comparison.ratios).itertuples():
+    grid = make_grid("second / first", "size", "points", "P10", "median", "P90", "worst", "at")
+    for row in rows_of(summarise(comparison.ratios)):
         up = row.most * row.least >= 1
         worst, at = (row.most, row.most_at) if up else (row.least, row.least_at)
         grid.add_row(
-            name_of(str(row.operator), str(row.variant)),
-            str(row.axis),
-            str(row.region),
+            name_of(row.operator, row.variant),
+            say_size(row),
             f"{row.points:,}",
             *(f"{ratio:.2f}" for ratio in (row.p10, row.median, row.p90, worst)),
             say_point(at),

@@ -11,6 +11,7 @@ from calibrate.leave_one_out import leave_one_out
 from calibrate.table_compare import Comparison, compare, explain_nothing
 from calibrate.table_coverage import Coverage, coverage_of
 from calibrate.table_peak import Peak, device_of, share_of_peak
+from calibrate.table_schema import TableError
 from calibrate.table_seen import summarise
 from calibrate.table_spread import spread_of
 
@@ -58,11 +59,15 @@ class Against:
 
 
 def look_at(table: Table, device: Device | None) -> TableReport:
-    """`device`: whose peaks to hold times against; None: what the provenance names."""
+    """`device`: whose peaks to hold times against; None: what the provenance names.
+
+    Raises TableError for a table without attention, which no clock can use.
+    """
     device = device or device_of(table)
-    return TableReport(
-        table, tuple(_look(what, kind, device) for what, kind in table.kinds().items())
-    )
+    kinds = table.kinds()
+    if not kinds:
+        raise TableError(f"{table.name}: found no points of attention; allowed: a whole model's")
+    return TableReport(table, tuple(_look(what, kind, device) for what, kind in kinds.items()))
 
 
 def _look(what: str, kind: Table, device: Device | None) -> KindReport:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _BAD = 0.1
 """An error or a spread of which more is shown in colour."""
 _MOST_ROWS = 12
-_WORDS = ("range", "left out", "region", "of", "at")
+_WORDS = ("range", "left out", "region", "size", "at")
 
 
 def show_table(report: TableReport, screen: Console, *, several: bool = False) -> None:
@@ -42,8 +42,14 @@ def show_table(report: TableReport, screen: Console, *, several: bool = False) -
 
 
 def name_of(operator: str, variant: str) -> str:
-    name = operator if variant == operator else f"{operator} {variant}"
+    """The two in words; once where the second says nothing new."""
+    name = operator if operator.startswith(variant) else f"{operator} {variant}"
     return name.replace("_", " ")
+
+
+def say_size(row: Any) -> str:
+    """The region of a row of `summarise`."""
+    return f"{row.region} {row.axis}"
 
 
 def _list_corrections(table: Table) -> Iterator[str]:
@@ -79,13 +85,12 @@ def _tell_spread(kind: KindReport) -> Iterator[RenderableType]:
     if kind.spread.empty:
         yield Text("Spread of the passes: not in the table.", style="dim")
         return
-    grid = make_grid("spread of passes", "of", "region", "points", "median", "P90", "worst", "at")
+    grid = make_grid("spread of passes", "size", "points", "median", "P90", "worst", "at")
     rows, left = _worst(kind.spread, "most")
     for row in rows:
         grid.add_row(
             name_of(row.operator, row.variant),
-            row.axis,
-            row.region,
+            say_size(row),
             f"{row.points:,}",
             *map(say_share, (row.median, row.p90, row.most)),
             say_point(row.most_at),
@@ -103,7 +108,7 @@ def _list_errors(kind: KindReport) -> Iterator[RenderableType]:
     rows, left = _worst(kind.errors, "p90")
     for row in rows:
         grid.add_row(
-            f"{row.operator} {row.variant}".replace("_", " "),
+            name_of(row.operator, row.variant),
             row.axis.replace("_", " "),
             row.region,
             f"{row.points:,}",
@@ -120,12 +125,11 @@ def _list_shares(kind: KindReport) -> Iterator[RenderableType]:
         name = kind.table.provenance.device
         yield Text(f"Share of the peak: {name} is no shipped device; --device names one.")
         return
-    grid = make_grid("share of peak", "of", "region", "points", "median", "most", "at")
-    for row in _rows(kind.shares):
+    grid = make_grid("share of peak", "size", "points", "median", "most", "at")
+    for row in rows_of(kind.shares):
         grid.add_row(
             name_of(row.operator, row.variant),
-            row.axis,
-            row.region,
+            say_size(row),
             f"{row.points:,}",
             *map(say_share, (row.median, row.most)),
             Text(say_point(row.most_at) + (" cache-warm?" if row.most > 1 else "")),
@@ -146,13 +150,14 @@ def _worst(frame: Any, column: str) -> tuple[Iterable[Any], list[Text]]:
     frame = frame.sort_values(column, ascending=False, kind="stable")
     left = len(frame) - _MOST_ROWS
     if left <= 0:
-        return _rows(frame), []
+        return rows_of(frame), []
     most = say_share(frame[column].iloc[_MOST_ROWS])
     said = f"{left} more, of {most} and less; --json FILE lists them."
-    return _rows(frame.head(_MOST_ROWS)), [Text(said, style="dim")]
+    return rows_of(frame.head(_MOST_ROWS)), [Text(said, style="dim")]
 
 
-def _rows(frame: Any) -> Iterable[Any]:
+def rows_of(frame: Any) -> Iterable[Any]:
+    """Of a pandas frame, as named tuples."""
     rows: Iterable[Any] = frame.itertuples()
     return rows
 
@@ -162,5 +167,7 @@ def make_grid(first: str, *others: str) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
     grid.add_column(first, no_wrap=True)
     for name in others:
-        grid.add_column(name, justify="left" if name in _WORDS else "right")
+        grid.add_column(
+            name, justify="left" if name in _WORDS else "right", no_wrap=name not in ("range", "at")
+        )
     return grid
