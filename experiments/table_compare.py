@@ -37,7 +37,6 @@ def show_against(pair: Against, screen: Console) -> None:
                 screen.print(Text(f"! {said}, beyond those of the second", style="yellow"))
         if comparison.lacking:
             screen.print(Text(f"! not in both: {', '.join(comparison.lacking)}", style="yellow"))
-    screen.print("")
 
 
 def _tabulate(comparison: Comparison) -> Grid:

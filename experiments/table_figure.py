@@ -82,14 +82,15 @@ def draw_tables(reports: Sequence[TableReport], pairs: Sequence[Against], path: 
             _draw_seen(last, ratios, along="time, second over first")
             last.set(title=f"{pairs[0].second.name} over {pairs[0].first.name}")
         else:
-            shares = [seen for each in drawn for seen in _share(each)]
-            _draw_seen(last, shares, along="share of the peak")
-            last.set(title="share of the peak; above 100 %: from a cache?")
+            first = drawn[0]
+            _draw_seen(last, list(_share(first)), along="share of the peak")
+            of = f" of {first.name}" if len(drawn) > 1 else ""
+            last.set(title=f"share of the peak{of}; above 100 %: from a cache?")
         if len(drawn) > 1:
             handles = [
                 Line2D([], [], color=each.colour, label=each.name, **_DOTS) for each in drawn
             ]
-            decodes.legend(handles=handles, loc="upper left")
+            matrices.legend(handles=handles, loc="upper left")
         style.save(figure, path)
 
 
@@ -118,8 +119,11 @@ def _choose(reports: Sequence[TableReport]) -> tuple[list[_Drawn], list[str]]:
 def _name(
     report: TableReport, kind: KindReport, chosen: Iterable[tuple[TableReport, KindReport]]
 ) -> str:
-    alone = sum(other is report for other, _ in chosen) == 1
-    return report.table.name if alone else kind.what.partition(", ")[2]
+    """The file's; the dtypes that tell them apart where one file has several kinds."""
+    kinds = [other.what for file, other in chosen if file is report]
+    parts = [what.split(", ") for what in kinds]
+    differ = [part for part in kind.what.split(", ") if not all(part in each for each in parts)]
+    return ", ".join(differ) if len(kinds) > 1 else report.table.name
 
 
 def _parts_of(table: Table) -> Parts | None:

@@ -38,7 +38,7 @@ def show_table(report: TableReport, screen: Console, *, several: bool = False) -
         parts += ["", Text(kind.what, style="bold cyan"), _list_points(kind)]
         parts += _tell_spread(kind)
         parts += ["", *_list_errors(kind), "", *_list_shares(kind)]
-    screen.print(Group(*parts), "")
+    screen.print(Group(*parts, *([""] if several else [])))
 
 
 def name_of(operator: str, variant: str) -> str:
@@ -139,8 +139,8 @@ def _list_shares(kind: KindReport) -> Iterator[RenderableType]:
     yield Text(f"The peak is {kind.peak.device.name}'s datasheet, without efficiencies.", "dim")
     if kind.too_fast:
         yield Text(
-            f"! {kind.too_fast:,} points are faster than the peak allows: their data may have been"
-            " in a cache",
+            f"! points that are faster than the peak allows: {kind.too_fast:,}; their data may have"
+            " been in a cache",
             style="yellow",
         )
 
