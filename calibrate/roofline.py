@@ -49,8 +49,9 @@ class Roofline:
 
         max(FLOP / (compute_efficiency x peak), bytes / (bandwidth_efficiency x bandwidth))
 
-    Weights are read once a step and the KV cache once by each sequence that attends to it;
-    norms, embeddings and activations are left to the efficiencies. Every chunk and every
+    Weights are read once a step and the KV cache once by each sequence that attends to it; a
+    block copied on write is read and written whole, before anything else. Norms, embeddings and
+    activations are left to the efficiencies. Every chunk and every
     decode is one row of logits. Weights are bf16 whatever the KV cache's dtype.
 
     Raises ModelError for a mixture of experts and ValueError for tensor parallelism (the
@@ -70,6 +71,7 @@ class Roofline:
         compute_efficiency: float = COMPUTE_EFFICIENCY,
         bandwidth_efficiency: float = BANDWIDTH_EFFICIENCY,
         host_ns: int = 0,
+        block_size: int = 16,
     ) -> None:
         if tensor_parallel_size != 1:
             raise ValueError(
@@ -107,6 +109,7 @@ class Roofline:
         self._head_ns = head * weights.BYTES * byte_ns
         self._pair_ns = self._pair_flop * flop_ns
         self._kv_ns = self._kv_bytes * byte_ns
+        self._copy_ns = 2 * block_size * self._kv_ns
 
     def durations(self, plan: Plan, k: int) -> list[int]:
         """Durations of the plan's step and of the k - 1 that repeat it.
@@ -114,9 +117,10 @@ class Roofline:
         In the j-th step every decode's context is j tokens longer. The plan is not empty.
         """
         if k == 1:  # the same arithmetic, without an array of one
-            step_ns: float = self._step_ns(plan, 0)
+            step_ns: float = self._step_ns(plan, 0) + len(plan.copies) * self._copy_ns
             return [self.host_ns + round(step_ns)]
         steps_ns: NDArray[np.float64] = self._step_ns(plan, len(plan.decodes) * _STEPS[:k])
+        steps_ns[0] += len(plan.copies) * self._copy_ns
         durations: list[int] = (self.host_ns + np.rint(steps_ns).astype(np.int64)).tolist()
         return durations
 

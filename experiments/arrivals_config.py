@@ -52,6 +52,14 @@ class OnOffArrivals(Section):
     off_s: Seconds
     """Mean time between bursts; exponential."""
 
+    @model_validator(mode="after")
+    def _check_expected(self) -> OnOffArrivals:
+        try:
+            self.build()
+        except ValueError as error:
+            refuse(f"found {error}".replace(": allowed", "; allowed:"))
+        return self
+
     def build(self) -> arrivals.Arrivals:
         return arrivals.OnOff(self.rate_on, self.rate_off, self.on_s, self.off_s)
 

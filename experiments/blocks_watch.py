@@ -11,13 +11,13 @@ from typing import Self
 
 from experiments.blocks_snapshot import Snapshot, photograph
 from experiments.build import build_latency, build_simulation
-from experiments.build_trace import build_trace, servable
+from experiments.build_trace import build_trace
 from experiments.config import Config
 from experiments.deployment import Deployment, resolve
 from experiments.errors import ConfigError
 from sim.engine import Observer
 from sim.latency import LatencyModel
-from sim.plan import Departure, Plan, Takes
+from sim.plan import Departure, Fork, Plan, Takes
 from sim.request import Request, Sequence
 from sim.scheduling.face import Scheduler
 from traces.schema import Trace
@@ -79,6 +79,10 @@ class Watch:
             waiting = self._scheduler.num_waiting - came_later
             self._show(at_ns, step=plan.step, waiting=waiting)
 
+    def forked(self, forks: list[Fork], now_ns: int) -> None:
+        for parent, child in forks:
+            self._final_tokens[child.index] = self._final_tokens[parent.index]
+
     def ended(self, departures: list[Departure], now_ns: int) -> None:
         for departure in departures:
             del self._final_tokens[departure.sequence.index]
@@ -134,6 +138,8 @@ class Census:
     def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
         self.end_ns = ends_ns[-1]
 
+    def forked(self, forks: list[Fork], now_ns: int) -> None: ...
+
     def ended(self, departures: list[Departure], now_ns: int) -> None: ...
 
 
@@ -168,7 +174,7 @@ class Theatre:
         deployment = resolve(config.model_copy(update={"engine": engine}))
         latency, trace = build_latency(deployment), build_trace(config)
         ids, last_arrival_ns = [], 0
-        for request in servable(trace):
+        for request in trace:
             ids.append(request.id)
             last_arrival_ns = request.arrival_ns
         notes = [*deployment.notes]

@@ -10,6 +10,7 @@ import simpy
 from calibrate.model import ModelError
 from calibrate.roofline import Roofline
 from experiments.build_table import build_table_latency
+from experiments.config import Config
 from experiments.deployment import Deployment
 from experiments.durations import Recording
 from experiments.engine_config import ContiguousCache
@@ -24,6 +25,8 @@ from experiments.latency_config import (
     TableLatency,
 )
 from experiments.step_file import read_step_model
+from sim.beams import Searches
+from sim.branching import Branching, ByForking, Separately
 from sim.cluster import Cluster, LeastOutstanding, RoundRobin, Router
 from sim.engine import Engine, Observer
 from sim.executor import Simulated
@@ -109,6 +112,7 @@ def build_simulation(
             executor=Simulated(latency),
             world=world,
             observers=[recorder, *observers, *own],
+            branching=build_branching(config, world=world, replica=replica),
             replica=replica,
         )
         engines.append(engine)
@@ -121,10 +125,9 @@ def build_simulation(
 def build_scheduler(engine: EngineConfig, *, num_gpu_blocks: int, world: World) -> Scheduler:
     """One replica's scheduler and cache, from resolved options. ConfigError where the cache has
     no room for a request of max_model_len."""
-    assert engine.max_num_seqs is not None
     assert engine.max_num_batched_tokens is not None
     limits = Limits(
-        max_num_seqs=engine.max_num_active_seqs or engine.max_num_seqs,
+        max_num_seqs=_seats(engine),
         max_num_batched_tokens=engine.max_num_scheduled_tokens or engine.max_num_batched_tokens,
         enable_chunked_prefill=engine.enable_chunked_prefill,
         long_prefill_token_threshold=engine.long_prefill_token_threshold,
@@ -183,6 +186,22 @@ def build_world(engine: EngineConfig) -> World:
     return make_world(max_model_len=engine.max_model_len)
 
 
+def build_branching(config: Config, *, world: World, replica: int) -> Branching:
+    """What becomes of requests for several answers."""
+    engine = config.engine
+    if engine.parallel_sampling == "requests":
+        return Separately()
+    searches = Searches(
+        answer_tokens=world.answer_tokens, spread=engine.beam_spread, seed=(config.seed, replica)
+    )
+    return ByForking(max_num_seqs=_seats(engine), searches=searches)
+
+
+def _seats(engine: EngineConfig) -> int:
+    assert engine.max_num_seqs is not None
+    return engine.max_num_active_seqs or engine.max_num_seqs
+
+
 def build_latency(deployment: Deployment) -> LatencyModel:
     """The clock. Raises ModelError or ConfigError where the roofline cannot price the model,
     ConfigError for a file of step times that cannot be read, TableError for a table."""
@@ -193,6 +212,7 @@ def build_latency(deployment: Deployment) -> LatencyModel:
                 base_ns=linear.base_ns,
                 per_token_ns=linear.per_token_ns,
                 per_context_token_ns=linear.per_context_token_ns,
+                per_copied_block_ns=linear.per_copied_block_ns,
             )
         case ReplayLatency() as replay:
             return Recording(replay.path)
@@ -225,6 +245,7 @@ def _build_roofline(deployment: Deployment, options: RooflineLatency) -> Rooflin
             compute_efficiency=options.compute_efficiency,
             bandwidth_efficiency=options.bandwidth_efficiency,
             host_ns=options.host_ns,
+            block_size=engine.block_size,
         )
     except ModelError:
         raise

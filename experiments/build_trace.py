@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from experiments.config import Config
@@ -18,9 +18,8 @@ from experiments.workload_config import (
     SyntheticTrace,
     Traffic,
 )
-from sim.request import Request
 from traces.reader import open_trace
-from traces.schema import Trace, TraceError
+from traces.schema import Trace
 from traces.synthetic import arrivals, clients, lengths, sessions, traffic
 from traces.synthetic.draws import seed_at
 from traces.synthetic.empirical import Joint
@@ -31,16 +30,6 @@ from traces.transforms.merge import Merge
 def build_trace(config: Config) -> Trace:
     """The requests. Raises TraceError for a file that fits no format."""
     return _Built(config.seed).transformed(config.trace, config.transforms)
-
-
-def servable(trace: Trace) -> Iterator[Request]:
-    """The requests. Raises TraceError where one asks for what no server here can do."""
-    for request in trace:
-        if request.n > 1:
-            found = f"request {request.id!r}, which asks for n = {request.n} answers"
-            allowed = "n = 1 (parallel sampling is not simulated yet)"
-            raise TraceError(trace.name, None, found, allowed)
-        yield request
 
 
 class _Built:

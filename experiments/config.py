@@ -48,8 +48,8 @@ class Config(Section):
     engine: Engine = Engine()
     latency: AnyLatency = RooflineLatency(kind="roofline")
     trace: AnyTrace = Field(
-        description="where requests come from; kind: chat, synthetic, clients, merge, or a file:"
-        " azure, mooncake, native or auto"
+        description="where requests come from; kind: chat, synthetic, clients, merge, or auto for a"
+        " file that shows its format (`pagesim schema` lists the kinds of all formats)"
     )
     transforms: list[AnyTransform] = Field(default=[])
     """What is done to the trace, in order."""
@@ -57,6 +57,10 @@ class Config(Section):
     slo: Slo = Slo()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Everything drawn at random follows from it."""
+    variants: dict[str, dict[str, Any]] | None = Field(default=None, exclude=True)
+    """Several runs to compare: names and what each of them replaces, nested as here or dotted, as
+    in {few seats: {engine.max_num_seqs: 8}}. A section that says another kind is replaced whole.
+    What does not run all of them takes the config without them."""
 
     @model_validator(mode="after")
     def _check_parts(self) -> Config:
@@ -70,11 +74,17 @@ def load_config(path: str | Path, *, overrides: Iterable[str] = ()) -> Config:
 
     A config that says no name is called after its file. Raises ConfigError.
     """
+    source = read_source(path, overrides=overrides)
+    return parse_config(source.values, source=source)
+
+
+def read_source(path: str | Path, *, overrides: Iterable[str] = ()) -> Source:
+    """What `load_config` checks: the file, its overrides and its name. Raises ConfigError."""
     source = Source(path)
     for assignment in overrides:
         source.override(assignment)
     source.values.setdefault("name", Path(path).stem)
-    return parse_config(source.values, source=source)
+    return source
 
 
 def parse_config(values: Mapping[str, Any], *, source: Source | None = None) -> Config:

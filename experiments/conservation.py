@@ -20,7 +20,7 @@ def check(frames: Frames, context: Context) -> None:
 
     Requests: arrived = finished + rejected, times in order, parts that sum to TTFT. Steps:
     consecutive, in time, with an end each. Tokens: what chunks and decodes computed is what
-    answers needed, by request and by step. Memory: slots that add up to the pool.
+    answers needed, by branch of a request and by step. Memory: slots that add up to the pool.
     """
     _check_requests(frames, context)
     _check_steps(frames)
@@ -28,7 +28,7 @@ def check(frames: Frames, context: Context) -> None:
     axis = StepAxis(frames["step_ends"])
     _check_moments(frames, axis)
     _check_events(frames, axis)
-    _check_tokens_of_requests(frames, axis)
+    _check_tokens_of_branches(frames, axis)
     _check_tokens_of_steps(frames, axis)
     _check_memory(frames, context)
 
@@ -102,18 +102,22 @@ def _check_moments(frames: Frames, axis: StepAxis) -> None:
     )
     events, start_ns = frames["events"], axis.start_ns(steps)
     of_request = requests.set_index("request")
-    for event, column, moments in (
-        (Event.ADMIT, "admit_ns", start_ns),
-        (Event.FINISH, "finish_ns", axis.end_ns),
-    ):
-        happened = events[events["event"] == event]
+
+    def check_moments(happened: pd.DataFrame, step: str, moments: Ints, column: str) -> None:
         said = of_request[column].reindex(happened["request"]).to_numpy()
-        at = moments[axis.position(happened["replica"], happened["step"])]
+        at = moments[axis.position(happened["replica"], happened[step])]
         _require_rows(at == said, happened, f"{column} is not that of the step")
-    firsts = frames["segments"].sort_values("first_step").drop_duplicates("request")
-    token_ns = axis.end_ns[axis.position(firsts["replica"], firsts["first_step"])]
-    said = of_request["first_token_ns"].reindex(firsts["request"]).to_numpy()
-    _require_rows(token_ns == said, firsts, "first_token_ns is not that of the first segment")
+
+    # The branch that is first to have a token gives the request its moments.
+    by_token = frames["segments"].sort_values(["first_step", "branch"])
+    firsts = by_token.drop_duplicates("request")
+    check_moments(firsts, "first_step", axis.end_ns, "first_token_ns")
+    admitted = events[events["event"] == Event.ADMIT]
+    admitted = admitted.merge(firsts[["request", "branch"]], on=["request", "branch"])
+    check_moments(admitted, "step", start_ns, "admit_ns")
+    finished = events[events["event"] == Event.FINISH].sort_values("step", kind="stable")
+    lasts = finished.drop_duplicates("request", keep="last")
+    check_moments(lasts, "step", axis.end_ns, "finish_ns")
     front_end_ns = requests["ttft_ns"] - (requests["first_token_ns"] - requests["arrival_ns"])
     _require(front_end_ns.nunique() <= 1, "ttft_ns is not first token - arrival + a constant")
 
@@ -126,41 +130,55 @@ def _check_events(frames: Frames, axis: StepAxis) -> None:
     for column, kinds in (
         ("admitted", (Event.ADMIT, Event.RESUME)),
         ("preempted", (Event.PREEMPT,)),
-        ("finished", (Event.FINISH,)),
+        ("finished", (Event.FINISH, Event.PRUNE)),
     ):
         counted = np.bincount(row[event.isin(kinds)], minlength=len(steps))
         _require_rows(steps[column] == counted, steps, f"{column} disagrees with the events")
-    per_request = events.groupby(["request", "event"]).size().unstack(fill_value=0)
-    per_request = per_request.reindex(columns=list(Event), fill_value=0)
-    known = per_request.reindex(requests["request"], fill_value=0)
-    _require(len(known) == len(per_request), "events of a request that never finished")
-    once = ((known[Event.ADMIT] == 1) & (known[Event.FINISH] == 1)).to_numpy()
-    _require_rows(once, requests, "not admitted and finished exactly once")
+    of_branch = events.groupby([*_BRANCH, "event"]).size().unstack(fill_value=0)
+    of_branch = of_branch.reindex(columns=list(Event), fill_value=0)
+    began = of_branch[Event.ADMIT] + of_branch[Event.FORK]
+    once = (began == 1) & (of_branch[Event.FINISH] + of_branch[Event.PRUNE] == 1)
+    _require_rows(once, of_branch.reset_index(), "not admitted and finished exactly once")
+    of_request = of_branch.groupby("request").sum()
+    _require(
+        bool(of_request.index.isin(requests["request"]).all()),
+        "events of a request that never finished",
+    )
+    of_request = of_request.reindex(requests["request"], fill_value=0)
+    answers = of_request[Event.FINISH].to_numpy()
+    _require_rows(answers == requests["branches"], requests, "branches disagree with the events")
     preempted = requests["preemptions"].to_numpy()
-    back = (known[Event.PREEMPT] == preempted) & (known[Event.RESUME] == preempted)
+    back = (of_request[Event.PREEMPT] == preempted) & (of_request[Event.RESUME] == preempted)
     _require_rows(back.to_numpy(), requests, "preemptions and resumptions disagree")
 
 
-def _check_tokens_of_requests(frames: Frames, axis: StepAxis) -> None:
-    """computed + found in the cache - given up = prompt + answer - 1, and the answer is whole."""
+def _check_tokens_of_branches(frames: Frames, axis: StepAxis) -> None:
+    """Computed + found in the cache or shared at birth - given up = what it holds in the end,
+    which is prompt + answer - 1 unless it is pruned; and it gave a token for each from its first
+    one on."""
     requests, events, segments = frames["requests"], frames["events"], frames["segments"]
-    chunks = frames["chunks"]
-    decodes = segments["tokens"] - _begins_with_chunk(segments, chunks, axis)
-    sign = events["event"].map(
-        {Event.ADMIT: 1, Event.RESUME: 1, Event.PREEMPT: -1, Event.FINISH: 0}
+    decodes = segments["tokens"] - _begins_with_no_decode(frames, axis)
+    tokens = {event: events["tokens"].where(events["event"] == event, 0) for event in Event}
+    found = tokens[Event.ADMIT] + tokens[Event.RESUME] + tokens[Event.FORK]
+    held = _sum_by_branch(
+        (frames["chunks"], frames["chunks"]["tokens"]),
+        (segments, decodes),
+        (events, found - tokens[Event.PREEMPT]),
     )
-    held = _sum_by_request(
-        [chunks["request"], segments["request"], events["request"]],
-        [chunks["tokens"], decodes, events["tokens"] * sign],
-    ).reindex(requests["request"], fill_value=0)
+    names = held.index.to_frame(index=False)
+    wanted = requests.set_index("request").reindex(names["request"])
+    prompt = wanted["prompt_tokens"].to_numpy()
+    answer = (wanted["output_tokens"] / wanted["branches"]).to_numpy()
+    happened = {
+        event: _sum_by_branch((events, tokens[event])).reindex(held.index, fill_value=0).to_numpy()
+        for event in (Event.FORK, Event.PRUNE)
+    }
     # The last token of an answer is never computed.
-    needed = requests["prompt_tokens"] + requests["output_tokens"] - 1
-    _require_rows(held.to_numpy() == needed, requests, "tokens were lost or computed too often")
-    given = _sum_by_request([segments["request"]], [segments["tokens"]])
-    answered = given.reindex(requests["request"], fill_value=0).to_numpy()
-    _require_rows(
-        answered == requests["output_tokens"], requests, "segments do not make up the answer"
-    )
+    end = np.where(happened[Event.PRUNE] > 0, happened[Event.PRUNE], prompt + answer - 1)
+    _require_rows(held == end, names, "tokens were lost or computed too often")
+    start = np.where(happened[Event.FORK] > 0, happened[Event.FORK], prompt)
+    given = _sum_by_branch((segments, segments["tokens"])).reindex(held.index, fill_value=0)
+    _require_rows(given == end + 1 - start, names, "segments do not make up the answer")
 
 
 def _check_tokens_of_steps(frames: Frames, axis: StepAxis) -> None:
@@ -172,7 +190,7 @@ def _check_tokens_of_steps(frames: Frames, axis: StepAxis) -> None:
         _require_rows(steps[column] == counted, steps, f"{column} disagrees with the chunks")
     first = axis.position(segments["replica"], segments["first_step"])
     last = first + segments["tokens"].to_numpy()
-    from_step = first + _begins_with_chunk(segments, chunks, axis)
+    from_step = first + _begins_with_no_decode(frames, axis)
     decoding = count_intervals(from_step, last, length=len(axis))
     begins = axis.position(steps["replica"], steps["first_step"])
     order = np.argsort(begins)
@@ -206,16 +224,18 @@ def _check_memory(frames: Frames, context: Context) -> None:
         )
 
 
-def _begins_with_chunk(segments: pd.DataFrame, chunks: pd.DataFrame, axis: StepAxis) -> Ints:
-    """1 for each segment whose first token came of a chunk, 0 where it is a decode's."""
-    born = axis.position(segments["replica"], segments["first_step"])
-    computed = axis.position(chunks["replica"], chunks["step"])
-    steps = np.int64(len(axis) + 1)
-    found = np.isin(
-        segments["request"].to_numpy() * steps + born,
-        chunks["request"].to_numpy() * steps + computed,
-    )
-    return found.astype(np.int64)
+def _begins_with_no_decode(frames: Frames, axis: StepAxis) -> Ints:
+    """1 for each segment whose first token came of a chunk, its own or its parent's; 0 where it
+    is a decode's."""
+    segments, chunks, events = frames["segments"], frames["chunks"], frames["events"]
+    forks = events[events["event"] == Event.FORK]
+
+    def moments(rows: pd.DataFrame, step: str) -> pd.MultiIndex:
+        at = axis.position(rows["replica"], rows[step])
+        return pd.MultiIndex.from_arrays([rows["request"], rows["branch"], at])
+
+    begun = moments(chunks, "step").append(moments(forks, "step"))
+    return moments(segments, "first_step").isin(begun).astype(np.int64)
 
 
 def _find_rows(axis: StepAxis, steps: pd.DataFrame, happened: pd.DataFrame) -> Ints:
@@ -226,8 +246,11 @@ def _find_rows(axis: StepAxis, steps: pd.DataFrame, happened: pd.DataFrame) -> I
     return order[np.searchsorted(begins[order], at, side="right") - 1]
 
 
-def _sum_by_request(requests: list[pd.Series[Any]], tokens: list[pd.Series[Any]]) -> pd.Series[Any]:
-    summed: pd.Series[Any] = pd.concat(tokens).groupby(pd.concat(requests).to_numpy()).sum()
+def _sum_by_branch(*parts: tuple[pd.DataFrame, pd.Series[Any]]) -> pd.Series[Any]:
+    """Sums of the tokens that go with the rows of these tables, by request and branch."""
+    whose = pd.concat([rows[_BRANCH] for rows, _ in parts])
+    tokens = pd.concat([tokens for _, tokens in parts]).to_numpy()
+    summed: pd.Series[Any] = whose.assign(tokens=tokens).groupby(_BRANCH)["tokens"].sum()
     return summed
 
 
@@ -239,7 +262,8 @@ def _require_rows(holds: Any, rows: pd.DataFrame, message: str) -> None:
         raise AssertionError(f"{message}: {len(wrong)} rows, the first with {first}")
 
 
-_NAMING = ("id", "request", "replica", "step", "first_step")
+_BRANCH = ["request", "branch"]
+_NAMING = ("id", "request", "branch", "replica", "step", "first_step")
 """Columns that say which row is meant."""
 
 

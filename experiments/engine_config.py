@@ -149,10 +149,17 @@ class Engine(Section):
         Field(discriminator="kind"),
     ] = PagedCache()
     preemption: Recompute = Recompute()
+    parallel_sampling: Literal["requests", "fork"] = "requests"
+    """A request for n > 1 answers: n requests that arrive together and share through the prefix
+    cache, as in vLLM V1, or one that forks with its first token and shares all blocks, copied on
+    write; beam search forks in any case, and is refused with the former."""
+    beam_spread: Annotated[float, Field(ge=0, le=50)] = 1.0
+    """Standard deviation of the logits that beams draw for their candidates; the larger it is,
+    the more a beam's best one stands out, and the less beams replace each other."""
     loop: Literal["plain", "fast"] | None = None
     """How the simulator steps, with equal results: one event per step, or one per stretch of
     equal decisions. Null: fast, except that only plain knows static batching, contiguous
-    caches, and the policy priority of versions before 0.33."""
+    caches, forks, and the policy priority of versions before 0.33."""
     memory: Memory = Memory()
 
     @model_validator(mode="after")
@@ -175,6 +182,12 @@ class Engine(Section):
                 " are not shared",
                 at="enable_prefix_caching",
             )
+        if self.parallel_sampling == "fork" and self.kv_cache.kind == "contiguous":
+            refuse(
+                "found 'fork'; allowed with kv_cache.kind contiguous: 'requests', since pieces of"
+                " memory are not shared",
+                at="parallel_sampling",
+            )
         version = self.scheduler.version
         if self.watermark and not VERSIONS[version].has_watermark:
             refuse(f"vLLM {version} has no such option (since 0.24)", at="watermark")
@@ -192,4 +205,6 @@ class Engine(Section):
             return "scheduler.kind static"
         if self.kv_cache.kind == "contiguous":
             return "kv_cache.kind contiguous"
+        if self.parallel_sampling == "fork":
+            return "parallel_sampling fork"
         return None

@@ -30,7 +30,7 @@ def exits(*, stopped: str = "nothing was written") -> Iterator[None]:
         typer.echo(f"Stopped; {stopped}.", err=True)
         raise typer.Exit(STOPPED) from None
     except (ValueError, RuntimeError) as error:
-        if not isinstance(error, _user_errors()):
+        if not isinstance(error, user_errors()):
             raise
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(USER_ERROR) from None
@@ -50,7 +50,8 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _user_errors() -> tuple[type[Exception], ...]:
+def user_errors() -> tuple[type[Exception], ...]:
+    """Every error that is made for a user's eyes."""
     from calibrate.device import DeviceError
     from calibrate.memory import DoesNotFit
     from calibrate.model import ModelError

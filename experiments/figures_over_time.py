@@ -159,9 +159,8 @@ def _cut_time(frames: Frames) -> Windows:
 
 def _clock(windows: Windows) -> tuple[Floats, str]:
     """Middles of the windows since the first arrival, and their unit."""
-    since = windows.edges_ns - windows.edges_ns[0]
-    unit, unit_ns = style.choose_clock(float(since[-1]))
-    return (since[1:] + since[:-1]) / 2 / unit_ns, unit
+    unit, unit_ns = style.choose_clock(float(windows.edges_ns[-1] - windows.edges_ns[0]))
+    return windows.middles_ns / unit_ns, unit
 
 
 def _integrate(windows: Windows, steps: pd.DataFrame, values: Any) -> Floats:

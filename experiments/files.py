@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.errors import ResultError
+from traces.unfinished import unfinished
 
 
 @contextmanager
@@ -16,11 +16,8 @@ def complete(path: Path) -> Iterator[Path]:
 
     It ends as `path` does. Raises ResultError where the folder cannot be written.
     """
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        yield unfinished
-        unfinished.replace(path)
+        with unfinished(path) as temporary:
+            yield temporary
     except OSError as error:
         raise ResultError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        unfinished.unlink(missing_ok=True)

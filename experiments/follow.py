@@ -24,7 +24,7 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
     Raises ConfigError for an id that the trace does not have, and whatever a run raises.
     """
     from experiments.build import build_latency, build_simulation
-    from experiments.build_trace import build_trace, servable
+    from experiments.build_trace import build_trace
     from experiments.deployment import resolve
     from experiments.follower import Follower
     from experiments.story import Story
@@ -34,7 +34,7 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
 
     deployment = resolve(config)
     latency, trace = build_latency(deployment), build_trace(config)
-    check_id(request, [each.id for each in servable(trace)])
+    check_id(request, [each.id for each in trace])
     kv_cache = deployment.config.engine.kv_cache
     if kv_cache.kind != "paged":
         raise ConfigError(

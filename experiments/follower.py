@@ -10,13 +10,14 @@ from experiments.story import Story, blocks_in_words, count, draw_table, say_ret
 from sim.kv.paged import Paged
 from sim.kv.pool import FreeOrder
 from sim.kv.prefix import PrefixCached
-from sim.plan import Admission, Chunk, Departure, Plan, Takes
-from sim.request import Request, Sequence
+from sim.plan import Admission, Chunk, Departure, Fork, Plan, Takes
+from sim.request import BRANCHES, Request, Sequence
 from sim.scheduling.face import Scheduler
 
 
 class Follower:
-    """An observer of one replica that tells the story of one request, if it comes here.
+    """An observer of one replica that tells the story of one request, if it comes here; of its
+    first answer, where it asks for several.
 
     Decoding is told block by block for `detailed_steps` steps after each admission, and in
     one line from then on, until the request has left: then the story is complete.
@@ -55,7 +56,7 @@ class Follower:
     def arrived(
         self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
     ) -> None:
-        if sequence.id != self._request:
+        if request.id != self._request or sequence.index >= BRANCHES:
             return
         scheduler, kv = self._scheduler, self._kv
         self.sequence, self._undecided, self._story.arrival_ns = sequence, True, now_ns
@@ -117,6 +118,12 @@ class Follower:
             else:
                 assert self._wait is not None
                 self._go_on(replace(self._wait, at_ns=at_ns, first_step=step))
+
+    def forked(self, forks: list[Fork], now_ns: int) -> None:
+        children = [fork.child for fork in forks if fork.parent is self.sequence]
+        if children:
+            text = f"forks: {count(len(children), 'more answer')} from here on, sharing all blocks"
+            self._story.tell(text, at_ns=now_ns, style="bold")
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
         for at, departure in enumerate(departures):

@@ -35,7 +35,8 @@ class RooflineLatency(Clock):
 
 
 class LinearLatency(Clock):
-    """step = base + per_token x tokens + per_context_token x context."""
+    """step = base + per_token x tokens + per_context_token x context + per_copied_block x copied
+    blocks."""
 
     kind: Literal["linear"]
     base_ns: Duration
@@ -44,6 +45,8 @@ class LinearLatency(Clock):
     """nanoseconds for each scheduled token"""
     per_context_token_ns: Annotated[int, Field(ge=0, le=10**6)]
     """nanoseconds for each token of context, summed over the sequences"""
+    per_copied_block_ns: Annotated[int, Field(ge=0, le=10**9)] = 0
+    """nanoseconds for each KV block that is copied on write"""
 
     @model_validator(mode="after")
     def _check_time(self) -> LinearLatency:

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from dataclasses import replace
 
 from experiments.recorded import RecordedStep
-from sim.plan import Departure, Plan, Takes
+from sim.plan import Departure, Fork, Plan, Takes
 from sim.request import Request, Sequence
 from sim.scheduling.face import Scheduler
 
@@ -86,6 +86,10 @@ class Logbook:
                     blocks={id_: [next(gained[id_])] for id_, _, at in rows if at % size == 0},
                 )
             )
+
+    def forked(self, forks: list[Fork], now_ns: int) -> None:
+        for _, child in forks:
+            self._known_blocks[child] = len(child.blocks)
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
         scheduler, last = self.scheduler, self.steps[-1]

@@ -59,10 +59,11 @@ def read_latencies(requests: pd.DataFrame) -> pd.DataFrame:
     """TTFT, TPOT, E2E and queue time of each answered request, in ns.
 
     All as the user sees them: the front-end time that TTFT holds is in E2E too. An answer
-    of one token has no TPOT (NaN).
+    of one token has no TPOT (NaN). Several answers to a request are equally long, begin with
+    the first of them and end with the last.
     """
     decode_ns = requests["finish_ns"] - requests["first_token_ns"]
-    gaps = requests["output_tokens"] - 1
+    gaps = requests["output_tokens"] // requests["branches"] - 1
     return pd.DataFrame(
         {
             "ttft": requests["ttft_ns"],

@@ -9,8 +9,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from sim.plan import Departure, Plan, Takes
-from sim.request import Request, Sequence
+from sim.plan import Departure, Fork, Plan, Takes
+from sim.request import BRANCHES, Request, Sequence
 
 _BETWEEN_UPDATES_S = 0.1
 _NS_PER_S = 1e9
@@ -23,8 +23,11 @@ class ProgressBar:
     as many per simulated second as so far, but at least until `last_arrival_ns`.
     """
 
-    def __init__(self, console: Console, *, requests: int, last_arrival_ns: int) -> None:
+    def __init__(
+        self, console: Console, *, requests: int, last_arrival_ns: int, label: str = ""
+    ) -> None:
         self._progress = Progress(
+            *([TextColumn(label, markup=False)] if label else ()),
             TextColumn("simulated {task.completed:,.0f} s"),
             BarColumn(),
             TaskProgressColumn(),
@@ -67,8 +70,12 @@ class ProgressBar:
     def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
         """Nothing to show."""
 
+    def forked(self, forks: list[Fork], now_ns: int) -> None:
+        """Nothing to show."""
+
     def ended(self, departures: list[Departure], now_ns: int) -> None:
-        self._answered += len(departures)
+        # Of several answers to a request, the first one stands for it.
+        self._answered += sum(departure.sequence.index < BRANCHES for departure in departures)
         real_s = time.monotonic()
         if real_s - self._shown_s < _BETWEEN_UPDATES_S:
             return

@@ -108,6 +108,8 @@ def _values(field: Schema) -> list[str]:
         return ["a section"]
     if "items" in field:
         return [f"list of {' or '.join(_values(field['items'])).replace('a section', 'sections')}"]
+    if field.get("additionalProperties") is True:
+        return ["keys and values"]
     if "additionalProperties" in field:
         return [f"mapping to {' or '.join(_values(field['additionalProperties']))}"]
     if "anyOf" in field:

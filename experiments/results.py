@@ -22,6 +22,8 @@ from experiments.identity import read_versions
 from experiments.tables import TABLES, make_schema
 
 SUMMARY, CONFIG, FIGURES = "summary.json", "config.yaml", "figures"
+STUDY = "study.json"
+"""In the folder of a comparison, beside those of its runs."""
 _FILES = (SUMMARY, CONFIG, *(f"{table}.parquet" for table in TABLES))
 
 
@@ -55,6 +57,8 @@ class RunResult:
 def load_result(path: str | Path) -> RunResult:
     """Read what a run left in its folder. Raises ResultError where there is no such run."""
     path = Path(path)
+    if (path / STUDY).is_file():
+        raise ResultError(f"{path}: compares runs; allowed: one of those that its {STUDY} names")
     try:
         summary = json.loads((path / SUMMARY).read_text(encoding="utf-8"))
         config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))

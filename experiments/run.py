@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from experiments.exits import DIFFERENT, exits, make_app
 
 if TYPE_CHECKING:
     from experiments.config import Config
+    from experiments.simulate import Survey, Watcher
 
 
 def run(
@@ -34,64 +36,108 @@ def run(
         bool, typer.Option("--quiet", help="Print nothing but the result's folder.")
     ] = False,
 ) -> None:
-    """Simulate the run that a config describes, and keep tables, figures and summary."""
+    """Simulate the run that a config describes, or each of its variants, and keep tables, figures
+    and summaries. --set comes before what a variant replaces."""
     with exits():
         # Not before: `--help` should not wait for pandas.
-        from rich.console import Console
+        from experiments.config import parse_config, read_source
+        from experiments.variants import read_variants
 
-        from experiments.config import load_config
-        from experiments.progress import ProgressBar
+        source = read_source(config, overrides=overrides or ())
+        description, variants = parse_config(source.values, source=source), read_variants(source)
+    if variants:
+        folder = _compare(description.name, variants, out=out, force=force, quiet=quiet)
+    else:
+        folder = _run(description, out=out, force=force, quiet=quiet)
+    if verify:
+        with exits(stopped=f"not verified, but the result is in {folder}"):
+            sys.stdout.flush()
+            _verify(variants or {"": description})
+
+
+def _run(config: Config, *, out: Path, force: bool, quiet: bool) -> Path:
+    """Simulate and show one config; returns the folder of the result."""
+    with exits():
         from experiments.screen import show
-        from experiments.simulate import Survey, simulate
+        from experiments.simulate import simulate
         from experiments.terminal import open_screen
 
-        errors = Console(stderr=True, quiet=quiet)
-
-        def watch(survey: Survey) -> ProgressBar:
-            return ProgressBar(
-                errors, requests=survey.requests, last_arrival_ns=survey.last_arrival_ns
-            )
-
-        description = load_config(config, overrides=overrides or ())
-        outcome = simulate(
-            description,
-            out=out,
-            force=force,
-            watch=watch if errors.is_terminal and not quiet else None,
-        )
+        outcome = simulate(config, out=out, force=force, watch=_watch("", quiet=quiet))
     with exits(stopped=f"the result is in {outcome.result.path}"):
         if quiet:
             typer.echo(outcome.result.path)
+            return outcome.result.path
+        screen = open_screen()
+        show(outcome.result.summary, screen, folder=outcome.result.path)
+        for note in outcome.result.summary["run"]["notes"]:
+            screen.print(f"Note: {note}", style="yellow", highlight=False)
+        if outcome.reused:
+            screen.print("This run was made before; --force makes it again.", style="yellow")
+    return outcome.result.path
+
+
+def _compare(
+    name: str, variants: Mapping[str, Config], *, out: Path, force: bool, quiet: bool
+) -> Path:
+    """Simulate all variants and show how they compare; returns the folder of the comparison."""
+    with exits(stopped="no comparison was written; runs that were finished are kept"):
+        from experiments.study import run_study
+        from experiments.study_screen import show_study
+        from experiments.terminal import open_screen
+
+        labels = {each: f"{each} ({at} of {len(variants)}):" for at, each in enumerate(variants, 1)}
+        study = run_study(
+            name,
+            variants,
+            out=out,
+            force=force,
+            watch=lambda variant: _watch(labels[variant], quiet=quiet),
+        )
+    with exits(stopped=f"the comparison is in {study.path}"):
+        if quiet:
+            typer.echo(study.path)
         else:
-            screen = open_screen()
-            show(outcome.result.summary, screen, folder=outcome.result.path)
-            for note in outcome.result.summary["run"]["notes"]:
-                screen.print(f"Note: {note}", style="yellow", highlight=False)
-            if outcome.reused:
-                screen.print("This run was made before; --force makes it again.", style="yellow")
-    if verify:
-        with exits(stopped=f"not verified, but the result is in {outcome.result.path}"):
-            sys.stdout.flush()
-            _verify(description)
+            show_study(study, open_screen())
+    return study.path
 
 
-def _verify(config: Config) -> None:
-    """Say on stderr whether both loops agree; exit code 1 where they do not."""
-    if config.engine.only_plain is not None:
-        what = config.engine.only_plain
-        typer.echo(f"Nothing to verify: {what} is always run step by step.", err=True)
-        return
+def _watch(label: str, *, quiet: bool) -> Callable[[Survey], Watcher] | None:
+    """What makes a progress bar; None where nobody looks."""
+    from rich.console import Console
+
+    from experiments.progress import ProgressBar
+
+    errors = Console(stderr=True, quiet=quiet)
+    if quiet or not errors.is_terminal:
+        return None
+    return lambda survey: ProgressBar(
+        errors, requests=survey.requests, last_arrival_ns=survey.last_arrival_ns, label=label
+    )
+
+
+def _verify(configs: Mapping[str, Config]) -> None:
+    """Say of each on stderr whether both loops agree; exit code 1 where some do not."""
     from experiments.verify import verify
 
-    result = verify(config)
-    if result.difference is not None:
-        typer.echo(f"The loops differ: {result.difference}", err=True)
+    different = False
+    for name, config in configs.items():
+        whose, only_plain = f"{name}: " if name else "", config.engine.only_plain
+        if only_plain is not None:
+            said = f"Nothing to verify: {only_plain} is always run step by step."
+            typer.echo(f"{whose}{said}", err=True)
+            continue
+        result = verify(config)
+        if result.difference is not None:
+            typer.echo(f"{whose}The loops differ: {result.difference}", err=True)
+            different = True
+            continue
+        typer.echo(
+            f"{whose}Verified: {result.steps:,} steps run one by one leave behind what"
+            f" {result.fast_decisions:,} decisions did.",
+            err=True,
+        )
+    if different:
         raise typer.Exit(DIFFERENT)
-    typer.echo(
-        f"Verified: {result.steps:,} steps run one by one leave behind what"
-        f" {result.fast_decisions:,} decisions did.",
-        err=True,
-    )
 
 
 main = make_app(run)

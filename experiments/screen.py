@@ -35,7 +35,7 @@ def show(
     parts: list[RenderableType] = [
         _say_headline(summary["about"]),
         Text(_count(summary), style="dim"),
-        *(Text(f"! {note}", style="yellow") for note in _list_losses(summary["counts"])),
+        *(Text(f"! {note}", style="yellow") for note in list_losses(summary["counts"])),
         "",
         _tabulate_latencies(summary["latency_ms"]),
         "",
@@ -91,7 +91,7 @@ def _count(summary: dict[str, Any]) -> str:
     return said
 
 
-def _list_losses(counts: dict[str, Any]) -> list[str]:
+def list_losses(counts: dict[str, Any]) -> list[str]:
     """Everything that was dropped, clipped, refused or done twice."""
     lines = [f"{n:,} rejected: {reason}" for reason, n in counts["rejected_for"].items()]
     if counts["clipped_answers"]:

@@ -19,6 +19,7 @@ class Section(BaseModel):
         extra="forbid",
         allow_inf_nan=False,
         use_attribute_docstrings=True,
+        defer_build=True,
     )
 
     @model_validator(mode="before")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from calibrate.step_model import StepModel
 from calibrate.steptime import StepTime
 from experiments.build import Simulation, build_latency, build_simulation, build_work
-from experiments.build_trace import build_trace, servable
+from experiments.build_trace import build_trace
 from experiments.config import Config
 from experiments.context import Context, Frames
 from experiments.deployment import Deployment, resolve
@@ -69,9 +69,7 @@ def simulate(
         notes = list(deployment.notes)
         if trace.shifted_by is not None:
             notes.append(f"arrivals count from the first request, at {trace.shifted_by}")
-        beyond = getattr(latency, "notes", Counter())  # known once the run is over
-        notes += [f"latency: {what}: {count:,}" for what, count in beyond.items()]
-        notes += _describe_table(latency, frames)
+        notes += _describe_clock(latency, frames)
         run = {"id": run_id, "versions": read_versions(), "notes": notes}
         summary = {"run": run, **summarize(frames, context)}
         draft.write_tables(frames, config=context["config"])
@@ -85,8 +83,10 @@ def simulate(
     return Outcome(load_result(draft.final), reused=False)
 
 
-def _describe_table(latency: LatencyModel, frames: Frames) -> list[str]:
-    """What a latency table does not know, and where the run left what it does."""
+def _describe_clock(latency: LatencyModel, frames: Frames) -> list[str]:
+    """What a measured clock does not know, and where the run, now over, left what it does."""
+    if isinstance(latency, StepModel):
+        return [f"latency: {what}: {n:,}" for what, n in latency.notes.items()]
     if not isinstance(latency, StepTime):
         return []
     steps, chunks = (
@@ -102,7 +102,7 @@ def _describe_table(latency: LatencyModel, frames: Frames) -> list[str]:
 
 def _survey(trace: Trace) -> Survey:
     requests, last_arrival_ns = 0, 0
-    for request in servable(trace):
+    for request in trace:
         requests += 1
         last_arrival_ns = request.arrival_ns
     return Survey(requests, last_arrival_ns)

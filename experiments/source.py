@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -53,28 +54,42 @@ class Source:
     def override(self, assignment: str) -> None:
         """Set one value: `a.b=v`, v in YAML. Raises ConfigError where that cannot be done."""
         dotted, equals, text = assignment.partition("=")
-        names = dotted.strip().split(".")
+        names = tuple(dotted.strip().split("."))
         if not equals or not all(names):
             raise ConfigError(f"--set {assignment}: allowed: KEY=VALUE, as in engine.block_size=32")
         try:
             value = yaml.load(text, _Loader)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {assignment}: the value is not YAML: {error}") from None
-        at: Any = self.values
-        keys: Keys = ()
-        for name in names:
-            try:
-                key = _key(at, name)
-            except TypeError as error:
-                within = ".".join(map(str, keys))
-                raise ConfigError(f"--set {assignment}: {within} is {error}") from None
-            keys = (*keys, key)
-            if len(keys) == len(names):
-                at[key] = value
-            elif isinstance(at, dict) and at.get(key) is None:
-                at[key] = {}
-            at = at[key]
-        self._overrides[keys] = f"--set {assignment}"
+        self._assign(names, value, said=f"--set {assignment}", place=f"--set {assignment}")
+
+    def vary(self, section: Keys) -> Source:
+        """A copy in which what stands in `section`, nested or dotted, replaces what it names.
+
+        Sections are merged key by key, except that one which says another `kind` than before
+        takes the place of the whole section. Raises ConfigError where that cannot be done, or
+        nothing is named.
+        """
+        overrides: Any = self.values
+        for key in section:
+            overrides = overrides[key]
+        varied = copy(self)
+        varied.values = deepcopy(self.values)
+        varied._overrides = dict(self._overrides)
+        stated: dict[Keys, str] = {}
+        for keys, names, value in _leaves(overrides, self.values):
+            place = self.place((*section, *keys))
+            said = f"{place}: {'.'.join(map(str, names))}"
+            for earlier, where in stated.items():
+                if earlier[: len(names)] == names[: len(earlier)]:
+                    raise ConfigError(f"{said}: given twice, also at {where}")
+            stated[names] = place
+            varied._assign(names, deepcopy(value), said=said, place=place)
+        if not stated:
+            example = "{engine: {kv_cache: paged}}"
+            found = f"found {shown(overrides)}; allowed: what it replaces, as in {example}"
+            raise ConfigError(f"{self.place(section)}: {found}")
+        return varied
 
     def place(self, path: Keys) -> str:
         """Where a value, or else the nearest thing around it, was written."""
@@ -84,6 +99,23 @@ class Source:
             if path[:end] in self._lines:
                 return f"{self.path}:{self._lines[path[:end]]}"
         return self.path
+
+    def _assign(self, names: Keys, value: object, *, said: str, place: str) -> None:
+        """Set the value that these names lead to; errors begin with `said`."""
+        at: Any = self.values
+        keys: Keys = ()
+        for name in names:
+            try:
+                key = _key(at, name)
+            except TypeError as error:
+                raise ConfigError(f"{said}: {'.'.join(map(str, keys))} is {error}") from None
+            keys = (*keys, key)
+            if len(keys) == len(names):
+                at[key] = value
+            elif isinstance(at, dict) and at.get(key) is None:
+                at[key] = {}
+            at = at[key]
+        self._overrides[keys] = place
 
     def _read(self) -> str:
         try:
@@ -113,7 +145,7 @@ class Source:
             self._walk(value, here)
 
 
-def _key(inside: object, name: str) -> str | int:
+def _key(inside: object, name: str | int) -> str | int:
     """What a name on the command line means there: items of lists count from 0.
 
     Raises TypeError, saying what is there, where nothing can have this name.
@@ -122,6 +154,40 @@ def _key(inside: object, name: str) -> str | int:
         return name
     if not isinstance(inside, list):
         raise TypeError(f"{shown(inside)}, not a section")
-    if not (name.isascii() and name.isdigit() and int(name) < len(inside)):
+    text = str(name)
+    if not (text.isascii() and text.isdigit() and int(text) < len(inside)):
         raise TypeError(f"a list of {len(inside)}, whose items count from 0; found {name!r}")
     return int(name)
+
+
+def _leaves(overrides: Any, base: Any) -> Iterator[tuple[Keys, Keys, Any]]:
+    """(keys as written, names from the root, value) of everything that is to be replaced."""
+    for key, value in overrides.items():
+        names = tuple(str(key).split("."))
+        yield from _leaves_within((key,), names, value, _follow(base, names))
+
+
+def _leaves_within(
+    keys: Keys, names: Keys, value: Any, base: Any
+) -> Iterator[tuple[Keys, Keys, Any]]:
+    if not _is_merged(value, base):
+        yield keys, names, value
+        return
+    for key, inner in value.items():
+        yield from _leaves_within((*keys, key), (*names, key), inner, base.get(key))
+
+
+def _is_merged(value: Any, base: Any) -> bool:
+    if not (isinstance(value, dict) and isinstance(base, dict)):
+        return False
+    return "kind" not in value or value["kind"] == base.get("kind")
+
+
+def _follow(base: Any, names: Keys) -> Any:
+    """What is there; None where nothing is."""
+    for name in names:
+        try:
+            base = base[_key(base, name)]
+        except (TypeError, KeyError):
+            return None
+    return base

@@ -9,7 +9,7 @@ from sim.plan import Limit
 from sim.record import COLUMNS, Records
 from sim.rows import Event
 
-RESULT_SCHEMA = 1
+RESULT_SCHEMA = 2
 """To be raised whenever tables or summary change their meaning; part of every run id."""
 
 _TEXT = {"requests": ("id", "tenant", "session")}
@@ -31,6 +31,8 @@ _UNITS_BY_ENDING = {
 }
 _UNITS = {
     "request": "index in order of arrival",
+    "branch": "index within the request",
+    "branches": "answers",
     "replica": "index",
     "step": "index on its replica",
     "first_step": "index on its replica",

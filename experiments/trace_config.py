@@ -8,8 +8,7 @@ from pydantic import Field, model_validator
 
 from experiments.engine_config import Count
 from experiments.section import Section, refuse
-from traces.sessions import ANSWER_NS_PER_TOKEN
-from traces.sharegpt import THINK_S
+from traces.sessions import ANSWER_NS_PER_TOKEN, THINK_S
 from traces.text import CHARACTERS_PER_TOKEN
 
 FilePath = Annotated[str, Field(min_length=1)]
@@ -55,8 +54,7 @@ class AzureTrace(TimedFile):
     kind: Literal["azure"]
     path: FilePath = Field(
         description="a CSV file with the header TIMESTAMP,ContextTokens,GeneratedTokens, named"
-        " with --set trace.path=FILE; AzureLLMInferenceTrace_conv.csv is at"
-        " https://github.com/Azure/AzurePublicDataset/tree/master/data"
+        " with --set trace.path=FILE; `pagesim trace fetch azure-2023-conv` fetches one"
     )
 
 
@@ -66,8 +64,7 @@ class LengthsTrace(TimelessFile):
     kind: Literal["lengths"]
     path: FilePath = Field(
         description="a CSV file with the header TIMESTAMP,ContextTokens,GeneratedTokens and the"
-        " stamp XXX; sharegpt.csv is at"
-        " https://github.com/efeslab/Nanoflow/tree/main/datasets/traces"
+        " stamp XXX; `pagesim trace fetch sharegpt-lengths` fetches one"
     )
 
 
@@ -77,8 +74,8 @@ class MooncakeTrace(TimedFile, TimelessFile):
     kind: Literal["mooncake"]
     path: FilePath = Field(
         description="a JSON lines file (also .gz) with timestamp, input_length, output_length"
-        " and hash_ids, named with --set trace.path=FILE; conversation_trace.jsonl is at"
-        " https://github.com/kvcache-ai/Mooncake/tree/main/FAST25-release/traces"
+        " and hash_ids, named with --set trace.path=FILE;"
+        " `pagesim trace fetch mooncake-conversation` fetches one"
     )
     block_tokens: Count = 512
     """Prompt tokens per hash id."""
@@ -97,8 +94,7 @@ class BailianTrace(TimedFile):
     kind: Literal["bailian"]
     path: FilePath = Field(
         description="a JSON lines file with chat_id, parent_chat_id, timestamp, input_length,"
-        " output_length and hash_ids; they are at"
-        " https://github.com/alibaba-edu/qwen-bailian-usagetraces-anon"
+        " output_length and hash_ids; `pagesim trace fetch qwen-bailian-a` fetches one"
     )
     block_tokens: Count = 16
     """Prompt tokens per hash id."""
@@ -112,7 +108,7 @@ class BurstGptTrace(TimedFile):
     kind: Literal["burstgpt"]
     path: FilePath = Field(
         description="a CSV file with Timestamp, Model, Request tokens, Response tokens and"
-        " Log Type; they are at https://github.com/HPMLL/BurstGPT"
+        " Log Type; `pagesim trace fetch burstgpt-1` fetches one"
     )
     model: Name | None = None
     """Only requests to this model (ChatGPT or GPT-4); null: all"""

@@ -65,7 +65,11 @@ def _is_there(dataset: Dataset, path: Path) -> bool:
 
     if not path.exists():
         return False
-    found = checksum(path)
+    try:
+        found = checksum(path)
+    except OSError as error:
+        allowed = "a file that can be read, or none (fetch elsewhere with --to DIR)"
+        raise ConfigError(f"{path}: {error.strerror}; allowed: {allowed}") from None
     if found != dataset.sha256:
         raise ConfigError(
             f"{path}: there is a file with sha256 {found}; allowed: {dataset.sha256}, or none"

@@ -140,7 +140,7 @@ def _draw_gaps(axes: Axes, arrival_ns: Int64, *, cv: float | None) -> None:
     )
     axes.xaxis.set_major_locator(LogLocator(10, numticks=8))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda ms, _: say_time(ms)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share * 100:g} %"))
+    axes.yaxis.set_major_formatter(FuncFormatter(_say_tick))
 
 
 def _draw_lengths(axes: Axes, statistics: Statistics, columns: Columns) -> None:
@@ -156,7 +156,7 @@ def _draw_lengths(axes: Axes, statistics: Statistics, columns: Columns) -> None:
         axes.axvline(spread.p50, color=colour, linewidth=1.2)
     axes.set(title="lengths", ylabel="share of requests", xlabel="tokens", xscale="log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:,.0f}"))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: say_share(share)))
+    axes.yaxis.set_major_formatter(FuncFormatter(_say_tick))
     style.list_above(axes)
 
 
@@ -181,8 +181,13 @@ def _draw_hits(axes: Axes, columns: Columns, statistics: Statistics) -> None:
         ylim=(0, 1),
         xlim=(0, x[-1]),
     )
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: say_share(share)))
+    axes.yaxis.set_major_formatter(FuncFormatter(_say_tick))
     style.list_above(axes)
+
+
+def _say_tick(share: float, _: int) -> str:
+    """Not rounded, or a tick at 2.5 % would be called 2 %."""
+    return f"{share * 100:g} %"
 
 
 def _divide(part: Floats, whole: Floats) -> Floats:

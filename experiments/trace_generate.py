@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from experiments.config import Config
     from sim.request import Request
 
-_PIPE_COLUMNS = 100
 _ENDINGS = (".jsonl", ".jsonl.gz")
 _DEFAULT_REQUESTS = 1000
 
@@ -47,8 +45,6 @@ def generate(
     with exits():
         import time
 
-        from rich.console import Console
-
         from experiments.build_trace import build_trace
         from experiments.errors import ConfigError
 
@@ -62,16 +58,28 @@ def generate(
         except OSError as error:
             raise ConfigError(f"--out {out}: cannot be written ({error.strerror})") from None
         took_s = time.perf_counter() - started_s
-        screen = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
-        screen.print(seen.tabulate())
-        for what, number in trace.notes.items():
-            screen.print(f"! {what}: {number:,}", style="yellow", highlight=False, markup=False)
-        requests = len(seen.arrivals_ns)
-        speed = f"{requests:,} requests in {took_s:.1f} s, {requests / took_s:,.0f} a second"
-        screen.print(speed, style="dim", highlight=False)
-        screen.print(f"written: [bold cyan]{out}[/]", highlight=False, soft_wrap=True)
-        hint = f"replay it with trace: {{kind: native, path: {out}}}"
-        screen.print(hint, style="dim", highlight=False, markup=False, soft_wrap=True)
+        _show(seen, trace.notes, out=out, took_s=took_s)
+
+
+def _show(seen: _Seen, notes: Mapping[str, int], *, out: Path, took_s: float) -> None:
+    import yaml
+    from rich.text import Text
+
+    from experiments.terminal import open_screen
+
+    screen = open_screen()
+    screen.print(seen.tabulate())
+    for what, number in notes.items():
+        screen.print(Text(f"! {what}: {number:,}", "yellow"))
+    requests = len(seen.arrivals_ns)
+    speed = f"{requests:,} requests in {took_s:.1f} s, {requests / took_s:,.0f} a second"
+    screen.print(Text(speed, "dim"))
+    screen.print(Text.assemble("written: ", (str(out), "bold cyan")), soft_wrap=True)
+    section = {"kind": "native", "path": str(out)}
+    flow = yaml.safe_dump(
+        section, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6
+    )
+    screen.print(Text(f"replay it with trace: {flow.strip()}", "dim"), soft_wrap=True)
 
 
 def _check_output(out: Path, *, force: bool) -> None:
@@ -106,23 +114,11 @@ def _load(path: Path | None, overrides: Iterable[str]) -> Config:
 
 
 def _write(out: Path, requests: Iterable[Request], config: Config) -> None:
-    """With a bar, or a count where nobody knows the end, on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
+    from experiments.terminal import count_aloud
     from traces.native import write_trace
 
-    errors = Console(stderr=True)
     total = None if config.transforms else getattr(config.trace, "requests", None)
-    watched = track(
-        requests,
-        description=f"writing {out.name}",
-        total=total,
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    )
-    write_trace(out, watched)
+    write_trace(out, count_aloud(requests, f"writing {out.name}", total=total))
 
 
 class _Seen:
@@ -142,15 +138,13 @@ class _Seen:
 
     def tabulate(self) -> Table:
         import numpy as np
-        from rich import box
-        from rich.table import Table
 
+        from experiments.screen import make_table
         from experiments.words import say_count, say_time
 
         gaps_s = np.diff(np.array(self.arrivals_ns)) / 1e9
         span_s = float(gaps_s.sum())
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
-        table.add_column(f"{len(self.arrivals_ns):,} requests in {span_s:,.1f} s", no_wrap=True)
+        table = make_table(f"{len(self.arrivals_ns):,} requests in {span_s:,.1f} s")
         for column in ("mean", "CV", "p50", "p99", "max"):
             table.add_column(column, justify="right")
         columns = (

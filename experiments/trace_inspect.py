@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +11,8 @@ import typer
 from experiments.exits import exits, make_app
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from experiments.config import Config
     from traces.schema import Trace
-    from traces.statistics import Columns
 
 _CONFIGS = (".yaml", ".yml")
 
@@ -26,6 +25,14 @@ def inspect(
     kind: Annotated[
         str, typer.Option(help="The file's format; auto: as its first line shows.")
     ] = "auto",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="How to read it, as a config says it: trace.jitter_grid_ms=3000.",
+        ),
+    ] = None,
     json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the numbers there.")
     ] = None,
@@ -40,17 +47,16 @@ def inspect(
     with exits():
         from dataclasses import asdict
 
-        from rich.console import Console
         from rich.text import Text
 
         from experiments.files import complete
-        from experiments.terminal import open_screen
+        from experiments.terminal import count_aloud, open_screen
         from experiments.trace_screen import show_trace
-        from traces.statistics import describe
+        from traces.statistics import describe, read_columns
 
         _check_outputs(json, figure)
-        trace, form = _open(file, kind)
-        columns = _read(trace, Console(stderr=True))
+        trace, form = _open(file, kind, overrides or ())
+        columns = read_columns(count_aloud(trace, f"reading {trace.name}"))
         statistics = describe(trace, columns, block_size=block_size)
         if json is not None:
             _write_json(json, {"format": form, **asdict(statistics)})
@@ -66,26 +72,45 @@ def inspect(
                 screen.print(Text.assemble("written: ", (str(path), "bold cyan")), soft_wrap=True)
 
 
-def _open(file: Path, kind: str) -> tuple[Trace, str]:
+def _open(file: Path, kind: str, overrides: Iterable[str]) -> tuple[Trace, str]:
     """The trace, and how its format is called."""
+    from experiments.build_trace import build_trace
+    from experiments.config import load_config
     from experiments.errors import ConfigError
-    from traces.reader import FORMATS, open_trace
 
     if file.suffix in _CONFIGS:
-        from experiments.build_trace import build_trace
-        from experiments.config import load_config
-
         if kind != "auto":
             raise ConfigError(f"--kind {kind}: {file} is a config, which says the kind itself")
-        config = load_config(file)
+        config = load_config(file, overrides=overrides)
         return build_trace(config), f"{config.trace.kind}, as {file} describes it"
-    try:
-        trace = open_trace(file, kind=kind)
-    except ValueError as error:
-        if kind == "auto" or kind in FORMATS:
-            raise
-        raise ConfigError(f"--kind: {error}") from None
-    return trace, trace.kind
+    config = _describe(file, kind, overrides)
+    form: str = config.trace.kind
+    if getattr(config.trace, "at_once", False):
+        form += ", which has no arrival times: all at once (trace.arrivals_per_second=N spreads it)"
+    return build_trace(config), form
+
+
+def _describe(file: Path, kind: str, overrides: Iterable[str]) -> Config:
+    """A config of this file: the section of its kind, and what the command line adds."""
+    from experiments.config import parse_config
+    from experiments.errors import ConfigError
+    from experiments.source import Source
+    from traces.file import TraceFile
+    from traces.reader import FORMATS, lacks_times, recognise
+
+    if kind == "auto":
+        kind = recognise(TraceFile(file))
+    if kind not in FORMATS:
+        raise ConfigError(f"--kind {kind}: allowed: auto, {', '.join(FORMATS)}")
+    # The file stands where a config would, which has no lines here to point at.
+    source = Source(file, text="{}")
+    trace: dict[str, object] = {"kind": kind, "path": str(file)}
+    source.values["trace"] = trace
+    for assignment in overrides:
+        source.override(assignment)
+    if lacks_times(kind) and "arrivals_per_second" not in trace:
+        trace.setdefault("at_once", True)
+    return parse_config(source.values, source=source)
 
 
 def _check_outputs(json: Path | None, figure: Path | None) -> None:
@@ -106,22 +131,6 @@ def _write_json(path: Path, content: dict[str, object]) -> None:
 
     with complete(path) as unfinished:
         unfinished.write_text(dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _read(trace: Trace, errors: Console) -> Columns:
-    """One pass, with a count of requests on a terminal."""
-    from rich.progress import track
-
-    from traces.statistics import read_columns
-
-    watched = track(
-        trace,
-        description=f"reading {trace.name}",
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    )
-    return read_columns(watched)
 
 
 main = make_app(inspect)

@@ -23,20 +23,31 @@ def show_trace(statistics: Statistics, console: Console, *, form: str) -> None:
         "",
         _tabulate_lengths(statistics),
         "",
-        _tabulate_arrivals(arrivals),
-        *map(Text, _say_stamps(statistics.requests, arrivals)),
-        *(Text(f"! {doubt}", style="yellow") for doubt in _doubt(arrivals)),
-        "",
+        *_show_arrivals(statistics.requests, arrivals),
         *_say_sharing(statistics.sharing),
         *_say_people(statistics),
     ]
     console.print(Group(*parts))
 
 
+def _show_arrivals(requests: int, arrivals: Arrivals) -> list[RenderableType]:
+    """Nothing of arrivals that are all one."""
+    if arrivals.requests_per_s is None:
+        return []
+    return [
+        _tabulate_arrivals(arrivals),
+        *map(Text, _say_stamps(requests, arrivals)),
+        *(Text(f"! {doubt}", style="yellow") for doubt in _doubt(arrivals)),
+        "",
+    ]
+
+
 def _count(statistics: Statistics) -> str:
     arrivals = statistics.arrivals
-    said = f"{statistics.requests:,} requests"
-    if arrivals.requests_per_s is None:
+    said = f"{statistics.requests:,} request" + "s" * (statistics.requests > 1)
+    if statistics.requests == 1:
+        said += ": there is no rate to speak of"
+    elif arrivals.requests_per_s is None:
         said += ", all at one instant: there are no arrival times to speak of"
     else:
         tokens = statistics.prompt_tokens.total, statistics.output_tokens.total

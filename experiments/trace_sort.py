@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -51,7 +52,7 @@ def sort(
     said = f"{done.rows:,} rows in {out}, {done.moved:,} of them moved up"
     if done.blank:
         said += f"; {done.blank:,} blank lines dropped"
-    typer.echo(f"{said}. Run it with --set trace.path={out}")
+    typer.echo(f"{said}. Run it with --set trace.path={quote(str(out))}")
 
 
 main = make_app(sort)

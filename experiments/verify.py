@@ -15,7 +15,7 @@ from itertools import zip_longest
 import numpy as np
 
 from experiments.build import Simulation, build_latency, build_simulation
-from experiments.build_trace import build_trace, servable
+from experiments.build_trace import build_trace
 from experiments.config import Config
 from experiments.deployment import resolve
 from sim.plan import Departure, Plan
@@ -42,6 +42,8 @@ class BlockTrail:
         for admission in plan.admitted:
             sequence = admission.sequence
             self.entries.append((now_ns, "admitted", sequence.index, _checksum(sequence.blocks)))
+
+    def forked(self, *_: object) -> None: ...
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
         self._note(now_ns, "finished", departures)
@@ -84,7 +86,7 @@ def serve(config: Config, loop: str, trail: BlockTrail) -> Simulation:
     engine = config.engine.model_copy(update={"loop": loop})
     deployment = resolve(config.model_copy(update={"engine": engine}))
     simulation = build_simulation(deployment, latency=build_latency(deployment), observers=[trail])
-    simulation.serve(servable(build_trace(config)))
+    simulation.serve(build_trace(config))
     return simulation
 
 

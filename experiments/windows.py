@@ -23,6 +23,13 @@ class Windows:
     def length_ns(self) -> float:
         return float(self.edges_ns[1] - self.edges_ns[0])
 
+    @property
+    def middles_ns(self) -> Floats:
+        """Of the windows, since the start of the first one."""
+        since = self.edges_ns - self.edges_ns[0]
+        middles: Floats = (since[1:] + since[:-1]) / 2
+        return middles
+
     def integrate_rows(self, steps: pd.DataFrame, first: Floats, last: Floats) -> Floats:
         """Integral over each window of a quantity that goes straight from `first` to `last`
         within each row of `steps` and is 0 where no step runs; replicas are added up."""

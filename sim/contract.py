@@ -22,7 +22,7 @@ from sim.executor import Simulated
 from sim.kv.cache import ForkingCache, KVCache
 from sim.kv.prefix import PrefixCached
 from sim.latency import LatencyModel, Linear
-from sim.plan import Chunk, DecodeList, Departure, Plan, Takes
+from sim.plan import Chunk, DecodeList, Departure, Fork, Plan, Takes
 from sim.record import Records
 from sim.recorder import Recorder
 from sim.request import Request, Sequence
@@ -69,7 +69,7 @@ def check_kv_cache(make: Callable[[], KVCache], *, seed: int = 0, rounds: int = 
     rng = random.Random(seed)
     kv = make()
     memory = _Memory(kv)
-    free, forks = kv.free_blocks, hasattr(kv, "fork")
+    free, size, forks = kv.free_blocks, kv.block_size, hasattr(kv, "fork")
     inside: dict[Sequence, list[Token]] = {}
     for index in range(rounds):
         action = rng.random()
@@ -103,6 +103,13 @@ def check_kv_cache(make: Callable[[], KVCache], *, seed: int = 0, rounds: int = 
             assert departure.blocks or not departure.computed
             assert sequence.blocks == []
             del inside[sequence]
+            others = {block for other in inside for block in other.blocks}
+            left = [
+                min(size, departure.computed - at * size)
+                for at, block in enumerate(departure.blocks)
+                if block in others
+            ]
+            assert departure.shared_tokens == sum(left), "tokens that others hold are miscounted"
         kv.check()
         for sequence, tokens in inside.items():
             memory.read(sequence, tokens)
@@ -219,6 +226,8 @@ class _PlanWatch:
             self._scheduler.kv.translate(sequence, sequence.computed - 1)
 
     def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None: ...
+
+    def forked(self, forks: list[Fork], now_ns: int) -> None: ...
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
         for departure in departures:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from itertools import accumulate
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import simpy
 
+from sim.branching import Branching, Separately
 from sim.executor import Executor
 from sim.latency import LONGEST_STRETCH
 from sim.moment import Kind, Moment
-from sim.plan import NO_TAKES, Departure, Plan, Takes
+from sim.plan import NO_TAKES, Departure, Fork, Plan, Takes
 from sim.request import Request, Sequence
-from sim.scheduling.face import Scheduler
+from sim.scheduling.face import ForkingScheduler, Scheduler
 from sim.world import World
 
 MOST_PREEMPTIONS = 10_000
@@ -38,8 +39,12 @@ class Observer(Protocol):
         after the first step; nothing was let go yet."""
         ...
 
+    def forked(self, forks: list[Fork], now_ns: int) -> None:
+        """These sequences have begun, each with a token of the step that just ran."""
+        ...
+
     def ended(self, departures: list[Departure], now_ns: int) -> None:
-        """These answers are complete, and their blocks free."""
+        """These answers are complete, or given up, and their blocks free."""
         ...
 
 
@@ -60,6 +65,7 @@ class Engine:
         executor: Executor,
         world: World,
         observers: list[Observer],
+        branching: Branching | None = None,
         replica: int = 0,
     ) -> None:
         self.scheduler = scheduler
@@ -69,11 +75,12 @@ class Engine:
         self.events = 0
         """SimPy events that this engine cost, those of arrivals aside."""
         self.outstanding = 0
-        """Requests accepted and not yet answered: what a router may read."""
+        """Answers that requests accepted here still wait for: what a router may read."""
         self._env = env
         self._executor = executor
         self._world = world
         self._observers = observers
+        self._branching = branching or Separately()
         self._awake = False
         self._stretch: _Stretch | None = None
         self._stretch_end: Moment | None = None
@@ -81,17 +88,18 @@ class Engine:
     def submit(self, request: Request, *, index: int) -> None:
         """A request arrives now, as the index-th of the trace."""
         now_ns = int(self._env.now)
-        sequence = Sequence.of(request, index=index)
-        reason = self._world.refusal(sequence)
+        sequences = self._branching.arriving(request, index=index)
+        reason = self._world.refusal(sequences[0]) or self._branching.refusal(request)
         if reason is not None:
             for observer in self._observers:
                 observer.refused(request, reason, now_ns)
             return
-        self.outstanding += 1
-        answer_tokens = self._world.expect(sequence, request.output_tokens)
-        self.scheduler.add(sequence)
-        for observer in self._observers:
-            observer.arrived(sequence, request, answer_tokens, now_ns)
+        for sequence in sequences:
+            self.outstanding += sequence.width
+            answer_tokens = self._world.expect(sequence, request.output_tokens)
+            self.scheduler.add(sequence)
+            for observer in self._observers:
+                observer.arrived(sequence, request, answer_tokens, now_ns)
         if not self._awake:
             self._awake = True
             self.events += 1
@@ -155,8 +163,14 @@ class Engine:
         takes = self.scheduler.extend_by(plan, k) if k > 1 else NO_TAKES
         for observer in self._observers:
             observer.ran(plan, start_ns, ends_ns, takes)
+        forks, pruned = self._branching.part(plan)
+        if forks:
+            self._fork(forks, now_ns)
         ended = self._world.ended(plan, k)
         self.outstanding -= len(ended)
+        if pruned:
+            self._world.forget(pruned)
+            ended = sorted([*ended, *pruned], key=lambda sequence: sequence.admission)
         departures = self.scheduler.commit(plan, ended)
         if departures:
             for observer in self._observers:
@@ -165,6 +179,14 @@ class Engine:
             self._start(now_ns)
         else:
             self._awake = False
+
+    def _fork(self, forks: list[Fork], now_ns: int) -> None:
+        scheduler = cast(ForkingScheduler, self.scheduler)
+        for parent, child in forks:
+            scheduler.fork(parent, child)
+            self._world.fork(parent, child)
+        for observer in self._observers:
+            observer.forked(forks, now_ns)
 
 
 class _Stretch(NamedTuple):

@@ -36,7 +36,7 @@ class LatencyModel(Protocol):
 
         In the j-th step (j = 0 .. k - 1) every decode's context is j tokens longer.
         Chunks are priced in every step alike: a plan with chunks is asked with k = 1
-        unless a policy proved that the chunk repeats.
+        unless a policy proved that the chunk repeats. Copies are made before the first step.
         """
         ...
 
@@ -48,7 +48,8 @@ class LatencyModel(Protocol):
 
 
 class Linear:
-    """step = base + per_token * scheduled tokens + per_context_token * context.
+    """step = base + per_token * scheduled tokens + per_context_token * context
+    + per_copied_block * copies.
 
     Context is the sum over rows of computed_before + n. Integer coefficients, hence exact;
     for teaching, and the rule under which the recorded vLLM runs were made.
@@ -58,14 +59,24 @@ class Linear:
     host_ns = 0
     knows_alone = True
 
-    def __init__(self, *, base_ns: int, per_token_ns: int, per_context_token_ns: int) -> None:
+    def __init__(
+        self,
+        *,
+        base_ns: int,
+        per_token_ns: int,
+        per_context_token_ns: int,
+        per_copied_block_ns: int = 0,
+    ) -> None:
         self.base_ns = base_ns
         self.per_token_ns = per_token_ns
         self.per_context_token_ns = per_context_token_ns
+        self.per_copied_block_ns = per_copied_block_ns
         self.source = (
             f"linear: {base_ns} ns + {per_token_ns} ns per token"
             f" + {per_context_token_ns} ns per token of context"
         )
+        if per_copied_block_ns:
+            self.source += f" + {per_copied_block_ns} ns per copied block"
 
     def durations(self, plan: Plan, k: int) -> list[int]:
         decodes = plan.decodes
@@ -75,7 +86,9 @@ class Linear:
             context += computed_before + n
         first = self.base_ns + self.per_token_ns * tokens + self.per_context_token_ns * context
         growth = self.per_context_token_ns * len(decodes)
-        return list(range(first, first + k * growth, growth)) if growth else [first] * k
+        durations = list(range(first, first + k * growth, growth)) if growth else [first] * k
+        durations[0] += self.per_copied_block_ns * len(plan.copies)
+        return durations
 
     def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
         context = computed_before + n

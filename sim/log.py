@@ -5,8 +5,9 @@ recorder notes only what cannot be told later, and everything a result shows is 
 the facts column by column when the run is over: rows of steps (sim.rows), the slots of
 memory (sim.memory), the parts of TTFT (sim.ttft).
 
-A request's stay in the running list, from an admission to the preemption or finish that ends
-it, is called its *stay*; the first has the number 0.
+A sequence is named by its index (`sim.request.BRANCHES`). Its stay in the running list, from
+an admission or a fork to the preemption or finish that ends it, is called its *stay*; the first
+has the number 0.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ class Decisions(NamedTuple):
     start_ns: Integers
     limit: Integers
     refused: Integers
-    """The request that was the queue's head and found no room, or NOBODY."""
+    """The sequence that was the queue's head and found no room, or NOBODY."""
     refused_stays: Integers
-    """How many stays that request has behind it."""
+    """How many stays that sequence has behind it."""
     running: Integers
     waiting: Integers
     decodes: Integers
@@ -69,9 +70,10 @@ class Takes(NamedTuple):
 
 
 class Arrivals(NamedTuple):
-    """Requests that this replica accepted."""
+    """Requests that this replica accepted, each answer of them by itself where they are treated
+    as requests of their own; by sequence."""
 
-    request: Integers
+    sequence: Integers
     arrival_ns: Integers
     prompt_tokens: Integers
     answer_tokens: Integers
@@ -85,7 +87,7 @@ class Admissions(NamedTuple):
     """Beginnings of stays."""
 
     decision: Integers
-    request: Integers
+    sequence: Integers
     stay: Integers
     hit_tokens: Integers
     woken_blocks: Integers
@@ -97,7 +99,7 @@ class Chunks(NamedTuple):
     """Rows of plans that are no plain decodes."""
 
     decision: Integers
-    request: Integers
+    sequence: Integers
     stay: Integers
     computed_before: Integers
     tokens: Integers
@@ -106,27 +108,47 @@ class Chunks(NamedTuple):
 
 
 class Departures(NamedTuple):
-    """Ends of stays, by preemption or because the answer is complete."""
+    """Ends of stays, by preemption or because the answer is complete or given up."""
 
     decision: Integers
     """Whose plan preempted it, or whose last step completed it."""
-    request: Integers
+    sequence: Integers
     stay: Integers
     computed: Integers
-    shared_blocks: Integers
-    """Blocks of it that others go on holding."""
+    shared_tokens: Integers
+    """Computed ones in blocks that others go on holding."""
     generated: Integers
     finished: Integers
-    """1, or 0 for a preemption."""
+    """1, when the decision's last step has run, or 0 for a preemption."""
 
 
 class Pauses(NamedTuple):
     """Decodes that a plan left out (1), and that were there again (0)."""
 
     decision: Integers
-    request: Integers
+    sequence: Integers
     stay: Integers
     paused: Integers
+
+
+class Forks(NamedTuple):
+    """First stays that begin with a fork."""
+
+    decision: Integers
+    """At the end of whose last step."""
+    sequence: Integers
+    computed: Integers
+    """Tokens that it shares with its parent."""
+
+
+class Copies(NamedTuple):
+    """Copies on write, before a plan's first step."""
+
+    decision: Integers
+    sequence: Integers
+    """The writer, and"""
+    position: Integers
+    """the first token that it writes into its copy."""
 
 
 class Facts(NamedTuple):
@@ -143,6 +165,8 @@ class Facts(NamedTuple):
     chunks: Chunks
     departures: Departures
     pauses: Pauses
+    forks: Forks
+    copies: Copies
 
 
 class Log:
@@ -158,9 +182,13 @@ class Log:
         self.chunks = array("q")
         self.departures = array("q")
         self.pauses = array("q")
+        self.forks = array("q")
+        self.copies = array("q")
 
     def read(self, kv: KVCache) -> Facts:
         """The facts by column."""
+        arrivals = _columns(Arrivals, self.arrivals)
+        by_sequence = np.argsort(arrivals.sequence)
         return Facts(
             num_blocks=kv.num_blocks,
             null_blocks=kv.null_blocks,
@@ -168,11 +196,13 @@ class Log:
             decisions=_columns(Decisions, self.decisions),
             step_ends=np.array(self.step_ends, dtype=np.int64),
             takes=Takes(*(np.array(column, dtype=np.int64) for column in self.takes)),
-            arrivals=_columns(Arrivals, self.arrivals),
+            arrivals=Arrivals(*(column[by_sequence] for column in arrivals)),
             admissions=_columns(Admissions, self.admissions),
             chunks=_columns(Chunks, self.chunks),
             departures=_columns(Departures, self.departures),
             pauses=_columns(Pauses, self.pauses),
+            forks=_columns(Forks, self.forks),
+            copies=_columns(Copies, self.copies),
         )
 
 

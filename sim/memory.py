@@ -14,10 +14,11 @@ from operator import mul
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.kv.cache import KVCache
 from sim.log import Facts, Integers
-from sim.request import Sequence
+from sim.request import BRANCHES, Sequence
 from sim.stays import NEVER, Segments, Stays
 
 Count = TypeVar("Count", int, Integers)
@@ -95,6 +96,7 @@ def account(facts: Facts, stays: Stays, segments: Segments) -> Memory:
     decisions, size = facts.decisions, facts.block_size
     step, steps, decodes = decisions.step, decisions.steps, decisions.decodes
     admissions, chunks, left = facts.admissions, facts.chunks, facts.departures
+    copies = facts.copies
     n = len(step)
     preempted, finished = left.finished == 0, left.finished == 1
 
@@ -111,20 +113,27 @@ def account(facts: Facts, stays: Stays, segments: Segments) -> Memory:
         return level
 
     woken = admissions.woken_blocks * size
-    shared = left.shared_blocks * size
+    copied = by_decision(copies.decision, copies.position % size)
     gained = by_decision(admissions.decision, woken) + by_decision(chunks.decision, chunks.tokens)
-    last_used = standing(gained + decodes * steps, left.computed - shared)
+    last_used = standing(gained + copied + decodes * steps, left.computed - left.shared_tokens)
     first_used = last_used - decodes * (steps - 1)
-    savings = standing(by_decision(admissions.decision, admissions.hit_tokens - woken), shared)
+    hits = by_decision(admissions.decision, admissions.hit_tokens - woken)
+    # Like what a step ends, what it forks is there from the next one on.
+    forked = by_decision(facts.forks.decision, facts.forks.computed)
+    savings = standing(hits - copied + forked, left.shared_tokens) - forked
 
-    tail, taken_at = _last_blocks(facts, stays, segments)
+    tail, taken_at, begins = _last_blocks(facts, stays, segments)
     there = taken_at < NEVER
-    tails, taken_step = tail[there], taken_at[there]
+    takes_it = there & ~begins
+    tails, taken_step = tail[takes_it], taken_at[takes_it]
     taken_in = step.searchsorted(taken_step, side="right") - 1
     later = taken_step > step[taken_in]
-    gone = stays.rows(left.request, left.stay)
-    lost = np.where(there[gone], tail[gone], 0)
-    last_internal = standing(by_decision(taken_in, tails), lost)
+    gone = stays.rows(left.sequence, left.stay)
+    # Who leaves its partly filled block to others leaves what is behind it, too.
+    alone = left.shared_tokens % size == 0
+    lost = np.where(there[gone] & alone, tail[gone], 0)
+    copied_tails = by_decision(copies.decision, _copied_tails(facts))
+    last_internal = standing(by_decision(taken_in, tails) + copied_tails, lost)
     first_internal = last_internal - by_decision(taken_in[later], tails[later])
 
     all_but_null = facts.num_blocks - facts.null_blocks
@@ -167,19 +176,35 @@ def account(facts: Facts, stays: Stays, segments: Segments) -> Memory:
     return Memory(first, last, slots_of(levels_ns, pool, time=busy_ns))
 
 
-def _last_blocks(facts: Facts, stays: Stays, segments: Segments) -> tuple[Integers, Integers]:
-    """For each stay: slots that it is given and will never write, and the step in which it is
-    given them; NEVER where a preemption came first. They are in its last block, or in the
-    room set aside for it.
+def _final_tokens(facts: Facts, sequence: Integers) -> Integers:
+    """How many tokens each of these will have computed in the end, as all branches of its
+    request: the last token of an answer is never computed, so it needs no slot."""
+    arrivals = facts.arrivals
+    arrived = arrivals.sequence.searchsorted(sequence % BRANCHES)
+    final: Integers = (arrivals.prompt_tokens + arrivals.answer_tokens)[arrived] - 1
+    return final
 
-    The last token of an answer is never computed, so it needs no slot.
+
+def _copied_tails(facts: Facts) -> Integers:
+    """For each copy: slots of it that nobody will ever write."""
+    size, position = facts.block_size, facts.copies.position
+    final_tokens = _final_tokens(facts, facts.copies.sequence)
+    in_last = position // size == (final_tokens - 1) // size
+    return np.where(in_last, -final_tokens % size, 0)
+
+
+def _last_blocks(
+    facts: Facts, stays: Stays, segments: Segments
+) -> tuple[Integers, Integers, NDArray[np.bool_]]:
+    """For each stay: slots of its last block, or of the room set aside for it, that it will
+    never write; the step from which on it has them, NEVER where a preemption came first; and
+    whether it was forked with them, so that nobody took anything.
     """
-    arrivals, chunks, size = facts.arrivals, facts.chunks, facts.block_size
-    arrived = arrivals.request.searchsorted(stays.request)
-    final_tokens = (arrivals.prompt_tokens + arrivals.answer_tokens)[arrived] - 1
+    chunks, size = facts.chunks, facts.block_size
+    final_tokens = _final_tokens(facts, stays.sequence)
     before_last = (final_tokens - 1) // size * size
     taken_at = np.full(len(stays), NEVER, dtype=np.int64)
-    rows = stays.rows(chunks.request, chunks.stay)
+    rows = stays.rows(chunks.sequence, chunks.stay)
     reach = chunks.computed_before + chunks.tokens > before_last[rows]
     np.minimum.at(taken_at, rows[reach], facts.decisions.step[chunks.decision[reach]])
     missing = np.maximum(0, before_last[segments.stay] + 1 - segments.computed)
@@ -187,7 +212,10 @@ def _last_blocks(facts: Facts, stays: Stays, segments: Segments) -> tuple[Intege
     np.minimum.at(taken_at, segments.stay[reach], segments.first_step[reach] + missing[reach])
     room = stays.room_blocks * size
     taken_at = np.where(room > 0, facts.decisions.step[stays.admitted], taken_at)
-    return np.where(room > 0, np.maximum(0, room - final_tokens), -final_tokens % size), taken_at
+    tail = np.where(room > 0, np.maximum(0, room - final_tokens), -final_tokens % size)
+    had = np.zeros(len(stays), dtype=np.int64)
+    had[stays.rows(facts.forks.sequence, 0 * facts.forks.sequence)] = facts.forks.computed
+    return tail, taken_at, had > before_last
 
 
 def _start_ns(facts: Facts, decision: Integers, offset: Integers) -> Integers:

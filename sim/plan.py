@@ -22,7 +22,8 @@ class Limit(IntEnum):
     NONE = 0
     """Nobody was left waiting: more work would have been admitted."""
     SEATS = 1
-    """max_num_seqs sequences are running."""
+    """max_num_seqs sequences run (or will, when those that are to fork have), or fewer seats
+    are left than the head will take."""
     TOKENS = 2
     """The budget of the step is spent, or (chunking off) the head's prompt exceeds the rest."""
     BLOCKS = 3
@@ -52,22 +53,43 @@ class Admission(NamedTuple):
 
 
 class Departure(NamedTuple):
-    """A sequence that gave its blocks back, by preemption or because it finished."""
+    """A sequence that gave its blocks back, by preemption or because it finished or was given
+    up."""
 
     sequence: Sequence
     computed: int
     """Tokens it held in the cache when it left."""
     blocks: list[int]
     """The block table it gave back."""
-    shared_blocks: int
-    """How many of these blocks others go on holding."""
+    shared_tokens: int
+    """How many of these tokens stay, in blocks that others go on holding."""
 
 
 class Copy(NamedTuple):
-    """One block to copy before the step runs (copy on write)."""
+    """One block to copy before the step runs, since its holder is about to write into it and
+    others go on holding the original (copy on write)."""
 
     source: int
     target: int
+    sequence: Sequence
+    """The writer, and"""
+    position: int
+    """the first token it writes: the block's tokens before that one are its content."""
+
+
+class Fork(NamedTuple):
+    """A sequence that parted from another one with the token that a step gave."""
+
+    parent: Sequence
+    child: Sequence
+
+
+class Parting(NamedTuple):
+    """What becomes of branches with the tokens of a step."""
+
+    forks: list[Fork]
+    pruned: list[Sequence]
+    """They are given up: beams none of whose candidates goes on."""
 
 
 class Takes(NamedTuple):
@@ -150,6 +172,7 @@ class Plan:
     """Number of the step on its replica, counted from 0."""
     chunks: list[Chunk] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
+    """To be made in this order: a block may be one's source, and then another's target."""
     preempted: list[Departure] = field(default_factory=list)
     admitted: list[Admission] = field(default_factory=list)
     limit: Limit = Limit.NONE

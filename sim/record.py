@@ -15,17 +15,18 @@ from sim.rows import Columns
 from sim.ttft import PARTS
 
 COLUMNS: dict[str, tuple[str, ...]] = {
-    # One row per answered request, in the order in which they finished.
+    # One row per answered request, in the order in which they finished: with their last answer.
     "requests": (
         "request",  # index: position in the order of arrival
+        "branches",  # answers
         "replica",
         "arrival_ns",
         "admit_ns",  # start of the first step with a chunk of it
-        "first_token_ns",
+        "first_token_ns",  # of any branch; so are admission and hits those of that branch
         "finish_ns",
         "prompt_tokens",
-        "output_tokens",
-        "wanted_tokens",  # the trace's answer, before max_tokens and max_model_len
+        "output_tokens",  # of all answers together
+        "wanted_tokens",  # the trace's answers, before max_tokens and max_model_len
         "hit_tokens",  # of the prompt, found in the prefix cache when first admitted
         "preemptions",
         "priority",
@@ -63,10 +64,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *(f"{part}_{when}_slots" for when in ("first", "last") for part in Slots._fields),
     ),
     # One row per chunk: everything computed but plain decodes.
-    "chunks": ("replica", "step", "request", "computed_before", "tokens", "alone_ns"),
-    # One row per uninterrupted run of steps that each gave the request one token; by request.
-    "segments": ("replica", "request", "first_step", "tokens"),
-    "events": ("replica", "step", "event", "request", "tokens"),
+    "chunks": ("replica", "step", "request", "branch", "computed_before", "tokens", "alone_ns"),
+    # One row per uninterrupted run of steps that each gave the branch one token; by branch.
+    "segments": ("replica", "request", "branch", "first_step", "tokens"),
+    "events": ("replica", "step", "event", "request", "branch", "tokens"),
     # The end of each step.
     "step_ends": ("replica", "step", "end_ns"),
 }

@@ -6,9 +6,9 @@ from sim.kv.cache import KVCache
 from sim.latency import LatencyModel
 from sim.log import NOBODY, Log
 from sim.memory import Levels, Memory, Pool, Slots, recount, slots_of
-from sim.plan import Departure, Plan, Takes
+from sim.plan import Departure, Fork, Plan, Takes
 from sim.record import Records
-from sim.request import Request, Sequence
+from sim.request import BRANCHES, Request, Sequence
 from sim.rows import make_tables
 from sim.scheduling.face import Scheduler
 
@@ -48,6 +48,8 @@ class Recorder:
         self._note_admission = log.admissions.extend
         self._note_chunk = log.chunks.extend
         self._note_departure = log.departures.extend
+        self._note_fork = log.forks.extend
+        self._note_copy = log.copies.extend
         self._decision = 0
         self._head: tuple[int, ...] = ()
         """What is known of the decision since it was made."""
@@ -56,7 +58,7 @@ class Recorder:
         self._paused: dict[Sequence, None] = {}
         """Those of them that the latest plan left out."""
         self._final_tokens: dict[int, int] = {}
-        """By request: the tokens that it will ever have computed."""
+        """By sequence: the tokens that it will ever have computed."""
         self._recounts: list[tuple[int, Slots[int]]] = []
 
     def arrived(
@@ -66,7 +68,7 @@ class Recorder:
         wanted_tokens, priority = request.output_tokens, sequence.priority
         self._note_arrival((index, now_ns, prompt_tokens, answer_tokens, wanted_tokens, priority))
         self._final_tokens[index] = prompt_tokens + answer_tokens - 1
-        self._names[index] = (request.id, request.tenant, request.session)
+        self._names[index % BRANCHES] = (request.id, request.tenant, request.session)
 
     def refused(self, request: Request, reason: str, now_ns: int) -> None:
         self._records.refused.append((request, reason))
@@ -80,6 +82,8 @@ class Recorder:
             index, stay = sequence.index, sequence.preemptions
             room = len(sequence.blocks) if kv.reserves else 0
             self._note_admission((self._decision, index, stay, hit_tokens, woken_blocks, room))
+        for _, _, sequence, position in plan.copies:
+            self._note_copy((self._decision, sequence.index, position))
         if self._paused or len(decodes) != len(self._decoding):
             self._note_pauses(plan)
         self._head = (
@@ -124,6 +128,13 @@ class Recorder:
         if (plan.step + steps) // self._check_every > plan.step // self._check_every:
             self.check()
         self._decision += 1
+
+    def forked(self, forks: list[Fork], now_ns: int) -> None:
+        final_tokens = self._final_tokens
+        for parent, child in forks:
+            self._note_fork((self._decision - 1, child.index, child.computed))
+            self._decoding[child] = None
+            final_tokens[child.index] = final_tokens[parent.index]
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
         for departure in departures:

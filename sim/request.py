@@ -16,6 +16,10 @@ their pairs agree, and no token ids are needed.
 """
 
 
+BRANCHES = 1 << 40
+"""Branch b of the i-th request is the sequence with index i + b * BRANCHES."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One line of a trace: what a client sends, and how long its answer will be.
@@ -24,7 +28,9 @@ class Request:
     the answer, policies never see it (they see `Sequence`). `output_stream` names the
     content of the answer: its k-th token is (output_stream, k), so that a later turn can
     quote it. `max_tokens` is the client's limit, None when it set none. Lower `priority`
-    is more urgent, as in vLLM. `n` answers are asked for at once (parallel sampling).
+    is more urgent, as in vLLM. `n` answers are asked for at once (parallel sampling), all of
+    that length; `output_stream` is the first one's content. With a `beam` above 0 they are the
+    so many best that a beam search of that width finds.
     """
 
     id: str
@@ -37,6 +43,7 @@ class Request:
     tenant: str | None = None
     session: str | None = None
     n: int = 1
+    beam: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -60,7 +67,8 @@ class Sequence:
 
     id: str
     index: int
-    """Position in the order of arrival; unique, and the tie-breaker of last resort."""
+    """Its request's position in the order of arrival, plus its branch x BRANCHES; unique, and
+    the tie-breaker of last resort."""
     arrival_ns: int
     prompt: tuple[Run, ...]
     prompt_tokens: int
@@ -80,6 +88,8 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     published: int = 0
     names: Chain | None = None
+    width: int = 1
+    """How many sequences it will be once it has its first token: seats it takes until then."""
 
     @classmethod
     def of(cls, request: Request, *, index: int) -> Sequence:
@@ -94,6 +104,21 @@ class Sequence:
             request.priority,
             request.tenant,
             request.session,
+        )
+
+    def branch(self, number: int, *, output_stream: int) -> Sequence:
+        """A sequence like this one as it arrived, for another answer to the same request."""
+        return Sequence(
+            f"{number}_{self.id.partition('_')[2]}",
+            self.index % BRANCHES + number * BRANCHES,
+            self.arrival_ns,
+            self.prompt,
+            self.prompt_tokens,
+            output_stream,
+            self.max_tokens,
+            self.priority,
+            self.tenant,
+            self.session,
         )
 
     @property

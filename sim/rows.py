@@ -9,6 +9,7 @@ import numpy as np
 from sim.latency import LatencyModel
 from sim.log import Facts, Integers
 from sim.memory import Levels, Memory, Pool, Slots, account, slots_of
+from sim.request import BRANCHES
 from sim.stays import Segments, Stays
 from sim.ttft import explain_ttft
 
@@ -26,6 +27,10 @@ class Event(IntEnum):
     """tokens: computed ones that were given up."""
     FINISH = 3
     """tokens: of the answer."""
+    FORK = 4
+    """A branch begins; tokens: computed ones that it shares with the branch it comes from."""
+    PRUNE = 5
+    """A beam is given up; tokens: computed ones that it held."""
 
 
 def make_tables(
@@ -42,7 +47,7 @@ def make_tables(
         **_steps(facts, memory),
         "chunks": {
             "step": facts.decisions.step[chunks.decision],
-            "request": chunks.request,
+            **_whose(chunks.sequence),
             "computed_before": chunks.computed_before,
             "tokens": chunks.tokens,
             "alone_ns": alone_ns,
@@ -59,30 +64,56 @@ def make_tables(
 def _requests(
     facts: Facts, stays: Stays, latency: LatencyModel, alone_ns: Integers, *, front_end_ns: int
 ) -> Columns:
-    arrivals = facts.arrivals
+    """In the order of their last answers; their first token is that of any branch."""
+    arrivals, left = facts.arrivals, facts.departures
     ttft = explain_ttft(facts, stays, latency, alone_ns)
-    finished = np.flatnonzero(facts.departures.finished)
-    request = facts.departures.request[finished]
-    row = arrivals.request.searchsorted(request)
-    assert len(request) == len(arrivals.request), "requests were never answered"
+    finished = np.flatnonzero(left.finished)
+    whole = _is_whole(facts)[finished]
+    begun = len(facts.forks.sequence) + len(arrivals.sequence)
+    assert len(finished) == begun, "requests were never answered"
+    of_answer = left.sequence[finished] % BRANCHES
+    request, answer = np.unique(of_answer, return_inverse=True)
+    last = np.zeros(len(request), dtype=np.int64)
+    np.maximum.at(last, answer, np.arange(len(finished)))
+
+    def total(values: Integers) -> Integers:
+        sums = np.zeros(len(request), dtype=np.int64)
+        np.add.at(sums, answer, values)
+        return sums[order]
+
+    order = np.argsort(last)
+    branches = total(whole)
+    # Of the branches that arrived, the first of those that answered first.
+    sooner = np.lexsort((arrivals.sequence, ttft.first_token_ns, arrivals.sequence % BRANCHES))
+    _, first = np.unique(arrivals.sequence[sooner] % BRANCHES, return_index=True)
+    row, finish = sooner[first[order]], finished[last[order]]
     parts = {f"{part}_ns": values[row] for part, values in ttft.parts.items()}
     parts["host_ns"] = parts["host_ns"] + front_end_ns
     return {
-        "request": request,
+        "request": request[order],
+        "branches": branches,
         "arrival_ns": arrivals.arrival_ns[row],
         "admit_ns": ttft.admit_ns[row],
         "first_token_ns": ttft.first_token_ns[row],
-        "finish_ns": facts.decisions.end_ns[facts.departures.decision[finished]],
+        "finish_ns": facts.decisions.end_ns[left.decision[finish]],
         "prompt_tokens": arrivals.prompt_tokens[row],
-        "output_tokens": facts.departures.generated[finished],
-        "wanted_tokens": arrivals.wanted_tokens[row],
+        "output_tokens": total(whole * left.generated[finished]),
+        "wanted_tokens": arrivals.wanted_tokens[row] * branches,
         "hit_tokens": ttft.hit_tokens[row],
-        "preemptions": facts.departures.stay[finished],
+        "preemptions": total(left.stay[finished]),
         "priority": arrivals.priority[row],
         "ttft_ns": (ttft.first_token_ns - arrivals.arrival_ns)[row] + front_end_ns,
         **parts,
         "saved_by_prefix_ns": ttft.saved_by_prefix[row],
     }
+
+
+def _is_whole(facts: Facts) -> Integers:
+    """1 for each departure with an answer as long as it was to be, else 0."""
+    left = facts.departures
+    arrived = facts.arrivals.sequence.searchsorted(left.sequence % BRANCHES)
+    whole: Integers = (left.generated == facts.arrivals.answer_tokens[arrived]).astype(np.int64)
+    return whole
 
 
 def _steps(facts: Facts, memory: Memory) -> dict[str, Columns]:
@@ -124,7 +155,7 @@ def _steps(facts: Facts, memory: Memory) -> dict[str, Columns]:
         "hit_tokens": count(admissions.decision, admissions.hit_tokens)[first],
         "preempted": preempted[first],
         "finished": finished[last],
-        "copied_blocks": decisions.copies[first],
+        "copied_blocks": total(decisions.copies),
         "evicted_blocks": total(evicted),
     }
     slots: Columns = {"first_step": steps["first_step"]}
@@ -139,32 +170,41 @@ def _slots(facts: Facts, levels: Levels[Integers]) -> Slots[Integers]:
     return slots_of(levels, Pool(facts.num_blocks, facts.null_blocks, facts.block_size))
 
 
+def _whose(sequence: Integers) -> Columns:
+    return {"request": sequence % BRANCHES, "branch": sequence // BRANCHES}
+
+
 def _segments(stays: Stays, segments: Segments) -> Columns:
     return {
-        "request": stays.request[segments.stay],
+        **_whose(stays.sequence[segments.stay]),
         "first_step": segments.first_step,
         "tokens": segments.tokens,
     }
 
 
 def _events(facts: Facts) -> Columns:
-    """In the order in which they happened: a plan preempts, then admits; its end finishes."""
+    """In the order in which they happened: a plan preempts, then admits; its end forks, then
+    prunes and finishes."""
     decisions, admissions, left = facts.decisions, facts.admissions, facts.departures
-    out, done = left.finished == 0, left.finished == 1
+    forks = facts.forks
+    out, whole = left.finished == 0, _is_whole(facts) == 1
+    done, pruned = (left.finished == 1) & whole, (left.finished == 1) & ~whole
     resumed = np.where(admissions.stay > 0, Event.RESUME, Event.ADMIT)
     last_step = decisions.step + decisions.steps - 1
     kinds = (
-        (left.decision[out], Event.PREEMPT, left.request[out], left.computed[out]),
-        (admissions.decision, resumed, admissions.request, admissions.hit_tokens),
-        (left.decision[done], Event.FINISH, left.request[done], left.generated[done]),
+        (left.decision[out], Event.PREEMPT, left.sequence[out], left.computed[out]),
+        (admissions.decision, resumed, admissions.sequence, admissions.hit_tokens),
+        (forks.decision, Event.FORK, forks.sequence, forks.computed),
+        (left.decision[pruned], Event.PRUNE, left.sequence[pruned], left.computed[pruned]),
+        (left.decision[done], Event.FINISH, left.sequence[done], left.generated[done]),
     )
     decision = np.concatenate([kind[0] for kind in kinds])
-    phase = np.repeat([0, 1, 2], [len(kind[0]) for kind in kinds])
+    phase = np.repeat(np.arange(len(kinds)), [len(kind[0]) for kind in kinds])
     order = np.lexsort((phase, decision))
     event = np.concatenate([np.broadcast_to(kind[1], kind[0].shape) for kind in kinds])
     return {
         "step": np.where(phase < 2, decisions.step[decision], last_step[decision])[order],
         "event": event[order],
-        "request": np.concatenate([kind[2] for kind in kinds])[order],
+        **_whose(np.concatenate([kind[2] for kind in kinds])[order]),
         "tokens": np.concatenate([kind[3] for kind in kinds])[order],
     }

@@ -12,7 +12,7 @@ NEVER = 1 << 62
 
 
 class Segments(NamedTuple):
-    """Uninterrupted runs of steps that each gave a request one token, by stay and step."""
+    """Uninterrupted runs of steps that each gave a sequence one token, by stay and step."""
 
     stay: Integers
     """Row of `Stays`."""
@@ -23,39 +23,53 @@ class Segments(NamedTuple):
 
 
 class Stays:
-    """All stays of a replica, sorted by request and number; a stay is named by its row here."""
+    """All stays of a replica, sorted by sequence and number; a stay is named by its row here."""
 
     def __init__(self, facts: Facts) -> None:
-        admissions = facts.admissions
-        order = np.lexsort((admissions.stay, admissions.request))
-        self.request = admissions.request[order]
-        self.number = admissions.stay[order]
-        self.admitted = admissions.decision[order]
-        self.hit_tokens = admissions.hit_tokens[order]
-        self.room_blocks = admissions.room_blocks[order]
+        admissions, forks = facts.admissions, facts.forks
+        nothing = np.zeros(len(forks.sequence), dtype=np.int64)
+
+        def both(admitted: Integers, forked: Integers) -> Integers:
+            return np.concatenate([admitted, forked])
+
+        sequence, number = both(admissions.sequence, forks.sequence), both(admissions.stay, nothing)
+        order = np.lexsort((number, sequence))
+        self.sequence = sequence[order]
+        self.number = number[order]
+        self.admitted = both(admissions.decision, forks.decision)[order]
+        """The decision that admitted it, or whose last step forked it;"""
+        self.forked = both(0 * admissions.stay, nothing + 1)[order] == 1
+        """True for the latter."""
+        self.hit_tokens = both(admissions.hit_tokens, nothing)[order]
+        self.room_blocks = both(admissions.room_blocks, nothing)[order]
 
     def __len__(self) -> int:
-        return len(self.request)
+        return len(self.sequence)
 
-    def rows(self, request: Integers, number: Integers) -> Integers:
-        """The rows of these stays: nobody is admitted a second time but after a first."""
-        return self.request.searchsorted(request) + number
+    def rows(self, sequence: Integers, number: Integers) -> Integers:
+        """The rows of these stays: nobody has a second one but after a first."""
+        return self.sequence.searchsorted(sequence) + number
 
     def segments(self, facts: Facts) -> Segments:
-        """A segment begins with the chunk that completes a sequence, and ends with the stay;
-        where plans left the sequence out, it ends there, and another begins later."""
+        """A segment begins with the chunk that completes a sequence or with a fork, and ends
+        with the stay; where plans left the sequence out, it ends there, and another begins
+        later."""
         steps, lengths = facts.decisions.step, facts.decisions.steps
         done = facts.chunks.completes == 1
-        completed = self.rows(facts.chunks.request[done], facts.chunks.stay[done])
+        completed = self.rows(facts.chunks.sequence[done], facts.chunks.stay[done])
         computed = np.zeros(len(self), dtype=np.int64)
         computed[completed] = (facts.chunks.computed_before + facts.chunks.tokens)[done]
 
-        pauses, left = facts.pauses, facts.departures
-        paused = self.rows(pauses.request, pauses.stay)
+        pauses, left, forks = facts.pauses, facts.departures, facts.forks
+        forked = self.rows(forks.sequence, 0 * forks.sequence)
+        computed[forked] = forks.computed
+        paused = self.rows(pauses.sequence, pauses.stay)
         away = pauses.paused == 1
-        begin = np.concatenate([completed, paused[~away]])
+        begin = np.concatenate([completed, paused[~away], forked])
         begin_step = steps[np.concatenate([facts.chunks.decision[done], pauses.decision[~away]])]
-        gone = self.rows(left.request, left.stay)
+        forked_step = (steps + lengths - 1)[forks.decision]
+        begin_step = np.concatenate([begin_step, forked_step])
+        gone = self.rows(left.sequence, left.stay)
         gone_step = steps[left.decision] + left.finished * lengths[left.decision]
         # Who leaves in a pause, or before its tokens were all computed, ends no segment.
         count = np.bincount(begin, minlength=len(self))

@@ -20,6 +20,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.latency import LatencyModel
 from sim.log import NOBODY, Facts, Integers
@@ -73,16 +74,20 @@ def explain_ttft(facts: Facts, stays: Stays, latency: LatencyModel, alone_ns: In
     AssertionError where a request has no first token, or the clocks disagree with its wait.
     """
     decisions, arrivals, chunks = facts.decisions, facts.arrivals, facts.chunks
-    row_of = arrivals.request.searchsorted
-    n = len(arrivals.request)
+    row_of = arrivals.sequence.searchsorted
+    n = len(arrivals.sequence)
 
-    firsts = stays.number == 0
-    assert (stays.request[firsts] == arrivals.request).all(), "a request was never admitted"
+    def arrived(sequence: Integers) -> NDArray[np.bool_]:
+        """Forked ones have a token from the beginning."""
+        return np.isin(sequence, arrivals.sequence)
+
+    firsts = (stays.number == 0) & ~stays.forked
+    assert (stays.sequence[firsts] == arrivals.sequence).all(), "a request was never admitted"
     admitted = stays.admitted[firsts]
     admit_ns = decisions.start_ns[admitted]
-    done = np.flatnonzero(chunks.completes)
-    answered, first_done = np.unique(chunks.request[done], return_index=True)
-    assert (answered == arrivals.request).all(), "a request has no first token"
+    done = np.flatnonzero((chunks.completes == 1) & arrived(chunks.sequence))
+    answered, first_done = np.unique(chunks.sequence[done], return_index=True)
+    assert (answered == arrivals.sequence).all(), "a request has no first token"
     first_token = chunks.decision[done[first_done]]
     first_token_ns = decisions.end_ns[first_token]
 
@@ -95,19 +100,21 @@ def explain_ttft(facts: Facts, stays: Stays, latency: LatencyModel, alone_ns: In
     waited_ns = flight + sum(causes)
     assert (waited_ns == admit_ns - arrivals.arrival_ns).all(), "queue clocks and wait disagree"
 
-    before = chunks.decision <= first_token[row_of(chunks.request)]
-    request, alone = chunks.request[before], alone_ns[before]
+    before = np.flatnonzero(arrived(chunks.sequence))
+    before = before[chunks.decision[before] <= first_token[row_of(chunks.sequence[before])]]
+    request, alone = chunks.sequence[before], alone_ns[before]
     again = _computed_again(facts)[before]
     again_ns = latency.alone(chunks.computed_before[before], again)
     own = by_request(request, alone - again_ns)
     host = by_request(request, np.full(len(request), latency.host_ns))
 
     left = facts.departures
-    out = (left.finished == 0) & (left.decision <= first_token[row_of(left.request)])
+    out = np.flatnonzero((left.finished == 0) & arrived(left.sequence))
+    out = out[left.decision[out] <= first_token[row_of(left.sequence[out])]]
     # Who was preempted resumes: the next stay is the next row.
-    resumed = stays.admitted[stays.rows(left.request[out], left.stay[out]) + 1]
+    resumed = stays.admitted[stays.rows(left.sequence[out], left.stay[out]) + 1]
     away_ns = decisions.start_ns[resumed] - decisions.start_ns[left.decision[out]]
-    away = by_request(left.request[out], away_ns)
+    away = by_request(left.sequence[out], away_ns)
     preemption = by_request(request, again_ns) + away
     parts = (flight, *causes, own)
     interference = first_token_ns - admit_ns - own - preemption - host
@@ -147,7 +154,7 @@ def _queue(facts: Facts, admitted: Integers) -> tuple[Integers, list[Integers]]:
 
     # A refused head is behind nobody: its wait has a reason of its own.
     new = has_head & (decisions.refused_stays == 0)
-    heads = facts.arrivals.request.searchsorted(decisions.refused[new])
+    heads = facts.arrivals.sequence.searchsorted(decisions.refused[new])
     np.add.at(causes[Cause.BEHIND], heads, -duration_ns[new])
     for each in (Cause.SEATS, Cause.TOKENS, Cause.MEMORY):
         np.add.at(causes[each], heads, np.where(reason[new] == each, duration_ns[new], 0))
@@ -158,9 +165,9 @@ def _computed_again(facts: Facts) -> Integers:
     """For each chunk, how many of its tokens had been computed for the request before: those
     below the most that it ever had, hits included."""
     admissions, chunks = facts.admissions, facts.chunks
-    request = np.concatenate([admissions.request, chunks.request])
+    request = np.concatenate([admissions.sequence, chunks.sequence])
     decision = np.concatenate([admissions.decision, chunks.decision])
-    is_chunk = np.repeat([0, 1], [len(admissions.request), len(chunks.request)])
+    is_chunk = np.repeat([0, 1], [len(admissions.sequence), len(chunks.sequence)])
     reached = np.concatenate([admissions.hit_tokens, chunks.computed_before + chunks.tokens])
     order = np.lexsort((is_chunk, decision, request))
     # Each request counts on a floor of its own, so that one running maximum serves all.
@@ -169,5 +176,5 @@ def _computed_again(facts: Facts) -> Integers:
     most_before = np.empty_like(most)
     # An admission comes before any chunk: what precedes a chunk is of the same request.
     most_before[order] = np.concatenate([[0], most[:-1]])[: len(most)] - floor
-    known = most_before[len(admissions.request) :]
+    known = most_before[len(admissions.sequence) :]
     return np.clip(known - chunks.computed_before, 0, chunks.tokens)

@@ -15,6 +15,8 @@ class World:
     def __init__(self, *, max_model_len: int) -> None:
         self.max_model_len = max_model_len
         self._answer_tokens: dict[Sequence, int] = {}
+        self._born: list[Sequence] = []
+        """Forked with the tokens that are being given."""
 
     def refusal(self, sequence: Sequence) -> str | None:
         """Why no server of this configuration takes the request; None if it does."""
@@ -38,6 +40,16 @@ class World:
         self._answer_tokens[sequence] = answer_tokens
         return answer_tokens
 
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """The child's answer will be as long as its parent's."""
+        self._answer_tokens[child] = self._answer_tokens[parent]
+        self._born.append(child)
+
+    def forget(self, sequences: list[Sequence]) -> None:
+        """These answers are given up."""
+        for sequence in sequences:
+            del self._answer_tokens[sequence]
+
     def answer_tokens(self, sequence: Sequence) -> int:
         """How long the answer will be: for policies whose name says that they are oracles."""
         return self._answer_tokens[sequence]
@@ -49,7 +61,7 @@ class World:
 
     def ended(self, plan: Plan, k: int) -> list[Sequence]:
         """Sequences whose answer ends with the last of the k times that the plan ran, in row
-        order."""
+        order, those just forked last."""
         answer_tokens = self._answer_tokens
         ended = [
             sequence
@@ -61,6 +73,8 @@ class World:
             for sequence in plan.decodes
             if sequence.generated + 1 == answer_tokens[sequence]
         ]
+        ended += [child for child in self._born if child.generated == answer_tokens[child]]
+        self._born.clear()
         ended.sort(key=lambda sequence: sequence.admission)
         for sequence in ended:
             del answer_tokens[sequence]
@@ -68,8 +82,9 @@ class World:
 
 
 class CalendarWorld(World):
-    """The same world for schedulers whose decodes compute in every step: it notes in which
-    step an answer will end when it begins (or resumes), and never lists the decodes."""
+    """The same world for schedulers whose decodes compute in every step and which never fork:
+    it notes in which step an answer will end when it begins (or resumes), and never lists the
+    decodes."""
 
     def __init__(self, *, max_model_len: int) -> None:
         super().__init__(max_model_len=max_model_len)

@@ -12,7 +12,7 @@ import simpy
 from experiments.context import Context
 from experiments.tables import make_frames
 from sim.cluster import Cluster, RoundRobin
-from sim.engine import Engine
+from sim.engine import Engine, Observer
 from sim.executor import Simulated
 from sim.kv.cache import KVCache
 from sim.kv.paged import Paged
@@ -25,7 +25,7 @@ from sim.scheduling.orders import Fcfs, Priority
 from sim.scheduling.versions import VERSIONS
 from sim.scheduling.vllm import Limits, VllmScheduler
 from sim.world import World
-from tests.worlds import SmallWorld
+from tests.worlds import SmallWorld, branching_of
 
 Frames = dict[str, pd.DataFrame]
 ROOMY = Limits(max_num_seqs=8, max_num_batched_tokens=64)
@@ -45,6 +45,10 @@ class Server:
     replicas: int = 1
     front_end_ns: int = 0
     check_every: int = 1000
+    forks: bool = False
+    beam_spread: float = 1.0
+    watch: Callable[[VllmScheduler], Observer] | None = None
+    """Makes one more observer of each replica."""
     cache: Callable[[World], KVCache] | None = None
     """What makes the cache, if it is not a paged one."""
     scheduler: Callable[..., VllmScheduler] | None = None
@@ -67,6 +71,7 @@ class Server:
             "version": world.version,
             "max_model_len": world.max_model_len,
             "replicas": world.replicas,
+            "forks": world.forks,
             "latency": latency,
         }
         return cls(**(options | more))
@@ -113,7 +118,14 @@ def serve(requests: Iterable[Request], server: Server) -> tuple[Frames, Context]
                 scheduler=scheduler,
                 executor=Simulated(server.latency),
                 world=world,
-                observers=[recorders[-1]],
+                observers=[recorders[-1], *([server.watch(scheduler)] if server.watch else [])],
+                branching=branching_of(
+                    server.limits,
+                    world,
+                    forks=server.forks,
+                    spread=server.beam_spread,
+                    replica=replica,
+                ),
                 replica=replica,
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import islice
 
 import numpy as np
@@ -179,3 +180,23 @@ def test_arrivals_never_fall_and_repeat_with_the_seed(arrivals: Arrivals) -> Non
 
 def test_arrivals_in_thousands_of_years_do_not_overflow() -> None:
     assert max(draw(Poisson(1e-12), 3)) == 2**62
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Poisson(-1), "rate = -1: allowed a number above 0"),
+        (lambda: Poisson(float("inf")), "rate = inf: allowed a number above 0"),
+        (lambda: Gamma(1, 0), "cv = 0: allowed a number above 0"),
+        (lambda: Constant(0), "rate = 0: allowed a number above 0"),
+        (lambda: OnOff(1, -1, 1, 1), "rate_off = -1: allowed 0 or more"),
+        (lambda: OnOff(1, 0, 1e-4, 9), "0.0001 requests expected per burst and pause: allowed 0.0"),
+        (lambda: OnOff(1, 0, 1, 0), "off_s = 0: allowed a number above 0"),
+        (lambda: Diurnal(1, 1.5), "swing = 1.5: allowed 0 to 1, or the rate falls below 0"),
+        (lambda: Profile({}), "highest_rate = 0: allowed a number above 0"),
+        (lambda: Profile({0: 1, 90_000: 2}), "a rate at 90000 s: allowed 0 to below period_s"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{said}"):
+        make()

@@ -91,10 +91,10 @@ def refusal(path: Path, text: str, *overrides: str) -> str:
         (
             "trace: {kind: azure}\n",
             "trace.path: missing; allowed: a CSV file with the header TIMESTAMP,ContextTokens,"
-            "GeneratedTokens, named with --set trace.path=FILE; AzureLLMInferenceTrace_conv.csv is"
-            " at https://github.com/Azure/AzurePublicDataset",
+            "GeneratedTokens, named with --set trace.path=FILE; `pagesim trace fetch"
+            " azure-2023-conv` fetches one",
         ),
-        ("trace: {kind: mooncake}\n", "https://github.com/kvcache-ai/Mooncake/"),
+        ("trace: {kind: mooncake}\n", "`pagesim trace fetch mooncake-conversation`"),
         (
             "trace: {kind: chat}\nlatency: {kind: replay, path: x}\ncluster: {replicas: 2}\n",
             "DIR/c.yaml:2: latency: a recording is of one engine; allowed: cluster.replicas 1",
@@ -330,10 +330,11 @@ def test_every_parameter_of_the_chat_workload_can_be_set() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_shipped_configs_resolve(path: Path) -> None:
-    drawn = path.stem in ("chatbot", "rag")
+    drawn = path.stem in ("chatbot", "rag", "fragmentation")
     config = load_config(path, overrides=[] if drawn else ["trace.path=FILE"])
     deployment = resolve(config)
-    assert deployment.config.engine.max_model_len == (40 if path.stem == "tutorial" else 131072)
+    longest = {"tutorial": 40, "fragmentation": 8192}.get(path.stem, 131072)
+    assert deployment.config.engine.max_model_len == longest
     assert "../shared" not in path.read_text(encoding="utf-8")
 
 
@@ -343,3 +344,17 @@ def test_the_schema_knows_the_options() -> None:
     assert options["max_num_seqs"]["description"].startswith("Most sequences")
     assert schema["$defs"]["Engine"]["additionalProperties"] is False
     assert set(schema["$defs"]) >= {"ChatTrace", "AzureTrace", "RooflineLatency", "Slo"}
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"kv_cache": "contiguous"}, "parallel_sampling: found 'fork'; allowed with kv_cache.kind"),
+        ({"loop": "fast"}, "loop: found 'fast'; allowed with parallel_sampling fork: 'plain'"),
+        ({"beam_spread": -1}, "beam_spread"),
+    ],
+)
+def test_what_forks_need(engine: dict[str, object], message: str) -> None:
+    values = {"trace": {"kind": "chat"}, "engine": {**engine, "parallel_sampling": "fork"}}
+    with pytest.raises(ConfigError, match=message):
+        parse_config(values)

@@ -141,6 +141,16 @@ def test_a_static_batch_admits_nobody_until_its_last_answer() -> None:
     assert admitted == last_ends
 
 
+def test_a_static_batch_may_take_several_steps_to_form() -> None:
+    """Prompts of 10 tokens and a budget of 16: four of them form one batch, the fifth waits."""
+    limits = Limits(max_num_seqs=4, max_num_batched_tokens=16)
+    requests = [ask(index, prompt=10, output=6) for index in range(5)]
+    frames, _ = serve(requests, Server(limits=limits, scheduler=StaticBatching))
+    rows = frames["requests"].set_index("id")
+    assert rows["admit_ns"]["r3"] < rows["finish_ns"].drop("r4").min()
+    assert rows["admit_ns"]["r4"] == rows["finish_ns"].drop("r4").max()
+
+
 def test_contiguous_sequences_share_nothing() -> None:
     kv = Contiguous(Holes(100, best=False), reserve=reserve_now)
     assert not hasattr(kv, "fork")

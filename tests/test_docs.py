@@ -115,7 +115,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("experiments.figures.draw", lambda *_: [])  # slow, and tested elsewhere
+    # Slow, and tested elsewhere.
+    monkeypatch.setattr("experiments.figures.draw", lambda *_: [])
+    monkeypatch.setattr("experiments.study_figures.draw_study", lambda *_, **__: [])
     return tmp_path
 
 

@@ -19,10 +19,11 @@ from tests.worlds import small_world
 def write_down_gaps(frames: Frames) -> list[int]:
     """All gaps in ns, from the time of every single token."""
     end_ns = {(row.replica, row.step): row.end_ns for row in frames["step_ends"].itertuples()}
-    tokens: dict[int, list[int]] = {}
+    tokens: dict[tuple[int, int], list[int]] = {}
     for row in frames["segments"].itertuples():
         steps = range(row.first_step, row.first_step + row.tokens)
-        tokens.setdefault(row.request, []).extend(end_ns[row.replica, step] for step in steps)
+        given = tokens.setdefault((row.request, row.branch), [])
+        given.extend(end_ns[row.replica, step] for step in steps)
     return sorted(
         later - earlier
         for times in tokens.values()
@@ -46,8 +47,8 @@ def test_an_interruption_is_one_gap() -> None:
     ends = [10, 30, 60, 100, 150, 210, 280]
     step_ends = pd.DataFrame({"replica": 0, "step": range(7), "end_ns": ends})
     segments = pd.DataFrame(
-        {"replica": 0, "request": [1, 0, 1], "first_step": [4, 0, 1], "tokens": [3, 4, 2]}
-    )
+        {"request": [1, 0, 1], "branch": 0, "first_step": [4, 0, 1], "tokens": [3, 4, 2]}
+    ).assign(replica=0)
     gaps_ns, times = measure_gaps(segments, step_ends)
     assert dict(zip(gaps_ns.tolist(), times.tolist(), strict=True)) == {
         20: 1,
@@ -62,7 +63,7 @@ def test_an_interruption_is_one_gap() -> None:
 def test_answers_of_one_token_have_no_gap() -> None:
     step_ends = pd.DataFrame({"replica": [0, 1], "step": [0, 0], "end_ns": [10, 20]})
     segments = pd.DataFrame(
-        {"replica": [0, 1], "request": [0, 1], "first_step": [0, 0], "tokens": [1, 1]}
+        {"replica": [0, 1], "request": [0, 1], "branch": 0, "first_step": 0, "tokens": 1}
     )
     gaps_ns, times = measure_gaps(segments, step_ends)
     assert times.sum() == len(gaps_ns) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from traces.synthetic.lengths import (
     median_of,
     sigma_of,
 )
-from traces.synthetic.traffic import Traffic
+from traces.synthetic.traffic import Clip, Traffic
 from traces.synthetic.workload import SyntheticWorkload
 
 
@@ -92,7 +93,7 @@ def test_empirical_lengths_come_from_a_column(tmp_path: Path) -> None:
     counts = Counter(draw(lengths, 30_000).tolist())
     assert counts.keys() == {10, 20}
     assert counts[20] / 30_000 == pytest.approx(2 / 3, abs=0.01)
-    assert lengths.dropped == 1
+    assert lengths.notes == {"rows with 0 dropped": 1}
 
 
 def test_empirical_lengths_come_from_a_trace(tmp_path: Path) -> None:
@@ -109,12 +110,27 @@ def test_empirical_lengths_come_from_a_trace(tmp_path: Path) -> None:
     assert same.fingerprint() != Empirical(trace_file, column="output_tokens").fingerprint()
 
 
+def test_what_a_trace_leaves_out_of_its_lengths_is_counted(tmp_path: Path) -> None:
+    azure(tmp_path, "XXX,7,3", "XXX,9,0")
+    lengths = Empirical(tmp_path / "azure.csv", column="prompt_tokens")
+    synthetic = workload(Independent(lengths, Constant(1)), requests=5)
+    assert {request.prompt_tokens for request in synthetic} == {7}
+    dropped = {"prompt lengths: requests with zero output tokens dropped": 1}
+    assert synthetic.notes == dropped
+    list(synthetic)
+    assert synthetic.notes == dropped
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [
         ("a,b\n1,2\n", ":1: found no column 'tokens'; allowed: one of 'a', 'b', or prompt_tokens"),
-        ("tokens\n5\n-3\n", ":3: found tokens = '-3'; allowed: a whole number from 1"),
-        ("x,tokens\n5\n", ":2: found tokens = ''; allowed: a whole number from 1"),
+        ("tokens\n5\n-3\n", ":3: found tokens = '-3'; allowed: a whole number from 0"),
+        ("x,tokens\n5,\n", ":2: found tokens = ''; allowed: a whole number from 0"),
+        ("x,tokens\n5\n", ":2: found 1 columns ('5'); allowed: 2 columns (x,tokens)"),
+        ("tokens\n900000000\n", ":2: found tokens = '900000000'; allowed: a whole number from 0"),
+        ("x" * 200_000 + ",tokens\n1,2\n", ":1: found no column 'tokens'; allowed: prompt_tokens"),
+        ("", ":1: found no column 'tokens'; allowed: prompt_tokens"),
         ("tokens\n0\n", ": found no lengths above 0; allowed: at least one"),
     ],
 )
@@ -154,6 +170,36 @@ def test_clipped_lengths_are_counted() -> None:
         "answers clipped to 60 tokens": sum(r.output_tokens > 60 for r in originals),
     }
     assert not whole.notes
+
+
+def test_a_length_of_exactly_the_limit_is_not_clipped() -> None:
+    """Of a pair, only the side that is longer than its limit is counted."""
+    clip = Clip((100, 60))
+    answer, question = "answers clipped to 60 tokens", "prompt lengths clipped to 100 tokens"
+    assert clip((100, 60)) == ((100, 60), ())
+    assert clip((100, 61)) == ((100, 60), (answer,))
+    assert clip((101, 60)) == ((100, 60), (question,))
+    assert clip((101, 61)) == ((100, 60), (question, answer))
+    synthetic = workload(Independent(Uniform(100, 100), Exponential(50, 60)), requests=200)
+    assert {request.prompt_tokens for request in synthetic} == {100}
+    assert synthetic.notes.keys() == {answer}
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Lognormal(0, 1), "median = 0: allowed a number above 0"),
+        (lambda: Lognormal(5, -1), "sigma = -1: allowed 0 or more"),
+        (lambda: Exponential(float("nan")), "mean = nan: allowed a number above 0"),
+        (lambda: Constant(0), "tokens = 0: allowed 1 or more"),
+        (lambda: Uniform(5, 4), "high = 4: allowed 5 or more"),
+        (lambda: Zipf(-1, 1, 5), "exponent = -1: allowed 0 or more"),
+        (lambda: Zipf(1, 0, 5), "low = 0: allowed 1 or more"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        make()
 
 
 def test_a_joint_source_without_rows_says_so(tmp_path: Path) -> None:

@@ -9,15 +9,19 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from calibrate.steptime import StepTime
 from calibrate.table import read_table
 from calibrate.table_schema import TableError
+from experiments.build import build_latency
 from experiments.cli import main
 from experiments.config import parse_config
+from experiments.deployment import resolve
 from experiments.errors import ConfigError
 from experiments.simulate import simulate
 from experiments.verify import verify
 from tests.latency_tables import make_table
 from tests.test_importers import aiconfigurator, llmservingsim, vidur
+from tests.test_roofline import plan_of
 
 ENGINE = {
     "num_gpu_blocks_override": 400,
@@ -72,6 +76,16 @@ def test_a_run_on_a_table_says_where_it_left_it(tmp_path: Path) -> None:
 def test_both_loops_agree_on_a_table(tmp_path: Path) -> None:
     latency = table(tmp_path, mixed=True) | {"host_ns": 1000, "capture_sizes": [1, 2, 4, 8]}
     assert verify(parse_config(values(tmp_path, latency))).difference is None
+
+
+def test_options_reach_the_clock(tmp_path: Path) -> None:
+    options = {"host_ns": 1000, "capture_sizes": [64], "skew": False}
+    given = values(tmp_path, table(tmp_path) | options)
+    clock = build_latency(resolve(parse_config(given | {"device": "H200"})))
+    plan = plan_of(decodes=[1024] * 4)
+    expected = StepTime(make_table(), host_ns=1000, capture_sizes=[64], skew=False)
+    assert clock.durations(plan, 1) == expected.durations(plan, 1)
+    assert clock.durations(plan, 1) != StepTime(make_table(), host_ns=1000).durations(plan, 1)
 
 
 def test_the_run_id_covers_the_content_of_the_table(tmp_path: Path) -> None:

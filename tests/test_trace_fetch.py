@@ -244,6 +244,18 @@ def test_a_file_of_the_user_is_not_overwritten(local: Server, tmp_path: Path) ->
     assert local.asked == []
 
 
+def test_a_place_where_nothing_can_be_kept_is_named(local: Server, tmp_path: Path) -> None:
+    (tmp_path / "taken" / "trace.csv").mkdir(parents=True)
+    done = fetch("ours", "--to", tmp_path / "taken")
+    assert done.exit_code == 2
+    assert f"{tmp_path / 'taken' / 'trace.csv'}: Is a directory; allowed: a file" in done.output
+    (tmp_path / "file").write_text("mine")
+    done = fetch("ours", "--to", tmp_path / "file")
+    assert done.exit_code == 2
+    assert done.output == f"Error: {tmp_path / 'file'}: no folder to fetch to (File exists)\n"
+    assert local.asked == []
+
+
 def test_a_failure_is_one_message(local: Server) -> None:
     local.status = 404
     done = fetch("ours")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from tests.trace_files import refusal
 from traces.contract import check_trace
 from traces.reader import FORMATS, open_trace
 from traces.schema import TraceError
+from traces.timeless import TIMELESS
 
 
 def lines(*rows: object) -> str:
@@ -362,7 +364,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
         "splitwise",
         EXAMPLES["splitwise"].text.replace("0.4,1,", "0.4,2,"),
         {},
-        "2: found batch_size = '2'; allowed: a whole number from 1 to 1",
+        "2: found batch_size = '2'; allowed: 1",
     ),
     (
         "llmservingsim",
@@ -471,6 +473,62 @@ def test_poisson_arrivals_follow_the_seed(tmp_path: Path) -> None:
     assert list(first) == list(again)
     assert list(first) != list(other)
     assert first.fingerprint() == again.fingerprint() != other.fingerprint()
+
+
+@pytest.mark.parametrize("kind", ["lengths", "sharegpt", "vllm_custom", "azure", "bailian"])
+def test_the_seed_of_a_config_reaches_its_reader(tmp_path: Path, kind: str) -> None:
+    example = EXAMPLES[kind]
+    text = example.text
+    if kind == "azure":  # ties, to be spread
+        text += text.splitlines()[1] + "\n"
+    path = tmp_path / "trace"
+    path.write_text(text)
+    timeless = FORMATS[kind].takes == TIMELESS
+    drawn = {"arrivals_per_second": 2.0} if timeless else {"jitter_grid_ms": 50.0}
+    drawn |= {"reorder_rows": 10} if kind == "azure" else {}
+    kept = {name: value for name, value in example.given.items() if name not in TIMELESS}
+    values = {"kind": kind, "path": str(path)} | kept | drawn
+    traces = [build_trace(parse_config({"trace": values, "seed": seed})) for seed in (1, 1, 2)]
+    first, again, other = ([request.arrival_ns for request in trace] for trace in traces)
+    assert first == again != other
+    prints = [trace.fingerprint() for trace in traces]
+    assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("azure", {"reorder_rows": -1}, "reorder_rows = -1: allowed 0 or more"),
+        ("azure", {"jitter_grid_ms": -3.0}, "jitter_grid_ms = -3.0: allowed 1e-06 or more"),
+        ("azure", {"jitter_grid_ms": 1e-9}, "jitter_grid_ms = 1e-09: allowed 1e-06 or more"),
+        ("azure", {"jitter_grid_ms": float("nan")}, "jitter_grid_ms = nan: allowed 1e-06 or more"),
+        ("azure", {"seed": -1}, "seed = -1: allowed 0 or more"),
+        (
+            "lengths",
+            {"arrivals_per_second": 0},
+            "arrivals_per_second = 0: allowed a number above 0",
+        ),
+        ("lengths", {"arrivals_per_second": float("inf")}, "arrivals_per_second = inf: allowed"),
+        ("mooncake", {"session_input": "old"}, "session_input = 'old': allowed new, whole or None"),
+        ("mooncake", {"answer_ns_per_token": -1}, "answer_ns_per_token = -1: allowed 0 or more"),
+        ("sharegpt", {"think_s": -1}, "think_s = -1: allowed 0 or more"),
+    ],
+)
+def test_options_out_of_range_are_refused(kind: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        open_trace("any", kind=kind, **options)
+
+
+def test_a_name_of_half_a_character_is_refused(tmp_path: Path) -> None:
+    """It could be read and simulated, but no result could be written of it."""
+    row = {"arrival_ns": 5, "prompt": [[0, 0, 3]], "output_tokens": 2, "out_stream": 1}
+    for field in ("request_id", "tenant", "session"):
+        path = tmp_path / field
+        path.write_text(lines({"request_id": "a"} | row | {field: "x\ud83d"}))
+        message = refusal(open_trace(path))
+        assert message == f"{path}:1: found the name 'x\\ud83d'; allowed: whole characters"
+        path.write_text(lines({"request_id": "a"} | row | {field: "x\U0001f600"}))
+        assert len(list(open_trace(path))) == 1
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,20 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
         )
 
 
+def test_the_line_to_copy_can_be_pasted(tmp_path: Path) -> None:
+    path = json_lines(tmp_path, BLOCKS)
+    out = tmp_path / "in order"
+    done = CliRunner().invoke(experiments.trace_sort.main, [str(path), "--out", str(out)])
+    assert done.output.endswith(f" Run it with --set trace.path='{out}'\n")
+
+
+def test_parquet_has_no_lines_to_sort(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    path.write_bytes(b"PAR1")
+    with pytest.raises(TraceError, match="found a parquet file, whose rows are no lines; allowed"):
+        sort_trace(path, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,11 @@ from experiments.cli import main as pagesim
 from sim.request import Request
 from tests.shared import SHARED, needs_shared
 from tests.trace_files import HEADER, azure, mooncake
+from traces.arrange import Entry
+from traces.burstgpt import BurstGptTrace
 from traces.chat import ChatWorkload
 from traces.native import write_trace
-from traces.reader import open_trace
+from traces.reader import open_timeless, open_trace
 from traces.statistics import (
     Arrivals,
     Statistics,
@@ -176,30 +178,39 @@ def test_mooncake_repeats_what_its_readme_says() -> None:
     assert found.arrivals.grid_ns == 3 * S
 
 
-def plain_columns(path: Path, *names: str) -> list[list[str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [[row[name] for row in rows] for name in names]
+class EveryRow(BurstGptTrace):
+    """With the failures, which the README's table counts and a reader drops."""
+
+    def _with_tokens(self) -> Iterator[Entry]:
+        for index, row in enumerate(self.rows()):
+            assert row is not None
+            yield row.arrival_ns, index, row
 
 
 @needs_shared
 def test_burstgpt_with_its_failures_as_the_readme_counts_them() -> None:
-    names = "Timestamp", "Request tokens", "Response tokens"
-    stamps, *lengths = plain_columns(TRACES / "burstgpt" / "BurstGPT_1.head400.csv", *names)
-    assert len(stamps) == 400
-    check_arrivals(describe_arrivals(np.array([int(float(t) * S) for t in stamps])), BURSTGPT)
-    for tokens, printed in zip(lengths, BURSTGPT[4:], strict=True):
-        check_lengths(np.array(tokens, np.int64), printed)
+    path = TRACES / "burstgpt" / "BurstGPT_1.head400.csv"
+    entries = list(EveryRow(path)._with_tokens())
+    assert len(entries) == 400
+    check_arrivals(describe_arrivals(np.array([at_ns for at_ns, _, _ in entries])), BURSTGPT)
+    check_lengths(np.array([row.prompt_tokens for _, _, row in entries]), BURSTGPT[4])
+    check_lengths(np.array([row.output_tokens for _, _, row in entries]), BURSTGPT[5])
+    trace = open_trace(path)
+    assert len(read_columns(trace).arrival_ns) == 400 - 17
+    assert trace.notes == {"requests with zero prompt tokens dropped": 17}
 
 
 @needs_shared
 def test_sharegpt_lengths() -> None:
-    lengths = plain_columns(
-        TRACES / "sharegpt-lengths" / "sharegpt.csv", "ContextTokens", "GeneratedTokens"
-    )
-    assert len(lengths[0]) == 58_787
-    for tokens, printed in zip(lengths, SHAREGPT, strict=True):
-        check_lengths(np.array(tokens, np.int64), printed)
+    columns = read_columns(open_timeless(TRACES / "sharegpt-lengths" / "sharegpt.csv"))
+    assert len(columns.prompt_tokens) == 58_787
+    assert columns.prompt_tokens.max() == 241_402
+    check_lengths(columns.prompt_tokens, SHAREGPT[0])
+    check_lengths(columns.output_tokens, SHAREGPT[1])
+    fits = columns.prompt_tokens + columns.output_tokens <= 2048
+    assert fits.sum() == 55_857
+    assert digits(columns.prompt_tokens[fits].mean(), "154.6")
+    assert digits(columns.output_tokens[fits].mean(), "317.9")
 
 
 def test_the_report_of_a_small_trace(tmp_path: Path) -> None:
@@ -238,6 +249,33 @@ def test_a_grid_is_doubted_aloud(tmp_path: Path) -> None:
     assert "IDC of 1 s show the grid" in done.output.replace("\n", " ")
 
 
+def test_a_file_without_times_is_looked_at_all_at_once(tmp_path: Path) -> None:
+    azure(tmp_path, "XXX,10,5", "XXX,30,5")
+    done = inspect(tmp_path / "azure.csv")
+    assert done.exit_code == 0, done.output
+    assert "lengths, which has no arrival times: all at once" in done.output
+    assert "2 requests, all at one instant" in done.output
+    assert "burstiness" not in done.output
+    assert "Arrival times" not in done.output
+    spread = inspect(tmp_path / "azure.csv", "--set", "trace.arrivals_per_second=2")
+    assert "all at once" not in spread.output
+    assert "prompt tokens/s" in spread.output
+
+
+def test_one_request_has_no_rate(tmp_path: Path) -> None:
+    azure(tmp_path, "2023-11-16 18:00:00.0,10,5")
+    assert "1 request: there is no rate to speak of" in inspect(tmp_path / "azure.csv").output
+
+
+def test_options_say_how_to_read(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("at,in,out\n5,10,3\n7,20,4\n")
+    columns = "trace.columns={arrival: at, prompt_tokens: in, output_tokens: out}"
+    words = ["--kind", "csv", "--set", columns, "--set", "trace.time_unit=s"]
+    done = inspect(tmp_path / "own.csv", *words)
+    assert done.exit_code == 0, done.output
+    assert "2 requests in 2 s: 1 requests/s, 15 prompt tokens/s" in done.output
+
+
 def test_a_config_names_its_trace() -> None:
     done = inspect("configs/chatbot.yaml")
     assert done.exit_code == 0, done.output
@@ -263,7 +301,10 @@ def test_the_figure_of_equal_arrivals(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["none.csv"], "none.csv: found no such file"),
-        (["t.csv", "--kind", "azur"], "--kind: trace kind 'azur': allowed auto, azure"),
+        (["t.csv", "--kind", "azur"], "--kind azur: allowed: auto, azure, lengths"),
+        (["t.csv", "--kind", "csv"], "t.csv: trace.columns: missing; allowed: a section {arrival"),
+        (["t.csv", "--kind", "timed_trace"], "trace.chunk_hash_size: missing; allowed: the number"),
+        (["t.csv", "--set", "trace.jitter=3"], "jitter: unknown key; did you mean jitter_grid_ms"),
         (["t.csv", "--json", "no/where.json"], "--json no/where.json: no such folder: no"),
         (["t.csv", "--figure", "t.pdf"], "--figure t.pdf: found '.pdf'; allowed: .png"),
         (["t.csv"], "t.csv: found no requests"),

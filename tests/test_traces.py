@@ -34,6 +34,12 @@ def test_azure_keeps_every_digit_of_a_stamp(tmp_path: Path) -> None:
     check_trace(trace)
 
 
+def test_blank_lines_are_no_header(tmp_path: Path) -> None:
+    trace = azure(tmp_path, HEADER, " ", "2023-11-16 18:15:46.1,3,4", header="")
+    assert [request.prompt_tokens for request in trace] == [3]
+    assert type(open_trace(tmp_path / "azure.csv")) is AzureTrace
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_azure_reads_lengths_in_private_streams(tmp_path: Path, end: str) -> None:
     stamp = "2023-11-16 18:15:46.6805900"
@@ -94,6 +100,18 @@ def test_azure_refuses_lengths_that_are_no_counts(tmp_path: Path, row: str, foun
             ["2023-13-16 18:15:46.2,1,1"],
             2,
             "TIMESTAMP = '2023-13-16 18:15:46.2'",
+            "YYYY-MM-DD HH:MM:SS with up to 9 fractional digits",
+        ),
+        (
+            ["0001-01-01 00:00:00+05:00,1,1"],
+            2,
+            "TIMESTAMP = '0001-01-01 00:00:00+05:00'",
+            "YYYY-MM-DD HH:MM:SS with up to 9 fractional digits",
+        ),
+        (
+            ["9999-12-31 23:59:59-05:00,1,1"],
+            2,
+            "TIMESTAMP = '9999-12-31 23:59:59-05:00'",
             "YYYY-MM-DD HH:MM:SS with up to 9 fractional digits",
         ),
         (

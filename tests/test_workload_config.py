@@ -18,7 +18,7 @@ from experiments.follow import tell
 from experiments.simulate import simulate
 from sim.request import Request
 from traces.contract import check_trace
-from traces.native import NativeTrace
+from traces.native import NativeTrace, write_trace
 from traces.schema import Trace, TraceError
 
 POISSON = {"kind": "poisson", "rate": 5}
@@ -158,6 +158,10 @@ def test_sections_build_what_they_say() -> None:
             "trace.arrivals.rates: found a rate at 90 s; allowed: 0 to below period_s = 60",
         ),
         (
+            {"arrivals": {"kind": "on_off", "rate_on": 1, "on_s": 1e-6, "off_s": 1}},
+            "trace.arrivals: found 1e-06 requests expected per burst and pause; allowed: 0.001 or",
+        ),
+        (
             {"lengths": {"prompt": {"kind": "lognormal", "median": 5}}},
             "trace.lengths.prompt: found median; allowed: two of median, mean and sigma",
         ),
@@ -250,21 +254,18 @@ def test_items_of_lists_can_be_set(nested: Path) -> None:
         load_config(nested, overrides=["transforms.1.factor=0"])
 
 
-def test_a_run_refuses_several_answers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["requests", "fork"])
+def test_a_run_gives_several_answers(how: str, tmp_path: Path) -> None:
     values = {
         "model": "Llama-3.1-8B",
         "device": "H200",
+        "engine": {"parallel_sampling": how},
         "trace": {**SYNTHETIC, "n": {4: 1}},
     }
-    with pytest.raises(TraceError) as refused:
-        simulate(parse_config(values), out=tmp_path)
-    assert str(refused.value) == (
-        "synthetic: found request 'r00000', which asks for n = 4 answers;"
-        " allowed: n = 1 (parallel sampling is not simulated yet)"
-    )
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(TraceError, match="asks for n = 4 answers"):
-        tell(parse_config(values), request="r00000", detailed_steps=1)
+    requests = simulate(parse_config(values), out=tmp_path).result.requests
+    assert set(requests["branches"]) == {4}
+    story = [text for text, _ in tell(parse_config(values), request="r00000", detailed_steps=1)]
+    assert any("forks: 3 more answers" in line for line in story) == (how == "fork")
 
 
 def test_a_native_trace_holds_n(tmp_path: Path) -> None:
@@ -274,6 +275,14 @@ def test_a_native_trace_holds_n(tmp_path: Path) -> None:
     assert [request.n for request in NativeTrace(path)] == [4]
     path.write_text(json.dumps({**line, "out_stream": 1, "n": 0}))
     with pytest.raises(TraceError, match="found n = 0; allowed: a whole number from 1 to 16384"):
+        list(NativeTrace(path))
+    path.write_text(json.dumps({**line, "out_stream": 1, "beam": 4}))
+    (request,) = NativeTrace(path)
+    assert (request.n, request.beam) == (1, 4)
+    write_trace(tmp_path / "again.jsonl", [request])
+    assert list(NativeTrace(tmp_path / "again.jsonl")) == [request]
+    path.write_text(json.dumps({**line, "out_stream": 1, "beam": 4, "n": 2}))
+    with pytest.raises(TraceError, match="found both n and beam; allowed: one of them"):
         list(NativeTrace(path))
 
 
@@ -306,6 +315,33 @@ def test_generate_needs_no_config(tmp_path: Path) -> None:
     assert said.startswith(f"Error: --out {out}: exists; allowed: another name, or --force")
     assert generate("--out", str(out), *options, "--force")[0] == 0
     assert out.read_bytes() == before
+
+
+def test_generate_shows_any_name_as_it_is(tmp_path: Path) -> None:
+    out = tmp_path / "a: [bold]b.jsonl"
+    code, said = generate("--out", str(out), "--set", "trace.requests=2")
+    assert code == 0
+    assert f"written: {out}\n" in said
+    hint = said.partition("replay it with ")[2]
+    assert yaml.safe_load("{" + hint.strip() + "}") == {
+        "trace": {"kind": "native", "path": str(out)}
+    }
+
+
+def test_generate_stopped_half_way_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(request: Request) -> bytes:
+        if request.id == "r00003":
+            raise KeyboardInterrupt
+        return b"{}\n"
+
+    out = tmp_path / "t.jsonl"
+    out.write_text("mine")
+    monkeypatch.setattr("traces.native._line", stopped)
+    code, said = generate("--out", str(out), "--force", "--set", "trace.requests=9")
+    assert (code, said) == (130, "Stopped; nothing was written.\n")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("t.jsonl", "mine")]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sim.plan import Limit
+from sim.request import BRANCHES
 from sim.rows import Event
 from sim.ttft import PARTS
 from tests.served import Frames, Server
@@ -32,6 +33,10 @@ def recompute(frames: Frames, server: Server) -> dict[int, dict[str, int]]:
         mine = {name: frames[name][frames[name]["replica"] == replica] for name in _READ}
         found |= _Replay(here, server, mine).run(mine["steps"], ends["end_ns"].tolist())
     return found
+
+
+def _sequence(row: Any) -> int:
+    return int(row.request + row.branch * BRANCHES)
 
 
 class _Replay:
@@ -64,7 +69,7 @@ class _Replay:
                     self.queue.append(request)
                 self.step(row, step, ends_ns[step] - start_ns)
                 start_ns = ends_ns[step]
-        assert self.done == set(self.requests.index)
+        assert self.done >= set(self.requests.index)
         return {
             request: {
                 **parts,
@@ -76,7 +81,7 @@ class _Replay:
 
     def step(self, row: Any, step: int, duration_ns: int) -> None:
         events = [
-            (Event(e.event), e.request, e.tokens) for e in self.of_step["events"].get(step, [])
+            (Event(e.event), _sequence(e), e.tokens) for e in self.of_step["events"].get(step, [])
         ]
         for event, request, _ in events:
             if event is Event.PREEMPT:
@@ -95,11 +100,12 @@ class _Replay:
         self.wait(row, duration_ns)
         idle = set(self.prefilling)
         for chunk in self.of_step["chunks"].get(step, []):
-            if chunk.request in self.prefilling:
-                idle.remove(chunk.request)
+            if _sequence(chunk) in self.prefilling:
+                idle.remove(_sequence(chunk))
                 self.compute(chunk, duration_ns)
         for request in idle:
             self.parts[request]["interference"] += duration_ns
+        self.done |= {request for event, request, _ in events if event is Event.FORK}
 
     def wait(self, row: Any, duration_ns: int) -> None:
         head = self.refused_head(row)
@@ -117,18 +123,25 @@ class _Replay:
     def refused_head(self, row: Any) -> int | None:
         """Who was looked at, and found no room."""
         spent = row.chunk_tokens + row.decodes == self.server.limits.max_num_batched_tokens
-        looked = row.limit in (Limit.BLOCKS, Limit.GATE) or (
-            row.limit == Limit.TOKENS and not spent
+        taken = row.running + sum(self.requests["branches"][each] - 1 for each in self.prefilling)
+        looked = (
+            row.limit in (Limit.BLOCKS, Limit.GATE)
+            or (row.limit == Limit.TOKENS and not spent)
+            or (row.limit == Limit.SEATS and taken < self.server.limits.max_num_seqs)
         )
         if row.preempted or not looked:
             return None
-        if not self.server.priority:
-            return self.queue[0]
-        key = self.requests[["priority", "arrival_ns", "id"]].apply(tuple, axis=1)
-        return min(self.queue, key=lambda request: key[request])
+        return min(self.queue, key=self.rank) if self.server.priority else self.queue[0]
+
+    def rank(self, sequence: int) -> tuple[int, int, str]:
+        branch, request = divmod(sequence, BRANCHES)
+        row = self.requests.loc[request]
+        name = f"{branch}_{row['id']}" if row["branches"] > 1 else row["id"]
+        return row["priority"], row["arrival_ns"], name
 
     def compute(self, chunk: Any, duration_ns: int) -> None:
-        parts, request = self.parts[chunk.request], chunk.request
+        request = _sequence(chunk)
+        parts = self.parts[request]
         again = min(chunk.tokens, max(0, self.most[request] - chunk.computed_before))
         again_ns = self.alone(chunk.computed_before, again)
         host_ns = self.server.latency.host_ns

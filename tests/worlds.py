@@ -15,6 +15,8 @@ from typing import Any
 
 import simpy
 
+from sim.beams import Searches
+from sim.branching import Branching, ByForking, Separately
 from sim.cluster import Cluster, LeastOutstanding, RoundRobin
 from sim.engine import Engine
 from sim.executor import Simulated
@@ -22,7 +24,7 @@ from sim.fast.vllm import FastVllm
 from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
 from sim.latency import Counts, Linear, Nanoseconds
-from sim.plan import Departure, Plan
+from sim.plan import Departure, Fork, Plan
 from sim.record import COLUMNS, Records
 from sim.recorder import Recorder
 from sim.request import Request
@@ -49,6 +51,8 @@ class SmallWorld:
     latency: tuple[int, int, int]
     replicas: int
     router: str
+    forks: bool = False
+    """What becomes of requests for several answers: one that forks, or several requests."""
 
 
 @dataclass
@@ -70,6 +74,11 @@ class Trail:
         for sequence, hit_tokens, woken, _ in plan.admitted:
             entry = (self.replica, now_ns, "admit", sequence.id, hit_tokens, woken)
             self.entries.append((*entry, tuple(sequence.blocks)))
+
+    def forked(self, forks: list[Fork], now_ns: int) -> None:
+        for parent, child in forks:
+            entry = (self.replica, now_ns, "fork", parent.id, child.id, tuple(child.blocks))
+            self.entries.append(entry)
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
         for departure in departures:
@@ -152,13 +161,15 @@ def serve(
         )
         trails.append(Trail(replica))
         own = [] if watch is None else [watch(planner)]
+        engine_world = (CalendarWorld if fast else World)(max_model_len=world.max_model_len)
         engines.append(
             Engine(
                 env,
                 scheduler=planner,
                 executor=Simulated(latency),
-                world=(CalendarWorld if fast else World)(max_model_len=world.max_model_len),
+                world=engine_world,
                 observers=[recorder, trails[-1], *own],
+                branching=branching_of(world.limits, engine_world, forks=world.forks),
                 replica=replica,
             )
         )
@@ -168,6 +179,27 @@ def serve(
     for engine in engines:
         engine.recorder.close()  # type: ignore[attr-defined]
     return Outcome(records, trails, engines)
+
+
+def branching_of(
+    limits: Limits, world: World, *, forks: bool, spread: float = 1.0, replica: int = 0
+) -> Branching:
+    if not forks:
+        return Separately()
+    searches = Searches(answer_tokens=world.answer_tokens, spread=spread, seed=(0, replica))
+    return ByForking(max_num_seqs=limits.max_num_seqs, searches=searches)
+
+
+def several_answers(rng: random.Random, *, forks: bool, priority: bool | None = None) -> SmallWorld:
+    """A small world in which requests ask for up to four answers, or search with as many beams."""
+    world = small_world(rng, priority=priority)
+    if world.priority:  # twins that preempt each other's half-computed prompts never end
+        world = replace(world, limits=replace(world.limits, scheduler_reserve_full_isl=True))
+    numbers = rng.choice([(1, 1, 2), (1, 2, 3, 4), (4,)])
+    requests = [replace(request, n=rng.choice(numbers)) for request in world.requests]
+    if forks and rng.random() < 0.5:
+        requests = [replace(r, n=1, beam=r.n if r.n > 1 else 0) for r in requests]
+    return replace(world, requests=requests, forks=forks)
 
 
 def small_world(rng: random.Random, *, priority: bool | None = None) -> SmallWorld:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Row(NamedTuple):
     floating: bool = False
     """Its arrival follows from an earlier turn's, so its place in the file says nothing."""
     n: int = 1
+    beam: int = 0
 
 
 Entry = tuple[int, int, Row]
@@ -86,7 +88,7 @@ def _check_order(last: Entry | None, entry: Entry, file: TraceFile) -> None:
         found = f"{row.shown}, which is earlier than the row before it ({last[2].shown})"
         allowed = "rows in order of arrival ("
         if not row.floating:
-            allowed += f"python -m traces.sort {file.path} --out SORTED makes them so; "
+            allowed += f"python -m traces.sort {quote(str(file.path))} --out SORTED makes them so; "
         allowed += "the option reorder_rows: N reorders within N rows)"
         raise file.error(row.line, found=found, allowed=allowed)
 

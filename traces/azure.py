@@ -51,15 +51,14 @@ class AzureTrace(FileTrace):
             yield Row(line, arrival_ns, stamp, prompt_tokens, output_tokens)
 
     def _split(self) -> Iterator[tuple[int, str, int, int]]:
-        """(line, stamp, prompt tokens, output tokens); the first line must be the header."""
-        lines = self._file.lines()
-        _, header = next(lines, (1, None))
+        """(line, stamp, prompt tokens, output tokens); the first of them that is not blank is the
+        header."""
+        lines = (numbered for numbered in self._file.lines() if numbered[1].strip())
+        first, header = next(lines, (1, None))
         if header != _HEADER:
             found = "an empty file" if header is None else f"the header {header[:80]!r}"
-            raise self._file.error(1, found=found, allowed=f"the header {_HEADER!r}")
+            raise self._file.error(first, found=found, allowed=f"the header {_HEADER!r}")
         for line, text in lines:
-            if not text:
-                continue
             fields = text.split(",")
             if len(fields) != len(_COLUMNS):
                 found = f"{len(fields)} columns ({text[:80]!r})"

@@ -7,7 +7,7 @@ from traces.arrange import Row
 from traces.clock import Clock
 from traces.filetrace import Compose
 from traces.jsonl import Record, shorten
-from traces.ranges import INT64, TOKENS, whole_number
+from traces.ranges import INT64, TOKENS, check_least, whole_number
 from traces.streams import Streams
 
 
@@ -76,6 +76,5 @@ def composing_blocks(streams: Streams, *, block_tokens: int) -> Compose:
 
 
 def check_block_tokens(block_tokens: int) -> int:
-    if block_tokens < 1:
-        raise ValueError(f"block_tokens = {block_tokens}: allowed 1 or more")
+    check_least(1, block_tokens=block_tokens)
     return block_tokens

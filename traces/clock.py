@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 
+from traces.ranges import check_positive
+
 UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 """Nanoseconds of each unit."""
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -55,6 +57,7 @@ class TickClock(Clock):
 
     def __init__(self, seconds: float, notes: Counter[str]) -> None:
         super().__init__("s", notes)
+        check_positive(seconds=seconds)
         # By its shortest text: 0.001 is a thousandth, which no binary float is.
         self._tick_ns = Decimal(repr(seconds)).scaleb(9)
         self.allowed = f"a number, in steps of {seconds} s"
@@ -105,10 +108,10 @@ def parse_stamp(stamp: str) -> tuple[int, bool] | None:
 def _seconds(stamp: str, zone: str) -> int | None:
     try:
         moment = datetime.fromisoformat(stamp + zone)
-    except ValueError:  # a 13th month
+        if moment.tzinfo is not None:
+            moment = moment.astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):  # a 13th month; the year 1, east of Greenwich
         return None
-    if moment.tzinfo is not None:
-        moment = moment.astimezone(UTC).replace(tzinfo=None)
     return (moment - _EPOCH) // timedelta(seconds=1)
 
 

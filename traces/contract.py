@@ -97,6 +97,10 @@ def _check_request(request: Request) -> None:
         f"{who}: n = {request.n!r} is no positive int",
     )
     _require(
+        type(request.beam) is int and request.beam >= 0 and (request.beam == 0 or request.n == 1),
+        f"{who}: beam = {request.beam!r} is no int from 0, or n is above 1 beside it",
+    )
+    _require(
         request.max_tokens is None or request.max_tokens >= request.output_tokens,
         f"{who}: max_tokens = {request.max_tokens} is below its {request.output_tokens} tokens",
     )

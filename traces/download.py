@@ -42,6 +42,9 @@ def download(url: str, path: Path, *, sha256: str, watch: Watch = lambda *_: Non
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(f"{path.parent}: no folder to fetch to ({error.strerror})") from None
+    try:
         continued = part.exists() and part.stat().st_size > 0
         try:
             _receive(url, part, watch)

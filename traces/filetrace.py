@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,8 +15,10 @@ import numpy as np
 from sim.request import Request, Run
 from traces.arrange import Entry, Row, in_order, spread_ties
 from traces.file import Head, TraceFile
-from traces.ranges import ARRIVALS
+from traces.ranges import ARRIVALS, check_least
 from traces.streams import Streams
+
+_SURROGATE = re.compile("[\\ud800-\\udfff]")
 
 Compose = Callable[[Row], tuple[tuple[Run, ...], int]]
 """From a row to its prompt, and the stream of its answer."""
@@ -61,8 +64,9 @@ class FileTrace(ABC):
         self.name = self._file.path.name
         self.notes: Counter[str] = Counter()
         self.shifted_by: str | None = None
+        check_least(0, reorder_rows=reorder_rows, seed=seed)
         self._reorder_rows = reorder_rows
-        self._grid_ns = 0 if jitter_grid_ms is None else int(Decimal(repr(jitter_grid_ms)) * 10**6)
+        self._grid_ns = _grid_ns(jitter_grid_ms)
         self._seed = seed
 
     @staticmethod
@@ -114,6 +118,7 @@ class FileTrace(ABC):
             if placed_ns not in ARRIVALS:
                 allowed = "arrivals within 146 years (2**62 ns)"
                 raise self._file.error(row.line, found=row.shown, allowed=allowed)
+            self._check_names(row)
             prompt, output_stream = compose(row)
             yield Request(
                 f"r{index:05d}" if row.id is None else row.id,
@@ -126,6 +131,7 @@ class FileTrace(ABC):
                 row.tenant,
                 row.session,
                 row.n,
+                row.beam,
             )
         if origin_ns is None:
             self._refuse_nothing()
@@ -149,8 +155,24 @@ class FileTrace(ABC):
                 side = "output" if row.prompt_tokens else "prompt"
                 self.notes[f"requests with zero {side} tokens dropped"] += 1
 
+    def _check_names(self, row: Row) -> None:
+        """JSON can write half a character; no table and no screen can show one."""
+        for name in (row.id, row.session, row.tenant):
+            if name is not None and not name.isascii() and _SURROGATE.search(name):
+                raise self._file.error(
+                    row.line, found=f"the name {ascii(name)[:80]}", allowed="whole characters"
+                )
+
     def _refuse_nothing(self) -> None:
         """An empty trace is a mistake."""
         dropped = ", ".join(f"{count} {what}" for what, count in self.notes.items())
         found = f"no requests ({dropped})" if dropped else "no requests"
         raise self._file.error(None, found=found, allowed="at least one request")
+
+
+def _grid_ns(grid_ms: float | None) -> int:
+    """0 for None."""
+    if grid_ms is None:
+        return 0
+    check_least(1e-6, jitter_grid_ms=grid_ms)
+    return int(Decimal(str(grid_ms)) * 10**6)

@@ -19,7 +19,7 @@ from traces.file import Head
 from traces.filetrace import Compose, FileTrace, Options
 from traces.jsonl import Record, first_keys, read_records
 from traces.prefixes import Prefixes
-from traces.ranges import TOKENS
+from traces.ranges import TOKENS, check_least
 from traces.sessions import ANSWER_NS_PER_TOKEN, Conversation, Turn
 from traces.streams import Streams
 from traces.text import CHARACTERS_PER_TOKEN, Estimate
@@ -69,6 +69,9 @@ class MooncakeTrace(FileTrace):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(path, **options)
+        check_least(0, answer_ns_per_token=answer_ns_per_token)
+        if session_input not in (None, "new", "whole"):
+            raise ValueError(f"session_input = {session_input!r}: allowed new, whole or None")
         self.block_tokens = check_block_tokens(block_tokens)
         self._session_input = session_input
         self._answer_ns_per_token = answer_ns_per_token

@@ -25,12 +25,12 @@ from traces.unfinished import writing
 _REQUIRED = ("request_id", "prompt", "output_tokens", "out_stream")
 _OPTIONAL = (
     *("arrival_ns", "arrival_us", "arrival_s", "prompt_tokens"),
-    *("priority", "max_tokens", "tenant", "session", "n"),
+    *("priority", "max_tokens", "tenant", "session", "n", "beam"),
 )
 _POSITIVE = range(1, TOKENS.stop)
 _MICROSECONDS = range(ARRIVALS.stop // 1000)
 _ANSWERS = range(1, 16_385)
-"""How many of them vLLM lets one request ask for."""
+"""How many of them, or of beams, vLLM lets one request ask for."""
 
 
 class NativeTrace(FileTrace):
@@ -90,6 +90,7 @@ def _line(request: Request) -> bytes:
         "tenant": request.tenant,
         "session": request.session,
         "n": request.n if request.n > 1 else None,
+        "beam": request.beam or None,
     }
     stated = {key: value for key, value in fields.items() if value is not None}
     return json.dumps(stated, separators=(",", ":")).encode() + b"\n"
@@ -113,7 +114,16 @@ def _row(record: Record) -> Row:
         record.optional_whole("max_tokens", range(output_tokens, TOKENS.stop)),
         record.text("request_id"),
         n=record.optional_whole("n", _ANSWERS) or 1,
+        beam=_beam(record),
     )
+
+
+def _beam(record: Record) -> int:
+    """The width of the search; as many answers are returned, so n may not say another number."""
+    beam = record.optional_whole("beam", _ANSWERS) or 0
+    if beam and "n" in record:
+        raise record.error(found="both n and beam", allowed="one of them")
+    return beam
 
 
 def _arrival_ns(record: Record) -> int:

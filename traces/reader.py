@@ -69,6 +69,17 @@ def open_trace(path: str | Path, *, kind: str = "auto", seed: int = 0, **options
     return FORMATS[kind](path, seed=seed, **options)
 
 
+def open_timeless(path: str | Path) -> FileTrace:
+    """As open_trace, for whoever does not ask when: a file without times comes all at once."""
+    kind = recognise(TraceFile(path))
+    return open_trace(path, kind=kind, **({"at_once": True} if lacks_times(kind) else {}))
+
+
+def lacks_times(kind: str) -> bool:
+    """Whether no file of this kind has arrival times."""
+    return FORMATS[kind].takes == TIMELESS
+
+
 def recognise(file: TraceFile) -> str:
     """The kind of a file, by its first lines. Raises TraceError where they fit no format."""
     head = file.head()

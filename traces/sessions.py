@@ -11,6 +11,9 @@ from traces.streams import Streams
 ANSWER_NS_PER_TOKEN = 25_000_000
 """Nominal answer time: TPOT of 25.4 ms in vLLM's multi-turn benchmark
 (vllm-project/vllm, benchmarks/multi_turn/README.md)."""
+THINK_S = 100.0
+"""Between an answer and the next message: about what ServeGen (Xiang et al., arXiv:2505.09999)
+is quoted for; not read in the paper."""
 
 
 @dataclass(slots=True, eq=False)

@@ -33,4 +33,5 @@ def adopt(request: Request, *, name: str, place: int, places: int) -> Request:
         request.tenant,
         None if request.session is None else f"{name}/{request.session}",
         request.n,
+        request.beam,
     )

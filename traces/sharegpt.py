@@ -18,7 +18,8 @@ from traces.file import Head
 from traces.filetrace import Compose, FileTrace
 from traces.json_list import read_json_list
 from traces.jsonl import Record, shorten
-from traces.sessions import ANSWER_NS_PER_TOKEN, Conversation, Turn
+from traces.ranges import check_least
+from traces.sessions import ANSWER_NS_PER_TOKEN, THINK_S, Conversation, Turn
 from traces.streams import Streams
 from traces.text import CHARACTERS_PER_TOKEN, Estimate
 from traces.timeless import TIMELESS, ArrivalOptions, GivenArrivals
@@ -26,8 +27,6 @@ from traces.timeless import TIMELESS, ArrivalOptions, GivenArrivals
 _ASKING = ("human", "user")
 _ANSWERING = ("gpt", "chatgpt", "assistant", "bing", "bard")
 _SYSTEM = "system"
-THINK_S = 100.0
-"""Between an answer and the next message: ServeGen, arXiv:2505.09999, about 100 s."""
 
 
 class _Turn(NamedTuple):
@@ -63,6 +62,7 @@ class ShareGptTrace(FileTrace):
         **arrivals: Unpack[ArrivalOptions],
     ) -> None:
         super().__init__(path)
+        check_least(0, think_s=think_s, answer_ns_per_token=answer_ns_per_token)
         self._characters_per_token = characters_per_token
         self._think_s = think_s
         self._answer_ns_per_token = answer_ns_per_token

@@ -87,6 +87,9 @@ def sort_trace(
 def _fields(file: TraceFile, column: str | None, time_unit: str | None) -> dict[str, str]:
     if column is not None and time_unit is not None:
         return {column: time_unit}
+    if file.head().parquet:
+        found = "a parquet file, whose rows are no lines"
+        raise file.error(None, found=found, allowed="CSV or JSON lines")
     kind = recognise(file)
     if kind not in _ARRIVALS:
         found = f"a file of kind {kind}, whose lines are not requests with arrivals"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.request import Request
+from traces.ranges import check_least
 from traces.schema import Trace
 from traces.sharing import SeenPrefixes, whole_blocks
 
@@ -149,8 +150,7 @@ def describe(trace: Trace, columns: Columns, *, block_size: int = 16) -> Statist
 
     Raises ValueError for a block_size below 1.
     """
-    if block_size < 1:
-        raise ValueError(f"block_size = {block_size}: allowed 1 or more")
+    check_least(1, block_size=block_size)
     return Statistics(
         name=trace.name,
         requests=len(columns.arrival_ns),

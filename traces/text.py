@@ -6,6 +6,8 @@ import math
 from array import array
 from collections import Counter
 
+from traces.ranges import check_least
+
 CHARACTERS_PER_TOKEN = 4.0
 """Of English under current tokenizers, as OpenAI's and Google's documentation put it."""
 
@@ -14,6 +16,7 @@ class Estimate:
     """Texts cut into pieces of `characters_per_token`, the last one shorter; counted in `notes`."""
 
     def __init__(self, characters_per_token: float, notes: Counter[str]) -> None:
+        check_least(1, characters_per_token=characters_per_token)
         self._ratio = characters_per_token
         self._notes = notes
         self._pieces: dict[str, int] = {}

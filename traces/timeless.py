@@ -9,6 +9,7 @@ from typing import TypedDict
 import numpy as np
 
 from traces.file import TraceFile
+from traces.ranges import check_least, check_positive
 
 TIMELESS = ("arrivals_per_second", "at_once")
 ALLOWED = "arrivals_per_second: N (Poisson, drawn with the seed) or at_once: true"
@@ -38,6 +39,9 @@ class GivenArrivals:
         at_once: bool = False,
         seed: int = 0,
     ) -> None:
+        if arrivals_per_second is not None:
+            check_positive(arrivals_per_second=arrivals_per_second)
+        check_least(0, seed=seed)
         self._file = file
         self._rate = arrivals_per_second
         self._at_once = at_once

@@ -97,12 +97,18 @@ class Paged:
         self._forked |= {parent, child}
 
     def release(self, sequence: Sequence) -> Departure:
-        blocks = sequence.blocks
+        blocks, size = sequence.blocks, self.block_size
+        in_part = 0
+        if sequence in self._forked:
+            self._forked.remove(sequence)
+            if self._shares_last(sequence):
+                in_part = -(-sequence.computed % size)
+            elif self._withdraw_copy(sequence):
+                in_part = sequence.computed % size
         still_held = self.pool.release(blocks, keyed=sequence.published)
         sequence.blocks, sequence.published = [], 0
         self._members.discard(sequence)
-        self._forked.discard(sequence)
-        return Departure(sequence, sequence.computed, blocks, still_held)
+        return Departure(sequence, sequence.computed, blocks, still_held * size + in_part)
 
     def take_copies(self) -> list[Copy]:
         copies, self._copies = self._copies, []
@@ -128,4 +134,11 @@ class Paged:
         (own,) = self.pool.take(1)
         self.pool.release([shared], keyed=0)
         sequence.blocks[index] = own
-        self._copies.append(Copy(shared, own))
+        self._copies.append(Copy(shared, own, sequence, sequence.computed))
+
+    def _withdraw_copy(self, sequence: Sequence) -> bool:
+        """Who leaves before its copy was made has left the original to its other holders."""
+        kept = [copy for copy in self._copies if copy.sequence is not sequence]
+        withdrawn = len(kept) < len(self._copies)
+        self._copies = kept
+        return withdrawn

@@ -67,6 +67,15 @@ class Scheduler(Protocol):
         ...
 
 
+class ForkingScheduler(Scheduler, Protocol):
+    """A scheduler whose sequences can part."""
+
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """The step that just ran gives `child` a token, too: from here on it runs beside its
+        parent, of which it shares everything. Comes before `commit` of that step."""
+        ...
+
+
 class OneStep:
     """For schedulers that promise nothing: every step is decided anew. Always right."""
 

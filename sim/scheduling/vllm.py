@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
+from typing import cast
 
-from sim.kv.cache import Hit, KVCache
+from sim.kv.cache import ForkingCache, Hit, KVCache
 from sim.plan import Admission, Chunk, DecodeList, Departure, Limit, Plan
 from sim.request import Sequence
 from sim.scheduling.face import OneStep
@@ -101,6 +102,16 @@ class VllmScheduler(OneStep):
         self.running = [sequence for sequence in self.running if sequence not in gone]
         return [self.kv.release(sequence) for sequence in ended]
 
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """Run `child` beside its parent, in a seat kept for it, or left in this very step; needs
+        a cache that forks."""
+        cast(ForkingCache, self.kv).fork(parent, child)
+        child.generated = parent.generated + 1
+        child.decoding = True
+        child.admission = next(self._admissions)
+        parent.width = max(1, parent.width - 1)
+        self.running.append(child)
+
     # --- running sequences
 
     def _continue_running(self, plan: Plan, decodes: DecodeList, cap: int) -> int:
@@ -154,15 +165,18 @@ class VllmScheduler(OneStep):
         if plan.preempted:
             return Limit.BLOCKS
         limits, running = self.limits, self.running
+        seats = limits.max_num_seqs - sum([sequence.width for sequence in running])
         while True:
             if budget == 0:
                 return Limit.TOKENS
-            if len(running) == limits.max_num_seqs:
+            if seats == 0:
                 return Limit.SEATS
             head = self.order.head()
             if head is None:
                 return Limit.NONE
             plan.refused = head
+            if head.width > seats:
+                return Limit.SEATS
             hit = self.kv.match(head)
             n = min(head.num_tokens - hit.tokens, cap)
             if n > budget and not limits.enable_chunked_prefill:
@@ -180,6 +194,7 @@ class VllmScheduler(OneStep):
             self.kv.grow(head, n)
             plan.chunks.append(Chunk(head, hit.tokens, n))
             budget -= n
+            seats -= head.width
 
     def _admit(self, head: Sequence, hit: Hit, plan: Plan) -> None:
         woken = self.kv.admit(head, hit)
@@ -201,7 +216,7 @@ class VllmScheduler(OneStep):
         self.kv.check()
         admissions = [sequence.admission for sequence in self.running]
         assert admissions == sorted(set(admissions)), "running is not in admission order"
-        assert len(self.running) <= self.limits.max_num_seqs
+        assert sum(sequence.width for sequence in self.running) <= self.limits.max_num_seqs
         for sequence in self.running:
             assert 0 < sequence.computed <= sequence.num_tokens, sequence.id
 

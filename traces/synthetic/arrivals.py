@@ -12,11 +12,14 @@ from typing import Protocol
 
 import numpy as np
 
+from traces.ranges import check_least, check_positive
 from traces.schema import Trace
 from traces.synthetic.draws import Draws, Floats, block_sizes
 
 _LATEST_NS = 2.0**62
 """Later than any trace may last, and still an int64; whoever comes then is refused."""
+_LEAST_EXPECTED = 1e-3
+"""A process of bursts that hold next to nothing would take ages to come to a request."""
 
 
 class Arrivals(Protocol):
@@ -31,6 +34,9 @@ class Poisson:
 
     rate: float
 
+    def __post_init__(self) -> None:
+        check_positive(rate=self.rate)
+
     def arrivals_ns(self, draws: Draws) -> Iterator[int]:
         random = draws.generator("gaps")
         return _by_gaps(lambda size: random.standard_exponential(size) / self.rate)
@@ -40,12 +46,15 @@ class Poisson:
 class Gamma:
     """Independent gaps with the coefficient of variation `cv`: bursts above 1, order below.
 
-    The gaps of single clients in production are of this kind: Xiang et al., ServeGen,
-    arXiv:2505.09999. cv = 1 is distributed as Poisson.
+    ServeGen draws the gaps of single clients so (Xiang et al., arXiv:2505.09999), as its
+    repository describes it; not read in the paper. cv = 1 is distributed as Poisson.
     """
 
     rate: float
     cv: float
+
+    def __post_init__(self) -> None:
+        check_positive(rate=self.rate, cv=self.cv)
 
     def arrivals_ns(self, draws: Draws) -> Iterator[int]:
         random = draws.generator("gaps")
@@ -58,6 +67,9 @@ class Constant:
     """Request k arrives at k / rate seconds."""
 
     rate: float
+
+    def __post_init__(self) -> None:
+        check_positive(rate=self.rate)
 
     def arrivals_ns(self, draws: Draws) -> Iterator[int]:
         first = 0
@@ -89,6 +101,14 @@ class OnOff:
     off_s: float
     """Mean seconds in each state."""
 
+    def __post_init__(self) -> None:
+        check_positive(rate_on=self.rate_on, on_s=self.on_s, off_s=self.off_s)
+        check_least(0, rate_off=self.rate_off)
+        expected = self.rate_on * self.on_s + self.rate_off * self.off_s
+        if expected < _LEAST_EXPECTED:
+            found = f"{expected:g} requests expected per burst and pause"
+            raise ValueError(f"{found}: allowed {_LEAST_EXPECTED:g} or more")
+
     def arrivals_ns(self, draws: Draws) -> Iterator[int]:
         gaps, periods = draws.generator("gaps"), draws.generator("periods")
         means_s = np.array([self.on_s, self.off_s])
@@ -101,11 +121,12 @@ class OnOff:
         for size in block_sizes():
             due = last + np.cumsum(gaps.standard_exponential(size))
             last = due[-1]
-            while expected[-1] <= last:
+            parts_s, parts = [edges_s], [expected]
+            while parts[-1][-1] <= last:
                 lasting_s = periods.standard_exponential((128, 2)) * means_s
-                ends_s = edges_s[-1] + np.cumsum(lasting_s)
-                sums = expected[-1] + np.cumsum(lasting_s * rates)
-                edges_s, expected = np.append(edges_s, ends_s), np.append(expected, sums)
+                parts_s.append(parts_s[-1][-1] + np.cumsum(lasting_s))
+                parts.append(parts[-1][-1] + np.cumsum(lasting_s * rates))
+            edges_s, expected = np.concatenate(parts_s), np.concatenate(parts)
             yield from _nanoseconds(np.interp(due, expected, edges_s))
             past = np.searchsorted(expected, last, side="right") - 1
             edges_s, expected = edges_s[past:], expected[past:]
@@ -123,6 +144,12 @@ class Diurnal:
     swing: float = 0.5
     peak_s: float = 14 * 3600.0
     period_s: float = 86_400.0
+
+    def __post_init__(self) -> None:
+        check_positive(rate=self.rate, period_s=self.period_s)
+        check_least(0, swing=self.swing, peak_s=self.peak_s)
+        if self.swing > 1:
+            raise ValueError(f"swing = {self.swing}: allowed 0 to 1, or the rate falls below 0")
 
     def arrivals_ns(self, draws: Draws) -> Iterator[int]:
         return _thinned(self.rate_at, self.rate * (1 + self.swing), draws)
@@ -142,6 +169,14 @@ class Profile:
 
     rates: Mapping[float, float]
     period_s: float = 86_400.0
+
+    def __post_init__(self) -> None:
+        check_positive(period_s=self.period_s, highest_rate=max(self.rates.values(), default=0))
+        for at_s, rate in self.rates.items():
+            check_least(0, rate=rate)
+            if not 0 <= at_s < self.period_s:
+                allowed = f"0 to below period_s = {self.period_s:g}"
+                raise ValueError(f"a rate at {at_s:g} s: allowed {allowed}")
 
     def arrivals_ns(self, draws: Draws) -> Iterator[int]:
         return _thinned(self.rate_at, max(self.rates.values()), draws)

@@ -1,8 +1,9 @@
-"""A mix of clients, each with traffic of its own: what production looks like from inside.
+"""A mix of clients, each with traffic of its own.
 
-Xiang et al., ServeGen, arXiv:2505.09999: a workload is the sum of many clients whose rates
-are very unequal, whose gaps are burstier than Poisson, and whose lengths differ. A sum of
-equal clients loses that: its bursts cancel, and its lengths do not follow who is awake.
+After ServeGen (Xiang et al., arXiv:2505.09999) as its repository describes it; not read in
+the paper: a workload is the sum of many clients whose rates are very unequal, whose gaps are
+burstier than Poisson, and whose lengths differ. A sum of equal clients loses that: its bursts
+cancel, and its lengths do not follow who is awake.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from traces.ranges import check_least, check_positive
 from traces.several import adopt
 from traces.synthetic.arrivals import Gamma
 from traces.synthetic.draws import Draws, by_rank
@@ -65,9 +67,9 @@ class Population:
     Client k (from 1) has the share 1 / k**rate_skew of all requests; with the default skew
     a tenth of 1,000 clients sends 69 %. CVs of gaps, and the medians of prompt
     lengths and means of answers, are lognormal over the clients; within a client gaps are
-    gamma, prompts lognormal, answers exponential. The kinds of distribution are ServeGen's
-    (its prompts also have a Pareto tail); the defaults are assumptions, around the lengths
-    of Azure's conversation trace of 2023.
+    gamma, prompts lognormal, answers exponential: after ServeGen as its repository describes
+    it (there prompts also have a Pareto tail); not read in the paper. The defaults are
+    assumptions, around the lengths of Azure's conversation trace of 2023.
     """
 
     count: int
@@ -85,6 +87,14 @@ class Population:
     output_spread: float = 0.5
     longest: int = 131_072
     """Of any question and any answer; what is longer is clipped, and counted."""
+
+    def __post_init__(self) -> None:
+        check_least(1, count=self.count, longest=self.longest)
+        check_positive(rate=self.rate, cv_median=self.cv_median)
+        check_positive(prompt_median=self.prompt_median, output_mean=self.output_mean)
+        check_least(0, rate_skew=self.rate_skew, cv_sigma=self.cv_sigma)
+        check_least(0, prompt_spread=self.prompt_spread, prompt_sigma=self.prompt_sigma)
+        check_least(0, output_spread=self.output_spread)
 
     def clients(self, *, seed: int) -> Mapping[str, Traffic]:
         """By rank; more of them begin with the same ones, apart from their share of the rate."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +10,22 @@ from pathlib import Path
 import numpy as np
 
 from traces.file import TraceFile
-from traces.ranges import whole_number
-from traces.reader import open_trace
+from traces.reader import open_timeless
 from traces.schema import Trace, TraceError
 from traces.synthetic.draws import Draws, Whole, block_sizes, endless
 from traces.synthetic.lengths import LONGEST
+from traces.table import first_columns, read_table
 
-_ALLOWED = range(1, LONGEST + 1)
+_ALLOWED = range(LONGEST + 1)
 
 
 class Empirical:
     """Values of one column of a CSV file, drawn with replacement.
 
     With the column `prompt_tokens` or `output_tokens` the file may also be a trace of any
-    format. Rows with a 0 are dropped and counted. Raises TraceError, when lengths are asked
-    for, where the file has no such column, or in it something that is no length.
+    format that shows itself. Rows with a 0 are dropped; `notes` counts them, and whatever
+    the trace leaves out. Raises TraceError, when lengths are asked for, where the file has no
+    such column, or in it something that is no length.
     """
 
     longest = LONGEST
@@ -32,7 +33,7 @@ class Empirical:
     def __init__(self, path: str | Path, *, column: str) -> None:
         self._file = TraceFile(path)
         self._column = column
-        self.dropped = 0
+        self.notes: Counter[str] = Counter()
 
     def lengths(self, draws: Draws) -> Iterator[int]:
         values = self._read()
@@ -43,34 +44,35 @@ class Empirical:
         return self._file.fingerprint("empirical", column=self._column)
 
     def _read(self) -> Whole:
-        names = next(csv.reader([self._file.head().first_line]), [])
-        if self._column in names:
-            rows = self._from_csv()
+        self.notes.clear()
+        columns = first_columns(self._file.head())
+        if self._column in columns:
+            values = self._from_csv()
         elif self._column in ("prompt_tokens", "output_tokens"):
-            trace = open_trace(self._file.path)
-            rows = (getattr(request, self._column) for request in trace)
+            values = self._from_trace()
         else:
-            allowed = f"one of {', '.join(map(repr, names))[:200]}"
-            allowed += ", or prompt_tokens or output_tokens of a trace"
+            allowed = "prompt_tokens or output_tokens of a trace"
+            if columns:
+                allowed = f"one of {', '.join(map(repr, sorted(columns)))[:200]}, or {allowed}"
             raise self._file.error(1, found=f"no column {self._column!r}", allowed=allowed)
-        read = np.fromiter(rows, dtype=np.int64)
-        values = read[read > 0]
-        self.dropped = len(read) - len(values)
         if not len(values):
             raise self._file.error(None, found="no lengths above 0", allowed="at least one")
         return values
 
-    def _from_csv(self) -> Iterator[int]:
-        numbered = (pair for pair in self._file.lines() if pair[1].strip())
-        _, header = next(numbered)
-        at = next(csv.reader([header])).index(self._column)
-        for number, line in numbered:
-            fields = next(csv.reader([line]))
-            text = fields[at].strip() if at < len(fields) else ""
-            if not (text.isascii() and text.isdigit() and len(text) < 10):
-                found = f"{self._column} = {text[:60]!r}"
-                raise self._file.error(number, found=found, allowed=whole_number(_ALLOWED))
-            yield int(text)
+    def _from_csv(self) -> Whole:
+        rows = read_table(self._file, required=[self._column])
+        read = np.fromiter((row.whole(self._column, _ALLOWED) for row in rows), dtype=np.int64)
+        values = read[read > 0]
+        if dropped := len(read) - len(values):
+            self.notes["rows with 0 dropped"] = dropped
+        return values
+
+    def _from_trace(self) -> Whole:
+        trace = open_timeless(self._file.path)
+        rows = (getattr(request, self._column) for request in trace)
+        values = np.fromiter(rows, dtype=np.int64)
+        self.notes.update(trace.notes)
+        return values
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from traces.ranges import check_least, check_positive
 from traces.synthetic.draws import Draws, Floats, Whole, by_rank, choose, endless
 
 LONGEST = 10**8
@@ -43,6 +44,9 @@ class Constant:
     tokens: int
     longest = LONGEST
 
+    def __post_init__(self) -> None:
+        check_least(1, tokens=self.tokens)
+
     def lengths(self, draws: Draws) -> Iterator[int]:
         return endless(lambda size: np.full(size, self.tokens))
 
@@ -54,6 +58,10 @@ class Uniform:
     low: int
     high: int
     longest = LONGEST
+
+    def __post_init__(self) -> None:
+        check_least(1, low=self.low)
+        check_least(self.low, high=self.high)
 
     def lengths(self, draws: Draws) -> Iterator[int]:
         random = draws.generator("lengths")
@@ -69,6 +77,11 @@ class Lognormal:
     sigma: float
     longest: int = LONGEST
 
+    def __post_init__(self) -> None:
+        check_positive(median=self.median)
+        check_least(0, sigma=self.sigma)
+        check_least(1, longest=self.longest)
+
     def lengths(self, draws: Draws) -> Iterator[int]:
         random = draws.generator("lengths")
         return endless(
@@ -78,10 +91,14 @@ class Lognormal:
 
 @dataclass(frozen=True, slots=True)
 class Exponential:
-    """Exponential, rounded up: the answers of single clients, as ServeGen has them."""
+    """Exponential, rounded up; so ServeGen's repository describes the answers of one client."""
 
     mean: float
     longest: int = LONGEST
+
+    def __post_init__(self) -> None:
+        check_positive(mean=self.mean)
+        check_least(1, longest=self.longest)
 
     def lengths(self, draws: Draws) -> Iterator[int]:
         random = draws.generator("lengths")
@@ -96,6 +113,11 @@ class Zipf:
     low: int
     high: int
     longest = LONGEST
+
+    def __post_init__(self) -> None:
+        check_least(0, exponent=self.exponent)
+        check_least(1, low=self.low)
+        check_least(self.low, high=self.high)
 
     def lengths(self, draws: Draws) -> Iterator[int]:
         weights = by_rank(self.high, self.exponent)[self.low - 1 :]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.request import Request, Run
+from traces.ranges import check_least
 from traces.synthetic.draws import Draws, Whole, choose_key, endless
 from traces.synthetic.traffic import Clip, Drawn, Traffic
 
@@ -34,6 +35,10 @@ class SessionTraffic(Traffic):
     think_mean_s: float = 100.0
     answer_ns_per_token: int = 25_000_000
     max_prompt_tokens: int = 32_768
+
+    def __post_init__(self) -> None:
+        check_least(1, turns_mean=self.turns_mean, max_prompt_tokens=self.max_prompt_tokens)
+        check_least(0, think_mean_s=self.think_mean_s, answer_ns_per_token=self.answer_ns_per_token)
 
     def requests(self, draws: Draws, *, tenant: str | None = None) -> Iterator[Drawn]:
         sessions = self._sessions(draws, tenant)

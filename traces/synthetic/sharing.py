@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from sim.request import Run
+from traces.ranges import check_least
 from traces.synthetic.draws import Draws, block_sizes, by_rank, choose, pick
 
 Around = tuple[tuple[Run, ...], tuple[Run, ...]]
@@ -58,6 +59,10 @@ class SystemPrompts:
     tokens: int
     skew: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_least(1, count=self.count, tokens=self.tokens)
+        check_least(0, skew=self.skew)
+
     @property
     def streams(self) -> int:
         return self.count
@@ -81,6 +86,11 @@ class PromptTree:
     branching: int
     tokens_per_node: int
     skew: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_least(1, depth=self.depth, branching=self.branching)
+        check_least(1, tokens_per_node=self.tokens_per_node)
+        check_least(0, skew=self.skew)
 
     @property
     def streams(self) -> int:
@@ -113,6 +123,11 @@ class Rag:
     position: Literal["before", "after"] = "before"
     retrieved: int = 1
     instructions: int = 0
+
+    def __post_init__(self) -> None:
+        check_least(1, documents=self.documents, document_tokens=self.document_tokens)
+        check_least(1, retrieved=self.retrieved)
+        check_least(0, skew=self.skew, instructions=self.instructions)
 
     @property
     def streams(self) -> int:

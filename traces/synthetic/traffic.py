@@ -95,7 +95,7 @@ class Traffic:
             for side in ("prompt", "output"):
                 lengths = getattr(self.lengths, side)
                 if isinstance(lengths, Empirical):
-                    _add(notes, f"{side} lengths", {"rows with 0 dropped": lengths.dropped})
+                    _add(notes, f"{side} lengths", lengths.notes)
         return notes
 
 

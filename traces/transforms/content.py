@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from sim.request import Request, Run
+from traces.ranges import check_least
 from traces.schema import Trace
 from traces.transforms.transform import Transform
 
@@ -28,6 +29,8 @@ class Truncate(Transform):
         longer: Literal["clip", "drop"] = "clip",
     ) -> None:
         super().__init__(trace)
+        limits = {"max_prompt_tokens": max_prompt_tokens, "max_output_tokens": max_output_tokens}
+        check_least(1, **{name: limit for name, limit in limits.items() if limit is not None})
         self._max_prompt = max_prompt_tokens
         self._max_output = max_output_tokens
         self._longer = longer

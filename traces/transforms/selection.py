@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from sim.request import Request
+from traces.ranges import check_least
 from traces.schema import Trace
 from traces.transforms.transform import Transform
 
@@ -17,6 +18,7 @@ class Head(Transform):
 
     def __init__(self, trace: Trace, *, requests: int) -> None:
         super().__init__(trace)
+        check_least(1, requests=requests)
         self._requests = requests
 
     @property
@@ -26,7 +28,7 @@ class Head(Transform):
     def change(self, requests: Iterator[Request], notes: Counter[str]) -> Iterator[Request]:
         for taken, request in enumerate(requests):
             if taken == self._requests:
-                notes[f"ends after {self._requests} requests; later ones were not read"] = 1
+                notes[f"cuts after {self._requests} requests, with the rest not read"] = 1
                 return
             yield request
 
@@ -48,6 +50,8 @@ class Thin(Transform):
         seed: int = 0,
     ) -> None:
         super().__init__(trace)
+        if not 0 < keep <= 1:
+            raise ValueError(f"keep = {keep}: allowed above 0, up to 1")
         self._keep = keep
         self._by = by
         self._seed = seed

@@ -8,7 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from sim.request import Request
-from traces.ranges import ARRIVALS
+from traces.ranges import ARRIVALS, check_least, check_positive
 from traces.schema import Trace, TraceError
 from traces.transforms.transform import Transform
 
@@ -23,6 +23,9 @@ class Window(Transform):
         self, trace: Trace, *, from_s: float = 0, to_s: float | None = None, rebase: bool = True
     ) -> None:
         super().__init__(trace)
+        check_least(0, from_s=from_s)
+        if to_s is not None:
+            check_least(from_s, to_s=to_s)
         self._from_ns = round(exact(from_s) * 10**9)
         self._to_ns = ARRIVALS.stop if to_s is None else round(exact(to_s) * 10**9)
         self._origin_ns = self._from_ns if rebase else 0
@@ -34,7 +37,7 @@ class Window(Transform):
     def change(self, requests: Iterator[Request], notes: Counter[str]) -> Iterator[Request]:
         for request in requests:
             if request.arrival_ns >= self._to_ns:
-                notes[f"ends at {self._to_ns / 1e9:g} s; later requests were not read"] = 1
+                notes[f"cuts at {self._to_ns / 1e9:g} s, with the rest not read"] = 1
                 return
             if request.arrival_ns < self._from_ns:
                 notes[f"requests before {self._from_ns / 1e9:g} s dropped"] += 1
@@ -55,6 +58,7 @@ class ScaleRate(Transform):
 
     def __init__(self, trace: Trace, *, factor: float | Fraction) -> None:
         super().__init__(trace)
+        check_positive(factor=float(factor))
         self._factor = exact(factor)
 
     @property
