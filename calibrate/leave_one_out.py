@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from calibrate.steptime import chunks_of, decodes_of, line_of, mixing_of
 from calibrate.table import Points, Table
 from calibrate.table_schema import OPERATORS
+from calibrate.table_seen import REGIONS, region_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 HELD_OUT = "held out"
-_EDGES = (0, 16, 256, 4096, 65_536)
 
 
 class _Guess(NamedTuple):
@@ -42,7 +42,6 @@ def leave_one_out(table: Table) -> pd.DataFrame:
 
     guesses = pd.DataFrame([*_leave_out(table), *_hold_out(table)], columns=list(_Guess._fields))
     by = ["operator", "variant", "axis", "region"]
-    order = {_region(edge): at for at, edge in enumerate(_EDGES)}
     rows = [
         (
             *key,
@@ -56,7 +55,7 @@ def leave_one_out(table: Table) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows, columns=[*by, "points", "median", "p90", "worst", "bias"])
     keys = pd.DataFrame(
-        {**{name: frame[name] for name in by}, "region": frame["region"].map(order)}
+        {**{name: frame[name] for name in by}, "region": frame["region"].map(REGIONS)}
     )
     return frame.loc[keys.sort_values(by).index].reset_index(drop=True)
 
@@ -83,48 +82,51 @@ def _along(points: Points, axis: str) -> Iterator[_Guess]:
         others = np.arange(len(order)) != at
         x, time = int(points.axes[axis][at]), float(points.ns[at])
         guessed = line_of(_only(points, others)).at(x)
-        yield _Guess(points.operator, points.variant, axis, _region(x), guessed / time - 1)
+        yield _Guess(points.operator, points.variant, axis, region_of(x), guessed / time - 1)
 
 
 def _whole(points: Points, outer: str) -> Iterator[_Guess]:
     """All points of one batch or chunk, from the other batches or chunks."""
     for value in np.unique(points.axes[outer])[1:-1].tolist():
         here = points.axes[outer] == value
-        guess = _guesser(_only(points, ~here))
+        guess = guesser(_only(points, ~here))
         for error in _errors(guess, _only(points, here)):
-            yield _Guess(points.operator, points.variant, outer, _region(value), error)
+            yield _Guess(points.operator, points.variant, outer, region_of(value), error)
 
 
 def _hold_out(table: Table) -> Iterator[_Guess]:
-    apart = {
-        operator: _guesser(found[0])
-        for operator in ("attention_decode", "attention_prefill")
-        if (found := table.of(operator))
-    }
-    mixing = mixing_of(table)
-
-    def mixed(chunk: int, before: int, batch: int, context: int) -> float:
-        assert mixing is not None
-        sum_ns = apart["attention_prefill"](chunk, before) + apart["attention_decode"](
-            batch, context
-        )
-        return sum_ns * mixing.at(chunk, before, batch, context)
-
+    mixed = mixed_guesser(table)
     for operator in OPERATORS:
         fitted = {points.variant: points for points in table.of(operator)}
         for points in table.of(operator, split="check"):
-            if operator == "attention_mixed" and mixing is not None:
-                guess: Callable[..., float] = mixed
+            if operator == "attention_mixed" and mixed is not None:
+                guess = mixed
             elif points.variant in fitted:
-                guess = _guesser(fitted[points.variant])
+                guess = guesser(fitted[points.variant])
             else:
                 continue
             size = points.axes[OPERATORS[operator].axes[-1]].tolist()
             for x, error in zip(size, _errors(guess, points), strict=True):
-                yield _Guess(operator, points.variant, HELD_OUT, _region(x), error)
+                yield _Guess(operator, points.variant, HELD_OUT, region_of(x), error)
 
 
-def _guesser(points: Points) -> Callable[..., float]:
+def mixed_guesser(table: Table) -> Callable[..., float] | None:
+    """The time of one mixed call at (chunk, its context, batch, context); None where the
+    table has none."""
+    mixing = mixing_of(table)
+    if mixing is None:
+        return None
+    prefill = guesser(table.of("attention_prefill")[0])
+    decode = guesser(table.of("attention_decode")[0])
+
+    def mixed(chunk: int, before: int, batch: int, context: int) -> float:
+        apart = prefill(chunk, before) + decode(batch, context)
+        return apart * mixing.at(chunk, before, batch, context)
+
+    return mixed
+
+
+def guesser(points: Points) -> Callable[..., float]:
     """The time of one call at a point of the operator's axes."""
     if points.operator == "attention_decode":
         decodes = decodes_of(points)
@@ -143,9 +145,3 @@ def _errors(guess: Callable[..., float], points: Points) -> Iterator[float]:
 def _only(points: Points, where: NDArray[np.bool_]) -> Points:
     axes = {name: axis[where] for name, axis in points.axes.items()}
     return replace(points, axes=axes, ns=points.ns[where])
-
-
-def _region(x: int) -> str:
-    low = max(edge for edge in _EDGES if edge <= x)
-    above = [edge for edge in _EDGES if edge > x]
-    return f"{low:,}-{above[0] - 1:,}" if above else f"{low:,} and more"

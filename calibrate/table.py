@@ -207,8 +207,8 @@ def read_table(path: str | Path) -> Table:
     if metadata is None:
         raise TableError(
             f"{path}: found a parquet file that is no latency table (columns"
-            f" {', '.join(points.column_names[:6])}, ...); allowed: what `pagesim import-table`"
-            " writes"
+            f" {', '.join(points.column_names[:6])}, ...); allowed: what `pagesim calibrate"
+            " import` writes"
         )
     provenance = _read_provenance(path, metadata)
     return Table(str(path), check_points(points.replace_schema_metadata(), str(path)), provenance)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from experiments.exits import make_app
 from experiments.from_steps import from_steps
+from experiments.table_commands import import_profile, show
 
 main = make_app(
+    show,
     from_steps,
     name="calibrate",
-    help="Make clocks: step times from what an engine really took.",
+    help="Make clocks and look at them: from an engine's steps, from measured operators.",
     no_args_is_help=True,
 )
+main.command("import")(import_profile)

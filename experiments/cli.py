@@ -10,7 +10,6 @@ from experiments.follow import follow
 from experiments.run import run
 from experiments.schema import schema
 from experiments.size import size
-from experiments.table_commands import main as table
 from experiments.trace_cli import main as trace
 
 main = make_app(
@@ -26,7 +25,6 @@ main = make_app(
 )
 main.add_typer(trace)
 main.add_typer(calibrate)
-main.add_typer(table)
 
 if __name__ == "__main__":
     main()

@@ -87,7 +87,9 @@ class TableLatency(Measured):
     """Measured operators, from a latency table."""
 
     kind: Literal["table"]
-    path: str = Field(description="a latency table (.parquet), as `pagesim table import` writes")
+    path: str = Field(
+        description="a latency table (.parquet): `pagesim calibrate import` writes one"
+    )
 
 
 class ImportedLatency(Measured):

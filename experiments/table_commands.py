@@ -1,4 +1,4 @@
-"""`pagesim table import` and `pagesim table show`: latency tables from others' measurements."""
+"""`pagesim calibrate show` and `import`: latency tables looked at, and made of others' profiles."""
 
 from __future__ import annotations
 
@@ -61,36 +61,73 @@ def import_profile(
         )
         with complete(out) as unfinished:
             table.write(unfinished)
-    _show(table)
+        _show([table])
     typer.echo(f"\n{out}: use it with latency: {{kind: table, path: {out}}}")
 
 
 def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE.parquet", help="A latency table.")],
+    files: Annotated[list[Path], typer.Argument(metavar="TABLE...", help="Latency tables.")],
+    device: Annotated[
+        str | None, typer.Option(help="Hold times against this GPU's peaks; none: the table's own.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw times, rates, stairs.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE.json", help="All figures, all regions.")
+    ] = None,
 ) -> None:
-    """Show what a latency table holds, and how well times between its points are guessed."""
+    """Show what tables hold, how well they are interpolated, and how near they come to the peak.
+
+    Further tables are compared with the first, point by point.
+    """
     with exits():
         from calibrate.table import read_table
+        from experiments.blocks_files import check_file
 
-        table = read_table(file)
-    _show(table)
+        check_file(figure, option="--figure", suffixes=(".png",))
+        check_file(json_file, option="--json", suffixes=(".json",))
+        tables = [read_table(file) for file in files]
+        _show(tables, device=device, figure=figure, json_file=json_file)
 
 
-def _show(table: Table) -> None:
-    from rich.console import Console
-
+def _show(
+    tables: list[Table],
+    *,
+    device: str | None = None,
+    figure: Path | None = None,
+    json_file: Path | None = None,
+) -> None:
+    from calibrate.device import load_device
+    from experiments.files import complete
+    from experiments.table_compare import show_against
+    from experiments.table_report import as_json, hold_against, look_at, name_apart
     from experiments.table_screen import show_table
+    from experiments.terminal import open_screen
 
-    show_table(table, Console(width=100))
+    named = name_apart(tables)
+    peaks = None if device is None else load_device(device)
+    reports = [look_at(table, peaks) for table in named]
+    pairs = [hold_against(named[0], other) for other in named[1:]]
+    if figure is not None:
+        from experiments.table_figure import draw_tables
+
+        with complete(figure) as unfinished:
+            draw_tables(reports, pairs, unfinished)
+    if json_file is not None:
+        with complete(json_file) as unfinished:
+            unfinished.write_text(as_json(reports, pairs), encoding="utf-8")
+    screen = open_screen()
+    for report in reports:
+        show_table(report, screen, several=len(reports) > 1)
+    for pair in pairs:
+        show_against(pair, screen)
+    for what, written in (("figure", figure), ("json", json_file)):
+        if written is not None:
+            screen.print(f"{what}: {written}", highlight=False, markup=False, soft_wrap=True)
 
 
-main = make_app(
-    show,
-    name="table",
-    help="Latency tables: make them of others' measurements, look into them.",
-    no_args_is_help=True,
-)
-main.command("import")(import_profile)
+main = make_app(show)
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,8 @@
-"""A latency table on a terminal: provenance, points, and errors of interpolation."""
+"""A latency table on a terminal: provenance, coverage, spread, errors, share of the peak."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -9,72 +10,164 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
-from calibrate.leave_one_out import leave_one_out
-from calibrate.table_schema import OPERATORS
+from calibrate.table_seen import say_point
 from experiments.words import say_share, say_time
 
 if TYPE_CHECKING:
     from calibrate.table import Table
+    from experiments.table_report import KindReport, TableReport
 
 _BAD = 0.1
-"""An error of which more is shown in colour."""
+"""An error or a spread of which more is shown in colour."""
+_MOST_ROWS = 12
+_WORDS = ("range", "left out", "region", "size", "at")
 
 
-def show_table(table: Table, console: Console) -> None:
-    """Print a table of any number of models, made for 100 columns."""
+def show_table(report: TableReport, screen: Console, *, several: bool = False) -> None:
+    """Print a table of any number of models, made for 100 columns; its file's name where
+    `several` are shown."""
+    table = report.table
     told = table.provenance
     parts: list[RenderableType] = [
+        *([Text(f"{table.name}", style="bold cyan")] if several else []),
         Text.assemble((told.source, "bold"), f", on {told.device}"),
         Text(", ".join(filter(None, (told.licence, told.date))), style="dim"),
-        *(Text(f"! {note}", style="yellow") for note in told.notes),
+        *(Text(f"! {note}", style="yellow") for note in (*told.notes, *_list_corrections(table))),
     ]
-    kinds = table.kinds()
-    for what, kind in kinds.items():
-        parts += ["", Text(what, style="bold cyan"), _list_points(kind), "", _list_errors(kind)]
-    console.print(Group(*parts))
+    for kind in report.kinds:
+        parts += ["", Text(kind.what, style="bold cyan"), _list_points(kind)]
+        parts += _tell_spread(kind)
+        parts += ["", *_list_errors(kind), "", *_list_shares(kind)]
+    screen.print(Group(*parts, *([""] if several else [])))
 
 
-def _list_points(table: Table) -> Grid:
-    grid = _grid("measured", "points", "calls a step", "fastest", "slowest", "range")
-    for operator in OPERATORS:
-        for points in table.of(operator):
-            ranges = (
-                f"{name.replace('_', ' ')} {axis.min():,}..{axis.max():,}"
-                for name, axis in points.axes.items()
-            )
-            name = operator if points.variant == operator else f"{operator} {points.variant}"
-            grid.add_row(
-                name.replace("_", " "),
-                f"{len(points.ns):,}",
-                f"{points.calls:,}",
-                *(say_time(float(ns) / 1e6) for ns in (points.ns.min(), points.ns.max())),
-                ", ".join(ranges),
-            )
-    return grid
+def name_of(operator: str, variant: str) -> str:
+    """The two in words; once where the second says nothing new."""
+    name = operator if operator.startswith(variant) else f"{operator} {variant}"
+    return name.replace("_", " ")
 
 
-def _list_errors(table: Table) -> Grid:
-    """Worst first."""
-    grid = _grid("error between points", "left out", "region", "points", "median", "P90", "bias")
-    errors: Any = leave_one_out(table).sort_values("p90", ascending=False)
-    for row in errors.itertuples():
+def say_size(row: Any) -> str:
+    """The region of a row of `summarise`."""
+    return f"{row.region} {row.axis}"
+
+
+def _list_corrections(table: Table) -> Iterator[str]:
+    for operator, factor in table.provenance.factors.items():
+        yield f"a step takes {factor:g} times what is measured here of {operator}"
+
+
+def _list_points(kind: KindReport) -> Grid:
+    grid = make_grid("measured", "points", "holes", "calls a step", "fastest", "slowest", "range")
+    for each in kind.coverage:
+        ranges = (
+            f"{name.replace('_', ' ')} {low:,}..{high:,}"
+            for name, (low, high) in each.ranges.items()
+        )
+        holes = (
+            " + ".join(f"{n:,}" for n in (each.holes, each.beyond))
+            if each.beyond
+            else (f"{each.holes:,}")
+        )
         grid.add_row(
-            f"{row.operator} {row.variant}".replace("_", " "),
-            row.axis.replace("_", " "),
-            row.region,
-            f"{row.points:,}",
-            say_share(row.median),
-            say_share(row.p90),
-            say_share(row.bias),
-            style="yellow" if row.p90 > _BAD else None,
+            name_of(each.operator, each.variant),
+            f"{each.points:,}",
+            holes,
+            f"{each.calls:,}",
+            *(say_time(ns / 1e6) for ns in (each.fastest_ns, each.slowest_ns)),
+            ", ".join(ranges),
         )
     return grid
 
 
-def _grid(first: str, *others: str) -> Grid:
+def _tell_spread(kind: KindReport) -> Iterator[RenderableType]:
+    yield ""
+    if kind.spread.empty:
+        yield Text("Spread of the passes: not in the table.", style="dim")
+        return
+    grid = make_grid("spread of passes", "size", "points", "median", "P90", "worst", "at")
+    rows, left = _worst(kind.spread, "most")
+    for row in rows:
+        grid.add_row(
+            name_of(row.operator, row.variant),
+            say_size(row),
+            f"{row.points:,}",
+            *map(say_share, (row.median, row.p90, row.most)),
+            say_point(row.most_at),
+            style="yellow" if row.most > _BAD else None,
+        )
+    yield grid
+    yield from left
+
+
+def _list_errors(kind: KindReport) -> Iterator[RenderableType]:
+    """Worst first."""
+    grid = make_grid(
+        "error between points", "left out", "region", "points", "median", "P90", "bias"
+    )
+    rows, left = _worst(kind.errors, "p90")
+    for row in rows:
+        grid.add_row(
+            name_of(row.operator, row.variant),
+            row.axis.replace("_", " "),
+            row.region,
+            f"{row.points:,}",
+            *map(say_share, (row.median, row.p90, row.bias)),
+            style="yellow" if row.p90 > _BAD else None,
+        )
+    yield grid
+    yield from left
+
+
+def _list_shares(kind: KindReport) -> Iterator[RenderableType]:
+    """By operator and size; what is faster than the peak below it."""
+    if kind.peak is None:
+        name = kind.table.provenance.device
+        yield Text(f"Share of the peak: {name} is no shipped device; --device names one.")
+        return
+    grid = make_grid("share of peak", "size", "points", "median", "most", "at")
+    for row in rows_of(kind.shares):
+        grid.add_row(
+            name_of(row.operator, row.variant),
+            say_size(row),
+            f"{row.points:,}",
+            *map(say_share, (row.median, row.most)),
+            Text(say_point(row.most_at) + (" cache-warm?" if row.most > 1 else "")),
+            style="yellow" if row.most > 1 else None,
+        )
+    yield grid
+    yield Text(f"The peak is {kind.peak.device.name}'s datasheet, without efficiencies.", "dim")
+    if kind.too_fast:
+        yield Text(
+            f"! points that are faster than the peak allows: {kind.too_fast:,}; their data may have"
+            " been in a cache",
+            style="yellow",
+        )
+
+
+def _worst(frame: Any, column: str) -> tuple[Iterable[Any], list[Text]]:
+    """The rows with the largest values, and what to say of the others."""
+    frame = frame.sort_values(column, ascending=False, kind="stable")
+    left = len(frame) - _MOST_ROWS
+    if left <= 0:
+        return rows_of(frame), []
+    most = say_share(frame[column].iloc[_MOST_ROWS])
+    said = f"{left} more, of {most} and less; --json FILE lists them."
+    return rows_of(frame.head(_MOST_ROWS)), [Text(said, style="dim")]
+
+
+def rows_of(frame: Any) -> Iterable[Any]:
+    """Of a pandas frame, as named tuples."""
+    rows: Iterable[Any] = frame.itertuples()
+    return rows
+
+
+def make_grid(first: str, *others: str) -> Grid:
+    """The first column is words, and those that are named so."""
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
     grid.add_column(first, no_wrap=True)
     for name in others:
-        words = name in ("range", "left out", "region")
-        grid.add_column(name, justify="left" if words else "right")
+        grid.add_column(
+            name, justify="left" if name in _WORDS else "right", no_wrap=name not in ("range", "at")
+        )
     return grid

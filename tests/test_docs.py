@@ -31,6 +31,7 @@ import experiments.from_steps
 import experiments.run
 import experiments.schema
 import experiments.size
+import experiments.table_commands
 import experiments.trace_fetch
 import experiments.trace_inspect
 from tests.test_rules import RULES
@@ -42,6 +43,7 @@ COMMANDS: dict[tuple[str, ...], typer.Typer] = {
     ("pagesim",): experiments.cli.main,
     ("python", "-m", "experiments.run"): experiments.run.main,
     ("python", "-m", "calibrate.from_steps"): experiments.from_steps.main,
+    ("python", "-m", "calibrate.show"): experiments.table_commands.main,
     ("python", "-m", "experiments.follow"): experiments.follow.main,
     ("python", "-m", "experiments.blocks"): experiments.blocks.main,
     ("python", "-m", "experiments.conformance"): experiments.conformance.main,

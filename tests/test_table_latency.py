@@ -149,7 +149,7 @@ def invoke(*words: str | Path) -> Any:
 def test_import_and_show(tmp_path: Path) -> None:
     profile, out = llmservingsim(tmp_path / "p"), tmp_path / "t.parquet"
     done = invoke(
-        *("table", "import", "llmservingsim", profile),
+        *("calibrate", "import", "llmservingsim", profile),
         *("--model", "Llama-3.1-8B", "--out", out),
     )
     assert done.exit_code == 0, done.output
@@ -157,7 +157,7 @@ def test_import_and_show(tmp_path: Path) -> None:
     assert "linear qkv proj" in done.output
     assert "latency: {kind: table, path:" in done.output
     assert len(read_table(out).points) == 2 * 9 + 2 * 2 + 9
-    shown = invoke("table", "show", out)
+    shown = invoke("calibrate", "show", out)
     assert shown.exit_code == 0
     assert shown.output in done.output
     config = tmp_path / "c.yaml"
@@ -168,16 +168,16 @@ def test_import_and_show(tmp_path: Path) -> None:
 def test_mistakes_on_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "t.parquet"
     options = ("--model", "Llama-3.1-8B", "--out", out)
-    wrong = invoke("table", "import", "vidor", tmp_path, *options)
+    wrong = invoke("calibrate", "import", "vidor", tmp_path, *options)
     assert (wrong.exit_code, wrong.output.startswith("Error: source: found 'vidor'")) == (2, True)
-    wrong = invoke("table", "import", "vidur", tmp_path / "none", *options)
+    wrong = invoke("calibrate", "import", "vidur", tmp_path / "none", *options)
     assert wrong.exit_code == 2
     assert "none: found no such folder" in wrong.output
     (tmp_path / "x.parquet").write_text("x")
-    assert invoke("table", "show", tmp_path / "x.parquet").exit_code == 2
+    assert invoke("calibrate", "show", tmp_path / "x.parquet").exit_code == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.parquet"]
     unwritable = invoke(
-        *("table", "import", "vidur", vidur(tmp_path / "p")),
+        *("calibrate", "import", "vidur", vidur(tmp_path / "p")),
         *("--model", "Llama-3.1-8B", "--out", tmp_path / "no" / "t.parquet"),
     )
     assert unwritable.exit_code == 2
