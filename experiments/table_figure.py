@@ -34,7 +34,6 @@ _OPERATORS = {
     "linear": "#2171b5",
     "head": "#6a51a3",
 }
-_WHOLE = ("all", "attention")
 _MOST_LINES = 5
 _MOST_TOKENS = 2048
 _DOTS: dict[str, Any] = {"marker": "o", "markersize": 2.4, "linewidth": 1.1}
@@ -196,7 +195,10 @@ def _peak_rate(peak: Peak, chunk: Any, calls: int) -> Floats:
 
 def _draw_matrices(axes: Axes, drawn: Sequence[_Drawn]) -> None:
     """All that depends on tokens, on plain axes: kernels work in tiles, and times in stairs."""
-    axes.set(title="matrices and norms of all layers: stairs", xlabel="scheduled tokens")
+    axes.set(
+        title=f"matrices and norms of all layers, up to {_MOST_TOKENS:,} tokens",
+        xlabel="scheduled tokens",
+    )
     for each in drawn:
         if each.parts is None:
             continue
@@ -219,7 +221,7 @@ def _share(each: _Drawn) -> Iterator[Seen]:
 def _draw_seen(axes: Axes, seen: Sequence[Seen], *, along: str) -> None:
     """A dot for each point, over how large what it works on is."""
     for operator, colour in _OPERATORS.items():
-        own = [each for each in seen if each.operator == operator and each.variant in _WHOLE]
+        own = whole_of(operator, seen)
         if not own:
             continue
         sizes = [size_of(operator, each.point)[1] for each in own]
@@ -244,6 +246,12 @@ def _draw_seen(axes: Axes, seen: Sequence[Seen], *, along: str) -> None:
         for handle in axes.legend(markerscale=2, handletextpad=0.2).legend_handles:
             if handle is not None:
                 handle.set_alpha(1)
+
+
+def whole_of(operator: str, seen: Iterable[Seen]) -> list[Seen]:
+    """Those of all variants together, where there are such; else those of each."""
+    own = [each for each in seen if each.operator == operator]
+    return [each for each in own if each.variant == "all"] or own
 
 
 def _few(values: Sequence[int]) -> list[int]:

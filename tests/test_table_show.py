@@ -23,6 +23,7 @@ from calibrate.table_seen import Seen, say_point, size_of, summarise
 from calibrate.table_spread import spread_of
 from experiments.cli import main
 from experiments.table_commands import main as shown
+from experiments.table_figure import whole_of
 from tests.latency_tables import LLAMA, TOLD, make_rows, make_table
 
 H200 = load_device("H200")
@@ -322,6 +323,16 @@ def test_figures_of_what_is_there(tmp_path: Path) -> None:
     few = write(tmp_path, "few.parquet", table_of(decodes))
     assert invoke(few, "--figure", tmp_path / "few.png").exit_code == 0
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["few.png", "two.png"]
+
+
+def test_a_figure_has_a_dot_for_each_point() -> None:
+    (found,) = compare(make_table(), make_table())
+    for operator, points in (("linear", 6), ("head", 4), ("attention_decode", 16)):
+        assert len(whole_of(operator, found.ratios)) == points
+    parts = [Seen("linear", name, {"tokens": 1}, 1.0) for name in ("o", "qkv")]
+    assert whole_of("linear", parts) == parts
+    whole = Seen("linear", "all", {"tokens": 1}, 1.0)
+    assert whole_of("linear", [*parts, whole]) == [whole]
 
 
 def test_mistakes(tmp_path: Path) -> None:
