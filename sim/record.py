@@ -35,8 +35,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "saved_by_prefix_ns",
     ),
     # One row per longest run of consecutive steps that do the same work: no chunk, admission
-    # or preemption in any, nobody finishing before the last, the same limit. Anything else
-    # is a row of one step.
+    # or preemption in any, nobody finishing before the last, the same limit, and free memory
+    # too scattered for the head in all of them or in none. Anything else is a row of one step.
     "steps": (
         "replica",
         "first_step",

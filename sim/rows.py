@@ -132,6 +132,7 @@ def _steps(facts: Facts, memory: Memory) -> dict[str, Columns]:
     evicted = np.diff(decisions.evicted, prepend=0)
     eventful = (admitted + chunk_rows + preempted) > 0
     same = (np.diff(decisions.limit) == 0) & (np.diff(decisions.decodes) == 0)
+    same &= np.diff(decisions.external > 0) == 0  # so that levels are straight within a row
     goes_on = same & ~eventful[1:] & ~eventful[:-1] & (finished[:-1] == 0)
     first = np.flatnonzero(np.concatenate([[True], ~goes_on])[:n])
     last = np.append(first[1:], n)[: len(first)] - 1

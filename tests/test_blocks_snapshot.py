@@ -100,7 +100,7 @@ def single(seed: int) -> SmallWorld:
     return replace(small_world(random.Random(seed)), replicas=1)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32))
 def test_a_snapshot_is_what_the_tables_say(seed: int) -> None:
     world = single(seed)
@@ -170,7 +170,7 @@ def check_balance(snapshot: Snapshot, world: SmallWorld) -> None:
     )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 @given(st.integers(0, 2**32))
 def test_a_step_by_its_number_and_the_fullest_of_them(seed: int) -> None:
     world = single(seed)
