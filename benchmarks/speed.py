@@ -1,8 +1,8 @@
 """`python -m benchmarks.speed`: requests, steps and blocks per CPU-second, against the plain loop.
 
 Everything is recorded, as in any run. Each workload runs in a process of its own, fast loop
-and plain loop (on fewer requests) one after the other, and their ratio is that of CPU time
-per request on the same requests. CPU-seconds are this machine's; compare ratios.
+and plain loop (on fewer requests) one after the other, three times each, and their ratio is
+that of CPU time per request on the same requests. CPU-seconds are this machine's; compare ratios.
 """
 
 from __future__ import annotations
@@ -41,8 +41,11 @@ def measure(workload: Workload) -> dict[str, Any]:
     some = requests[: workload.plain_count]
     simulation, cpu_s = _serve(workload, requests, "fast")
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    _, some_fast_s = _serve(workload, some, "fast")
-    _, some_plain_s = _serve(workload, some, "plain")
+    # The best of three: whatever else a shared machine does only ever adds time.
+    cpu_s = min(cpu_s, *(_serve(workload, requests, "fast")[1] for _ in range(2)))
+    some_fast_s, some_plain_s = (
+        min(_serve(workload, some, loop)[1] for _ in range(3)) for loop in ("fast", "plain")
+    )
     (engine,) = simulation.cluster.engines
     steps = simulation.records.arrays("steps")
     table = simulation.records.arrays("requests")
