@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,13 +49,15 @@ class Parts:
     @classmethod
     def of(cls, table: Table) -> Parts:
         """Raises TableError where an operator that every step needs is missing, and for
-        correction factors that are negative or belong to no operator."""
+        correction factors that are negative or infinite, or belong to no operator."""
         factors = dict(table.provenance.factors)
         for operator, factor in factors.items():
             if operator not in OPERATORS:
                 raise TableError(f"{table.name}: factor of {operator}: found no such operator")
-            if not factor >= 0:
-                raise TableError(f"{table.name}: factor of {operator} is {factor:g}, below 0")
+            if not 0 <= factor < inf:
+                raise TableError(
+                    f"{table.name}: factor of {operator}: found {factor:g}; allowed: 0 or more"
+                )
 
         def lines(*operators: str) -> list[Line]:
             return [
@@ -197,12 +200,12 @@ class StepTime:
         fixed = self._fixed_ns(n, prefills, copies=len(plan.copies))
         if not n:
             return [self.host_ns + round(fixed + together(parts.chunks, prefills)[0])] * k
-        members = decodes.context_max if self._skewed and growing else 0
+        members, longer = (decodes.context_max if self._skewed else 0, 1) if growing else (0, 0)
         if prefills:
             price = self._price_mixed(prefills, n)
             return [
                 self.host_ns
-                + round(fixed + price(context + j * growing, max(longest, members + j)))
+                + round(fixed + price(context + j * growing, max(longest, members + j * longer)))
                 for j in range(k)
             ]
         row = parts.decodes.row(n)
@@ -215,7 +218,7 @@ class StepTime:
         steps = _STEPS[:k]
         steps_ns = row.at_many(context + growing * steps)
         if share:
-            most = row.at_many(n * np.maximum(longest, members + steps))
+            most = row.at_many(n * np.maximum(longest, members + longer * steps))
             steps_ns += share * (most - steps_ns)
         whole: list[int] = (self.host_ns + np.rint(fixed + steps_ns).astype(np.int64)).tolist()
         return whole

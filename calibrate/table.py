@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -225,11 +226,29 @@ def _read_provenance(path: Path, metadata: bytes) -> Provenance:
             kind: tuple((int(batch), float(share)) for batch, share in pairs)
             for kind, pairs in stored["skew"].items()
         }
-        return Provenance(**stored)
+        told = Provenance(**stored)
+        _check_provenance(told)
+        return told
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, TableError):
             raise
         raise TableError(f"{path}: its provenance is damaged ({error})") from None
+
+
+def _check_provenance(told: Provenance) -> None:
+    """Raises ValueError for a value of another kind than the field's."""
+    for name in ("source", "device", "licence"):
+        if not isinstance(getattr(told, name), str):
+            raise ValueError(f"{name} is no text")
+    if not all(isinstance(note, str) for note in told.notes):
+        raise ValueError("notes are no texts")
+    for name in ("versions", "settings", "factors", "residuals"):
+        if not isinstance(getattr(told, name), dict):
+            raise ValueError(f"{name} are no mapping")
+    numbers = [*told.factors.values(), *told.residuals.values()]
+    numbers += [share for pairs in told.skew.values() for _, share in pairs]
+    if not all(isinstance(each, int | float) and isfinite(each) for each in numbers):
+        raise ValueError("factors, residuals or skew hold no finite numbers")
 
 
 def _strings(values: Iterable[str]) -> Any:

@@ -68,7 +68,9 @@ def _check_axes(frame: Any, name: str) -> None:
         _refuse(frame, name, uses & ~given, f"no {axis}", "a value in a row of {operator}")
         _refuse(frame, name, given & ~uses, f"{axis} in a row of {{operator}}", "null there")
         low = given & ((frame[axis] < least) | (frame[axis] > _LARGEST))
-        _refuse(frame, name, low, f"{axis} = {{{axis}}}", f"{least} or more")
+        _refuse(
+            frame, name, low, f"{axis} = {{{axis}:.0f}}", f"{least} or more, up to {_LARGEST:,}"
+        )
     calls = frame.groupby(["operator", "variant", *SHAPE, "tp", "dtype"])["calls"]
     mixed = calls.transform("nunique") > 1
     _refuse(frame, name, mixed, "several numbers of calls", "one for all points of a variant")

@@ -8,8 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from calibrate.device import Device
 from calibrate.step_model import StepModel
 from calibrate.steptime import StepTime
+from calibrate.table_peak import device_of
 from experiments.build import Simulation, build_latency, build_simulation, build_work
 from experiments.build_trace import build_trace
 from experiments.config import Config
@@ -69,7 +71,7 @@ def simulate(
         notes = list(deployment.notes)
         if trace.shifted_by is not None:
             notes.append(f"arrivals count from the first request, at {trace.shifted_by}")
-        notes += _describe_clock(latency, frames)
+        notes += _describe_clock(latency, frames, deployment.device)
         run = {"id": run_id, "versions": read_versions(), "notes": notes}
         summary = {"run": run, **summarize(frames, context)}
         draft.write_tables(frames, config=context["config"])
@@ -83,7 +85,7 @@ def simulate(
     return Outcome(load_result(draft.final), reused=False)
 
 
-def _describe_clock(latency: LatencyModel, frames: Frames) -> list[str]:
+def _describe_clock(latency: LatencyModel, frames: Frames, device: Device | None) -> list[str]:
     """What a measured clock does not know, and where the run, now over, left what it does."""
     if isinstance(latency, StepModel):
         return [f"latency: {what}: {n:,}" for what, n in latency.notes.items()]
@@ -95,9 +97,17 @@ def _describe_clock(latency: LatencyModel, frames: Frames) -> list[str]:
     )
     counted = latency.outside(steps, chunks)
     return [
+        *_name_devices(device_of(latency.table), device),
         *(f"latency table: {note}" for note in latency.notes),
         *(f"latency table: {what}: {n:,}" for what, n in counted.items()),
     ]
+
+
+def _name_devices(measured_on: Device | None, device: Device | None) -> list[str]:
+    """A clock of one GPU beside the memory of another is not what either would do."""
+    if measured_on is None or device is None or measured_on == device:
+        return []
+    return [f"latency table: measured on {measured_on.name}; the memory is that of {device.name}"]
 
 
 def _survey(trace: Trace) -> Survey:

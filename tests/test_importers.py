@@ -95,8 +95,11 @@ def test_llmservingsim_skew(tmp_path: Path) -> None:
         ("meta.yaml", "gpu", "cpu", "meta.yaml: found no key gpu"),
         ("tp1/dense.csv", "act_fn", "act", "dense.csv: found no rows of act_fn"),
         ("tp1/dense.csv", "tokens", "toks", "dense.csv: found no column tokens; did you mean"),
-        ("tp1/dense.csv", "1.01", "fast", "dense.csv:2: found time_us = 'fast'; allowed: a number"),
+        ("tp1/dense.csv", "1.01", "fast", "dense.csv:2: found time_us = fast; allowed: a number"),
         ("tp1/dense.csv", "layernorm,1,1.01", "layernorm,1,-1", "found median_ns = -1000"),
+        ("tp1/dense.csv", "act_fn,1,", "act_fn,1.5,", "tokens = 1.5; allowed: a whole number"),
+        ("tp1/dense.csv", "act_fn,1,", "act_fn,-1,", "tokens = -1; allowed: a whole number"),
+        ("meta.yaml", "gpu:", "measurement_iterations: few\ngpu:", "measurement_iterations 'few'"),
         ("tp1/per_sequence.csv", "sampler", "s", "found no rows of sampler"),
     ],
 )
@@ -117,9 +120,13 @@ def test_llmservingsim_of_something_else(tmp_path: Path) -> None:
         import_llmservingsim(folder, LLAMA, tensor_parallel_size=4)
     with pytest.raises(TableError, match=r"none: found no such folder"):
         import_llmservingsim(tmp_path / "none", LLAMA)
-    (folder / "tp1" / "attention.csv.gz").write_bytes(b"\x1f\x8b damaged")
-    with pytest.raises(TableError, match=r"attention.csv.gz: cannot be read as CSV"):
-        import_llmservingsim(folder, LLAMA)
+    assert import_llmservingsim(folder, LLAMA).provenance.date is None
+    attention = folder / "tp1" / "attention.csv.gz"
+    whole = attention.read_bytes()
+    for damaged in (b"\x1f\x8b damaged", whole[:-12], whole[:10] + b"\xff" * 40 + whole[50:]):
+        attention.write_bytes(damaged)
+        with pytest.raises(TableError, match=r"attention.csv.gz: cannot be read as CSV"):
+            import_llmservingsim(folder, LLAMA)
 
 
 @needs_shared
@@ -384,6 +391,10 @@ def test_vidur_that_lacks_something(tmp_path: Path) -> None:
     assert names == {*OPERATORS} - {"add"}
     mlp.drop(columns=["time_stats.mlp_act.median"]).to_csv(folder / "mlp.csv", index=False)
     with pytest.raises(TableError, match=r"mlp.csv: found no column time_stats.mlp_act.median"):
+        import_vidur(folder, LLAMA)
+    mlp["time_stats.add.median"] = "fast"
+    mlp.to_csv(folder / "mlp.csv", index=False)
+    with pytest.raises(TableError, match=r"found words in column time_stats.add.median"):
         import_vidur(folder, LLAMA)
     (folder / "mlp.csv").unlink()
     with pytest.raises(TableError, match=r"found no mlp.csv"):

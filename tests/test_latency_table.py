@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -105,6 +108,7 @@ def test_what_a_table_does_not_hold(options: dict[str, object]) -> None:
         ({"median_ns": float("nan")}, "row 0: found no median_ns"),
         ({"median_ns": float("inf")}, "row 0: found median_ns = inf"),
         ({"tokens": 0}, "row 0: found tokens = 0.*; allowed: 1 or more"),
+        ({"tokens": 2**41}, "row 0: found tokens = 2199023255552; allowed: .* up to 1,099,511,"),
         ({"tokens": None}, "row 0: found no tokens; allowed: a value in a row of linear"),
         ({"blocks": 3}, "row 0: found blocks in a row of linear; allowed: null there"),
         ({"calls": 0}, "row 0: found calls = 0; allowed: 1 or more"),
@@ -161,6 +165,23 @@ def test_tables_that_are_damaged(tmp_path: Path) -> None:
     altered(path)
     path.write_bytes(path.read_bytes()[:-100])
     assert "cannot be read as parquet" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"factors": {"linear": float("inf")}}, "no finite numbers"),
+        ({"factors": {"linear": "x"}}, "no finite numbers"),
+        ({"factors": [1]}, "factors are no mapping"),
+        ({"skew": {"decode": ((2, float("nan")),)}}, "no finite numbers"),
+        ({"notes": (1,)}, "notes are no texts"),
+        ({"device": None}, "device is no text"),
+    ],
+)
+def test_a_provenance_of_other_kinds(tmp_path: Path, told: dict[str, Any], message: str) -> None:
+    path = tmp_path / "t.parquet"
+    replace(make_table(), provenance=replace(TOLD, **told)).write(path)
+    assert re.search(rf"its provenance is damaged \(.*{message}\)$", refusal(path))
 
 
 def test_the_reference_lists_every_column_and_operator() -> None:

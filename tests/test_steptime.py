@@ -134,7 +134,7 @@ def test_factors_multiply_their_operator() -> None:
     told = replace(TOLD, factors={"attention_decode": 2.0, "linear": 0.5})
     expected = LAYERS * (0.5 * linear_ns(16) + 2 * decode_ns(16, 1024)) + head_ns(16)
     assert step_ns(StepTime(make_table(told=told)), decodes=[1024] * 16) == round(expected)
-    with pytest.raises(TableError, match="law: factor of head is -1"):
+    with pytest.raises(TableError, match="law: factor of head: found -1; allowed: 0 or more"):
         StepTime(make_table(told=replace(TOLD, factors={"head": -1.0})))
     with pytest.raises(TableError, match="law: factor of haed: found no such operator"):
         StepTime(make_table(told=replace(TOLD, factors={"haed": 1.0})))
@@ -274,3 +274,11 @@ def test_errors_of_points_kept_aside() -> None:
     (row,) = errors[errors["axis"] == HELD_OUT].to_dict("records")
     assert (row["operator"], row["points"], row["region"]) == ("attention_mixed", 64, "256-4,095")
     assert row["bias"] == pytest.approx(-0.5)
+
+
+def test_chunks_of_one_token_do_not_grow_over_a_stretch() -> None:
+    told = replace(TOLD, skew={"decode": ((2, 0.5),), "mixed": ((2, 0.5),)})
+    clock = StepTime(make_table(told=told))
+    for chunks in ([(40, 1), (9000, 1)], [(0, 1), (4, 1), (0, 100)]):
+        (step,) = clock.durations(plan_of(chunks=chunks), 1)
+        assert clock.durations(plan_of(chunks=chunks), 64) == [step] * 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,20 @@ def test_a_run_on_a_table_says_where_it_left_it(tmp_path: Path) -> None:
     assert not result.summary["about"]["modelled"]
     inside = run(tmp_path, values(tmp_path, table(tmp_path)))
     assert inside.summary["run"]["notes"] == [lacking]
+
+
+def test_a_table_of_another_gpu_is_noted(tmp_path: Path) -> None:
+    file = make_table()
+    told = replace(file.provenance, device="2 x NVIDIA H200")
+    replace(file, provenance=told).write(tmp_path / "h200.parquet")
+    latency = {"kind": "table", "path": str(tmp_path / "h200.parquet")}
+    notes = {
+        device: run(tmp_path, values(tmp_path, latency, device=device)).summary["run"]["notes"]
+        for device in ("H200", "H100")
+    }
+    note = "latency table: measured on H200; the memory is that of H100"
+    assert note in notes["H100"]
+    assert not any("measured on" in each for each in notes["H200"])
 
 
 def test_both_loops_agree_on_a_table(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def _read_allreduce(
     path: Path, model: Model, tp: int, measured: list[int]
 ) -> Iterator[dict[str, object]]:
     """Two a layer, of tokens x hidden_size numbers (`message_size` counts them), in a graph."""
-    frame = read_points(path, ("num_gpus", "message_size"), num_gpus=tp)
+    frame = read_points(path, ("num_gpus", "message_size", "kernel_source"), num_gpus=tp)
     graph = frame["kernel_source"].str.contains("graph")
     times = (frame[graph] if graph.any() else frame).groupby("message_size")["latency"].median()
     line = Line(times.index.tolist(), times.tolist())

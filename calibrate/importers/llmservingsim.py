@@ -70,8 +70,12 @@ def import_llmservingsim(path: str | Path, model: Model, *, tensor_parallel_size
         source=f"LLMServingSim's profile of {model.name}, vLLM {meta['vllm_version']}",
         device=str(meta["gpu"]),
         licence="MIT (casys-kaist/LLMServingSim)",
-        date=str(meta.get("profiled_at")),
-        versions={"vllm": str(meta["vllm_version"]), "cuda": str(meta.get("cuda_version"))},
+        date=str(meta["profiled_at"]) if "profiled_at" in meta else None,
+        versions={
+            name: str(meta[key])
+            for name, key in (("vllm", "vllm_version"), ("cuda", "cuda_version"))
+            if key in meta
+        },
         settings={"tensor_parallel_size": tensor_parallel_size, "layers_measured": 1},
         notes=("measured in eager mode, kernels alone: without CUDA graphs and launches",),
         skew=_read_skew(tp),
@@ -90,6 +94,11 @@ def _read_meta(path: Path) -> dict[str, Any]:
     for key in ("model", "gpu", "vllm_version", "variant"):
         if not isinstance(meta, dict) or key not in meta:
             raise TableError(f"{path}: found no key {key}; allowed: LLMServingSim's meta.yaml")
+    passes = meta.get("measurement_iterations")
+    if not isinstance(passes, int | None):
+        raise TableError(
+            f"{path}: found measurement_iterations {passes!r}; allowed: a whole number"
+        )
     return dict(meta)
 
 
@@ -105,7 +114,7 @@ def _check_model(folder: Path, meta: dict[str, Any], model: Model) -> None:
 
 def _read_dense(folder: Path, layers: int) -> Iterator[dict[str, object]]:
     path = find(folder, "dense.csv", "dense.csv.gz")
-    frame = read_csv(path, ("tokens", "time_us"))
+    frame = read_csv(path, ("time_us",), whole=("tokens",))
     need(frame, path, ("layer",))
     for name, calls in {**_PER_LAYER, **dict.fromkeys(_PER_STEP, 0)}.items():
         points = frame[frame["layer"] == name]
@@ -123,7 +132,7 @@ def _read_dense(folder: Path, layers: int) -> Iterator[dict[str, object]]:
 
 def _read_rows(folder: Path) -> Iterator[dict[str, object]]:
     path = find(folder, "per_sequence.csv", "per_sequence.csv.gz")
-    frame = read_csv(path, ("sequences", "time_us"))
+    frame = read_csv(path, ("time_us",), whole=("sequences",))
     need(frame, path, ("layer",))
     for name, operator in _ROWS.items():
         points = frame[frame["layer"] == name]
@@ -141,7 +150,7 @@ def _read_rows(folder: Path) -> Iterator[dict[str, object]]:
 
 def _read_attention(folder: Path, layers: int) -> Iterator[dict[str, object]]:
     path = find(folder, "attention.csv", "attention.csv.gz")
-    frame = read_csv(path, (*_AXES, "time_us"))
+    frame = read_csv(path, ("time_us",), whole=_AXES)
     for *point, time_us in frame[[*_AXES, "time_us"]].itertuples(index=False):
         chunk, before, batch, context = map(int, point)
         axes: dict[str, object] = {}
@@ -167,7 +176,7 @@ def _read_skew(folder: Path) -> dict[str, tuple[tuple[int, float], ...]]:
     if not present:
         return {}
     path = folder / present[0]
-    frame = read_csv(path, _SKEW)
+    frame = read_csv(path, _SKEW[1:], whole=_SKEW[:1])
     need(frame, path, ("regime",))
     shares = {}
     for kind, regime in (("decode", "pure"), ("mixed", "mixed")):

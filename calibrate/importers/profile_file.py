@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,29 @@ def find(folder: Path, *names: str) -> Path:
     raise TableError(f"{folder}: found no {' or '.join(names)}")
 
 
-def read_csv(path: Path, numbers: tuple[str, ...]) -> Any:
-    """A frame of a CSV file (also .gz), whose named columns are there and finite.
+def read_csv(path: Path, numbers: tuple[str, ...], *, whole: tuple[str, ...] = ()) -> Any:
+    """A frame of a CSV file (also .gz), whose named columns are there and finite; `whole` ones
+    are sizes and counts, from 0.
 
-    Raises TableError, with the line, for what is missing or no number.
+    Raises TableError, with the line, for what is missing or no such number.
     """
     import pandas as pd
 
     try:
         frame = pd.read_csv(path, low_memory=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise TableError(f"{path}: cannot be read as CSV ({error})") from None
-    need(frame, path, numbers)
-    for column in numbers:
+    need(frame, path, (*whole, *numbers))
+    for column in (*whole, *numbers):
         values = pd.to_numeric(frame[column], errors="coerce")
         wrong = values.isna() | values.isin([float("inf"), float("-inf")])
+        if column in whole:
+            wrong |= (values < 0) | (values % 1 != 0)
         if wrong.any():
             at = int(wrong.to_numpy().argmax())
+            allowed = "a whole number, 0 or more" if column in whole else "a number"
             raise TableError(
-                f"{path}:{at + 2}: found {column} = {frame[column].iloc[at]!r}; allowed: a number"
+                f"{path}:{at + 2}: found {column} = {frame[column].iloc[at]!s}; allowed: {allowed}"
             )
         frame[column] = values
     return frame

@@ -62,6 +62,14 @@ def _time(operator: str) -> str:
     return f"time_stats.{operator}.median"
 
 
+def _medians(frame: Any, path: Path, by: Any, operator: str) -> Any:
+    """Milliseconds at each point; rows without a time have no part. Raises TableError."""
+    times = frame[_time(operator)]
+    if times.dtype.kind not in "fiu":
+        raise TableError(f"{path}: found words in column {_time(operator)}; allowed: numbers")
+    return times.groupby(by).median().dropna()
+
+
 def _only(frame: Any, path: Path, **wanted: object) -> Any:
     """The rows of one model and GPU count. Raises TableError, with what the file holds."""
     for column, value in wanted.items():
@@ -76,7 +84,7 @@ def _only(frame: Any, path: Path, **wanted: object) -> Any:
 def _read_mlp(path: Path, model: Model, tp: int) -> Iterator[dict[str, object]]:
     keys = ("num_tokens", "num_tensor_parallel_workers", "n_head", "n_kv_head", "n_embd")
     needed = tuple(_time(name) for name in _PER_LAYER if name not in _MAY_LACK)
-    frame = read_csv(path, (*keys, "n_expanded_embd", "vocab_size", *needed))
+    frame = read_csv(path, needed, whole=(*keys, "n_expanded_embd", "vocab_size"))
     frame = _only(
         frame,
         path,
@@ -89,7 +97,7 @@ def _read_mlp(path: Path, model: Model, tp: int) -> Iterator[dict[str, object]]:
     for operator in (*_PER_LAYER, "emb"):
         if operator in _MAY_LACK and _time(operator) not in frame.columns:
             continue
-        times = frame.groupby("num_tokens")[_time(operator)].median().dropna()
+        times = _medians(frame, path, frame["num_tokens"], operator)
         for tokens, time_ms in times.items():
             yield {
                 "operator": "linear",
@@ -105,7 +113,7 @@ def _read_attention(
 ) -> Iterator[dict[str, object]]:
     axes = ("batch_size", "prefill_chunk_size", "kv_cache_size")
     keys = ("n_embd", "n_q_head", "n_kv_head", "num_tensor_parallel_workers", *axes)
-    frame = read_csv(path, keys)
+    frame = read_csv(path, (), whole=keys)
     frame = _only(
         frame,
         path,
@@ -135,8 +143,8 @@ def _read_attention(
         if _time(column) not in frame.columns:
             raise TableError(f"{path}: found no column {_time(column)}")
         kind = frame[(frame["prefill_chunk_size"] > 0) == prefill]
-        by = ["prefill_chunk_size" if prefill else "batch_size", "kv_cache_size"]
-        times = kind.groupby(by)[_time(column)].median().dropna()
+        outer = "prefill_chunk_size" if prefill else "batch_size"
+        times = _medians(kind, path, [kind[outer], kind["kv_cache_size"]], column)
         for point, time_ms in times.items():
             yield {
                 "operator": operator,
@@ -146,15 +154,14 @@ def _read_attention(
                 "calls": model.layers,
                 "median_ns": time_ms * 1e6,
             }
-    yield from _read_kv_write(frame, model)
+    yield from _read_kv_write(frame, path, model)
 
 
-def _read_kv_write(frame: Any, model: Model) -> Iterator[dict[str, object]]:
-    column = _time("attn_kv_cache_save")
-    if column not in frame.columns:
+def _read_kv_write(frame: Any, path: Path, model: Model) -> Iterator[dict[str, object]]:
+    if _time("attn_kv_cache_save") not in frame.columns:
         return
     tokens = frame[["prefill_chunk_size", "batch_size"]].max(axis=1)
-    times = frame.groupby(tokens)[column].median().dropna()
+    times = _medians(frame, path, tokens, "attn_kv_cache_save")
     for count, time_ms in times[times > 0].items():
         yield {
             "operator": "kv_write",
