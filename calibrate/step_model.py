@@ -74,7 +74,9 @@ class Prices:
             raise ValueError(f"found the times {ns}; allowed: above 0 ns, one for each node")
         for name in ("decode_ns", "context_token_ns", "chunk_ns", "pair_ns"):
             if not 0 <= getattr(self, name) <= _MOST_NS:
-                raise ValueError(f"{name}: found {getattr(self, name)}; allowed: 0 ns or more")
+                raise ValueError(
+                    f"{name}: found {getattr(self, name)}; allowed: 0 to {_MOST_NS:g} ns"
+                )
 
     def engine_ns(
         self, tokens: Counts, decodes: Counts, context: Counts, chunks: Counts, area: Counts
