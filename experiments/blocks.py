@@ -138,7 +138,6 @@ def blocks(
         from experiments.blocks_words import parse_moment
         from experiments.config import load_config
         from experiments.errors import ConfigError
-        from experiments.follow import check_id
 
         if sum(option is not None for option in (at, step, gif)) > 1:
             raise ConfigError("found several of --at, --step, --animate; allowed: one of them")
@@ -153,7 +152,7 @@ def blocks(
         end_ns = None if end is None else parse_moment(end, option="--to")
         theatre = Theatre.of(load_config(config, overrides=overrides or ()), replica=replica)
         if request is not None:
-            check_id(request, theatre.ids)
+            request = theatre.name_sequence(request)
         screen = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, highlight=False)
         errors = Console(stderr=True, highlight=False)
         for note in theatre.notes:

@@ -15,6 +15,7 @@ from experiments.build_trace import build_trace
 from experiments.config import Config
 from experiments.deployment import Deployment, resolve
 from experiments.errors import ConfigError
+from experiments.follow import check_id
 from sim.engine import Observer
 from sim.latency import LatencyModel
 from sim.plan import Departure, Fork, Plan, Takes
@@ -138,7 +139,10 @@ class Census:
     def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
         self.end_ns = ends_ns[-1]
 
-    def forked(self, forks: list[Fork], now_ns: int) -> None: ...
+    def forked(self, forks: list[Fork], now_ns: int) -> None:
+        for _, child in forks:
+            if child.id == self._request:
+                self._sequence = child
 
     def ended(self, departures: list[Departure], now_ns: int) -> None: ...
 
@@ -153,6 +157,8 @@ class Theatre:
     replica: int
     ids: list[str]
     """Of all requests, as they arrive."""
+    several: frozenset[str]
+    """Of those for more than one answer, or for a beam search."""
     last_arrival_ns: int
     notes: list[str]
     """What a user should know of deployment and trace."""
@@ -173,13 +179,26 @@ class Theatre:
         engine = config.engine.model_copy(update={"loop": "plain"})
         deployment = resolve(config.model_copy(update={"engine": engine}))
         latency, trace = build_latency(deployment), build_trace(config)
-        ids, last_arrival_ns = [], 0
+        ids, several, last_arrival_ns = [], set(), 0
         for request in trace:
             ids.append(request.id)
+            if request.n > 1 or request.beam:
+                several.add(request.id)
             last_arrival_ns = request.arrival_ns
         notes = [*deployment.notes]
         notes += [f"trace: {what}: {n:,}" for what, n in trace.notes.items() if n]
-        return cls(deployment, latency, trace, replica, ids, last_arrival_ns, notes)
+        at_ns = last_arrival_ns
+        return cls(deployment, latency, trace, replica, ids, frozenset(several), at_ns, notes)
+
+    def name_sequence(self, request: str) -> str:
+        """What the map calls this request, or this answer to one for several: `1_r` is the
+        second answer to `r`, and `r` alone stands for the first. Raises ConfigError."""
+        if request in self.several:
+            return f"0_{request}"
+        branch, _, whole = request.partition("_")
+        if not (branch.isdecimal() and whole in self.several):
+            check_id(request, self.ids)
+        return request
 
     def watch(
         self,

@@ -94,19 +94,25 @@ def expect_waste(requests: pd.DataFrame, engine: dict[str, Any]) -> float | None
         naive    1 - (E[P] + E[O (O - 1)] / (2 E[O])) / max_model_len
         paged    about half a block for each sequence
 
-    `engine` is that of the resolved config. None where there are no answers, or shared blocks.
+    Several answers to a request are as many sequences, of equal lengths. `engine` is that of the
+    resolved config. None where there are no answers, or shared blocks.
     """
     if requests.empty or requests["hit_tokens"].any():
         return None
+    branches = requests["branches"].to_numpy()
+    shares = engine["parallel_sampling"] == "fork" or engine["enable_prefix_caching"]
+    if shares and (branches > 1).any():
+        return None
     prompt = requests["prompt_tokens"].to_numpy(dtype=np.float64)
-    output = requests["output_tokens"].to_numpy(dtype=np.float64)
+    output = requests["output_tokens"].to_numpy(dtype=np.float64) / branches
     used = prompt * output + output * (output - 1) / 2
     kv_cache = engine["kv_cache"]
     if kv_cache["kind"] == "paged":
         size = engine["block_size"]
         held = _whole_blocks(prompt + output - 1, size) - _whole_blocks(prompt - 1, size)
     elif kv_cache["reserve"] == "prompt":
-        held = used
+        grows = kv_cache["fit"] != "buddy"
+        held = used if grows else _powers_of_two(prompt + output - 1) - _powers_of_two(prompt - 1)
     else:
         longest = engine["max_model_len"]
         room = {
@@ -115,7 +121,7 @@ def expect_waste(requests: pd.DataFrame, engine: dict[str, Any]) -> float | None
             "oracle_pow2": np.minimum(prompt + _power_of_two(output), longest),
         }[kv_cache["reserve"]]
         held = (_power_of_two(room) if kv_cache["fit"] == "buddy" else room) * output
-    return float(1 - used.sum() / held.sum())
+    return float(1 - used @ branches / (held @ branches))
 
 
 def _whole_blocks(tokens: Floats, size: int) -> Floats:
@@ -129,3 +135,10 @@ def _power_of_two(tokens: Floats) -> Floats:
     """The smallest one that is not less."""
     power: Floats = np.exp2(np.ceil(np.log2(tokens)))
     return power
+
+
+def _powers_of_two(tokens: Floats) -> Floats:
+    """Slots of the powers of two that hold 1, 2 ... tokens, summed up."""
+    power = _power_of_two(np.maximum(tokens, 1))
+    slots: Floats = tokens * power - (power * power - 1) / 3
+    return slots

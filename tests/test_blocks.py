@@ -139,9 +139,23 @@ def test_each_replica_has_its_own_memory(config: Path) -> None:
     assert "t, t.jsonl, replica 1 of 2; latency" in told
 
 
+@pytest.mark.parametrize("parallel_sampling", ["fork", "requests"])
+def test_each_answer_to_a_request_can_be_asked_for(tmp_path: Path, parallel_sampling: str) -> None:
+    trace, path = tmp_path / "t.jsonl", tmp_path / "t.yaml"
+    write_trace(trace, [Request("a", 0, ((0, 0, 5),), 3, 101, n=2)])
+    path.write_text(CONFIG.replace("PATH", str(trace)))
+    setting = ("--set", f"engine.parallel_sampling={parallel_sampling}")
+    for asked, meant in (("a", "0_a"), ("0_a", "0_a"), ("1_a", "1_a")):
+        assert f"block table of {meant}: " in shown(path, *setting, "--request", asked)
+    nobody = blocks(path, *setting, "--request", "2_a")
+    assert nobody.exit_code == 2
+    assert "--request 2_a: it never holds a block of replica 0" in nobody.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ("--request 0_a", "--request 0_a: did you mean a? the trace has 3 requests, a to c"),
         ("--at 5", "--at: found '5'; allowed: a time with its unit"),
         ("--at 5 days", "Got unexpected extra argument"),
         ("--at 0.5ns", "--at: found '0.5ns'; allowed: whole nanoseconds"),

@@ -135,9 +135,14 @@ def test_where_nobody_was_answered_there_is_no_middle() -> None:
 # The arithmetic
 
 
-def answered(*lengths: tuple[int, int], hit_tokens: int = 0) -> pd.DataFrame:
+APART = {"parallel_sampling": "requests", "enable_prefix_caching": False, "block_size": 4}
+
+
+def answered(
+    *lengths: tuple[int, int], hit_tokens: int = 0, branches: int | list[int] = 1
+) -> pd.DataFrame:
     frame = pd.DataFrame(lengths, columns=["prompt_tokens", "output_tokens"])
-    return frame.assign(hit_tokens=hit_tokens)
+    return frame.assign(hit_tokens=hit_tokens, branches=branches)
 
 
 @pytest.mark.parametrize(
@@ -149,17 +154,37 @@ def answered(*lengths: tuple[int, int], hit_tokens: int = 0) -> pd.DataFrame:
         ({"kind": "contiguous", "reserve": "oracle_exact", "fit": "best_fit"}, 3 * 8 + 2 * 5),
         ({"kind": "contiguous", "reserve": "oracle_pow2", "fit": "best_fit"}, 3 * 9 + 2 * 5),
         ({"kind": "contiguous", "reserve": "prompt", "fit": "first_fit"}, 25),
+        # Buddies do not grow: whoever outgrows its piece gets the next power of two.
+        ({"kind": "contiguous", "reserve": "prompt", "fit": "buddy"}, 8 + 8 + 8 + 4 + 4),
         ({"kind": "paged"}, 8 + 8 + 8 + 4 + 4),
     ],
 )
 def test_the_arithmetic_by_hand(kv_cache: dict[str, str], held: int) -> None:
-    engine = {"kv_cache": kv_cache, "max_model_len": 10, "block_size": 4}
+    engine = {"kv_cache": kv_cache, "max_model_len": 10} | APART
     assert expect_waste(answered((5, 3), (3, 2)), engine) == pytest.approx(1 - 25 / held)
 
 
+def test_a_prompt_of_one_token_in_buddies() -> None:
+    # 1, 2, 3, 4 and 5 tokens in pieces of 1, 2, 4, 4 and 8.
+    kv_cache = {"kind": "contiguous", "reserve": "prompt", "fit": "buddy"}
+    engine = {"kv_cache": kv_cache, "max_model_len": 10} | APART
+    assert expect_waste(answered((1, 5)), engine) == pytest.approx(1 - 15 / 19)
+
+
+def test_several_answers_are_as_many_sequences() -> None:
+    kv_cache = {"kind": "contiguous", "reserve": "oracle_exact", "fit": "first_fit"}
+    engine = {"kv_cache": kv_cache, "max_model_len": 10} | APART
+    several = answered((5, 6), (3, 2), branches=[2, 1])
+    by_hand = 1 - (2 * (5 + 6 + 7) + (3 + 4)) / (2 * 3 * 8 + 2 * 5)
+    assert expect_waste(several, engine) == pytest.approx(by_hand)
+
+
 def test_shared_blocks_have_no_arithmetic() -> None:
-    engine = {"kv_cache": {"kind": "paged"}, "block_size": 4}
+    engine = {"kv_cache": {"kind": "paged"}} | APART
     assert expect_waste(answered((5, 3), hit_tokens=4), engine) is None
+    for sharing in ({"parallel_sampling": "fork"}, {"enable_prefix_caching": True}):
+        assert expect_waste(answered((5, 3)), engine | sharing) is not None
+        assert expect_waste(answered((5, 6), branches=2), engine | sharing) is None
 
 
 @pytest.fixture(scope="module")
