@@ -42,7 +42,6 @@ class Decisions(NamedTuple):
     decodes: Integers
     context: Integers
     """Tokens the decodes attend to in the first step."""
-    copies: Integers
     free: Integers
     """Free blocks of the pool during the first step, idle cached ones included;"""
     idle: Integers

@@ -96,7 +96,6 @@ class Recorder:
             scheduler.num_waiting,
             len(decodes),
             decodes.context_sum,
-            len(plan.copies),
             kv.free_blocks,
             kv.idle_blocks,
             kv.free_blocks if head is not None and kv.is_scattered(head) else 0,

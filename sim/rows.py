@@ -156,7 +156,7 @@ def _steps(facts: Facts, memory: Memory) -> dict[str, Columns]:
         "hit_tokens": count(admissions.decision, admissions.hit_tokens)[first],
         "preempted": preempted[first],
         "finished": finished[last],
-        "copied_blocks": total(decisions.copies),
+        "copied_blocks": total(count(facts.copies.decision)),
         "evicted_blocks": total(evicted),
     }
     slots: Columns = {"first_step": steps["first_step"]}
