@@ -87,7 +87,7 @@ class Searches:
         if not self._of:
             return parting
         level: dict[tuple[int, int], list[Sequence]] = {}
-        for sequence in _with_tokens(plan):
+        for sequence in (*plan.completing, *plan.decodes):
             request = sequence.index % BRANCHES
             if request in self._of:
                 level.setdefault((request, sequence.generated), []).append(sequence)
@@ -108,9 +108,3 @@ class Searches:
                 if not search.scores:
                     del self._of[request]
         return parting
-
-
-def _with_tokens(plan: Plan) -> list[Sequence]:
-    """Whoever gives a token in this step."""
-    done = [seq for seq, _, _ in plan.chunks if seq.computed == seq.num_tokens]
-    return [*done, *plan.decodes]

@@ -86,9 +86,8 @@ class ByForking(Separately):
     def part(self, plan: Plan) -> Parting:
         forks = [
             Fork(sequence, child)
-            for sequence, _, _ in plan.chunks
-            if sequence.width > 1 and sequence.computed == sequence.num_tokens
-            if sequence.index not in self._searches
+            for sequence in plan.completing
+            if sequence.width > 1 and sequence.index not in self._searches
             for child in self._branches(sequence, sequence.width)
         ]
         beams = self._searches.part(plan, lambda: next(self._streams))

@@ -171,6 +171,9 @@ class Plan:
     step: int = 0
     """Number of the step on its replica, counted from 0."""
     chunks: list[Chunk] = field(default_factory=list)
+    completing: list[Sequence] = field(default_factory=list)
+    """Whose chunk is the last that was to be computed, so that the step gives them a token, as
+    it gives one to every decode."""
     copies: list[Copy] = field(default_factory=list)
     """To be made in this order: a block may be one's source, and then another's target."""
     preempted: list[Departure] = field(default_factory=list)
