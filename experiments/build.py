@@ -47,6 +47,7 @@ from sim.record import Records
 from sim.recorder import CHECK_EVERY_STEPS, Recorder
 from sim.request import Request
 from sim.scheduling.face import Scheduler
+from sim.scheduling.in_flight import BatchesInFlight
 from sim.scheduling.orders import Fcfs, Priority
 from sim.scheduling.static import StaticBatching
 from sim.scheduling.versions import VERSIONS
@@ -114,6 +115,9 @@ def build_simulation(
             observers=[recorder, *observers, *own],
             branching=build_branching(config, world=world, replica=replica),
             replica=replica,
+            depth=config.engine.batches_in_flight,
+            stages=config.engine.pipeline_parallel_size,
+            empty_step_sleep_ns=config.latency.empty_step_sleep_ns,
         )
         engines.append(engine)
         recorders.append(recorder)
@@ -147,6 +151,17 @@ def build_scheduler(engine: EngineConfig, *, num_gpu_blocks: int, world: World) 
         )
         if engine.loop == "fast":
             return FastVllm(kv=paged, order=order, limits=limits, rules=rules)
+        if engine.batches_in_flight > 1:
+            assert engine.max_model_len is not None
+            return BatchesInFlight(
+                kv=paged,
+                order=order,
+                limits=limits,
+                rules=rules,
+                max_model_len=engine.max_model_len,
+                asynchronous=engine.async_scheduling,
+                stages=engine.pipeline_parallel_size,
+            )
         kv = paged
     make_scheduler = StaticBatching if engine.scheduler.kind == "static" else VllmScheduler
     return make_scheduler(kv=kv, order=order, limits=limits, rules=rules)

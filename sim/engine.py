@@ -63,10 +63,10 @@ class Engine:
     flight: it costs nothing but its place, and `empty_step_sleep_ns` (vLLM's `time.sleep(0.001)`
     after a step that ran nothing) until the engine looks again.
 
-    With one batch in flight decisions may stand for a while. Where the scheduler promises that a plan would be decided again, its repetitions are run
-    as one stretch: one event at its end. An arrival that could change the decision cuts the
-    stretch at the first step end at or after it. What a stretch does is applied when it
-    ends, so a cut has nothing to undo.
+    With one batch in flight a decision may stand for a while. Where the scheduler promises that a
+    plan would be decided again, its repetitions are run as one stretch: one event at its end. An
+    arrival that could change the decision cuts the stretch at the first step end at or after it.
+    What a stretch does is applied when it ends, so a cut has nothing to undo.
     """
 
     def __init__(

@@ -41,7 +41,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "replica",
         "first_step",
         "steps",
-        "start_ns",
+        "planned_ns",  # when the first of them was decided: as it starts, but for batches in flight
+        "start_ns",  # with several batches in flight, when the one before ended, if that is later
         "end_ns",
         "limit",  # sim.plan.Limit
         "running",

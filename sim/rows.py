@@ -7,7 +7,7 @@ from enum import IntEnum
 import numpy as np
 
 from sim.latency import LatencyModel
-from sim.log import Facts, Integers
+from sim.log import Facts, Integers, spans
 from sim.memory import Levels, Memory, Pool, Slots, account, slots_of
 from sim.request import BRANCHES
 from sim.stays import Segments, Stays
@@ -133,6 +133,8 @@ def _steps(facts: Facts, memory: Memory) -> dict[str, Columns]:
     eventful = (admitted + chunk_rows + preempted) > 0
     same = (np.diff(decisions.limit) == 0) & (np.diff(decisions.decodes) == 0)
     same &= np.diff(decisions.external > 0) == 0  # so that levels are straight within a row
+    start_ns, end_ns = spans(decisions)
+    same &= start_ns[1:] == end_ns[:-1]
     goes_on = same & ~eventful[1:] & ~eventful[:-1] & (finished[:-1] == 0)
     first = np.flatnonzero(np.concatenate([[True], ~goes_on])[:n])
     last = np.append(first[1:], n)[: len(first)] - 1
@@ -143,8 +145,9 @@ def _steps(facts: Facts, memory: Memory) -> dict[str, Columns]:
     steps = {
         "first_step": decisions.step[first],
         "steps": total(decisions.steps),
-        "start_ns": decisions.start_ns[first],
-        "end_ns": decisions.end_ns[last],
+        "planned_ns": decisions.planned_ns[first],
+        "start_ns": start_ns[first],
+        "end_ns": end_ns[last],
         "limit": decisions.limit[first],
         "running": decisions.running[first],
         "waiting": decisions.waiting[first],

@@ -69,8 +69,9 @@ class Stays:
         begin_step = steps[np.concatenate([facts.chunks.decision[done], pauses.decision[~away]])]
         forked_step = (steps + lengths - 1)[forks.decision]
         begin_step = np.concatenate([begin_step, forked_step])
-        gone = self.rows(left.sequence, left.stay)
-        gone_step = steps[left.decision] + left.finished * lengths[left.decision]
+        ends_stay = left.computed > 0
+        gone = self.rows(left.sequence, left.stay)[ends_stay]
+        gone_step = (steps[left.decision] + left.finished * lengths[left.decision])[ends_stay]
         # Who leaves in a pause, or before its tokens were all computed, ends no segment.
         count = np.bincount(begin, minlength=len(self))
         ends_one = (count > np.bincount(paused[away], minlength=len(self)))[gone]

@@ -132,17 +132,20 @@ def _queue(facts: Facts, admitted: Integers) -> tuple[Integers, list[Integers]]:
     """The wait before the decision that admitted each request: for the step in flight to end,
     and by Cause."""
     decisions, arrival_ns = facts.decisions, facts.arrivals.arrival_ns
-    duration_ns = decisions.end_ns - decisions.start_ns
+    # Until the next one begins to run, whoever waits waits because of this one.
+    duration_ns = np.diff(decisions.start_ns, append=decisions.end_ns[-1:])
     reason = _CAUSE[decisions.limit]
     has_head = decisions.refused != NOBODY
     cause = np.where(has_head, Cause.BEHIND, reason)
 
-    # The first step to end at or after the arrival: it was running, or starts just now.
-    step = facts.step_ends.searchsorted(arrival_ns)
-    during = decisions.step.searchsorted(step, side="right") - 1
-    repeats = step > decisions.step[during]
-    start_ns = np.where(repeats, facts.step_ends[step - 1], decisions.start_ns[during])
-    joined_ns = np.where(start_ns < arrival_ns, facts.step_ends[step], arrival_ns)
+    # The first step that was decided, or begun to be repeated, at or after the arrival.
+    step = facts.step_ends.searchsorted(arrival_ns) + 1
+    decided = decisions.planned_ns.searchsorted(arrival_ns)
+    under_way = np.maximum(decided - 1, 0)
+    offset = step - decisions.step[under_way]
+    repeats = (offset > 0) & (offset < decisions.steps[under_way])
+    during = np.where(repeats, under_way, decided)
+    joined_ns = np.where(repeats, facts.step_ends[step - 1], decisions.start_ns[during])
     since_ns = joined_ns - decisions.start_ns[during]
 
     clocks = [np.where(cause == each, duration_ns, 0) for each in Cause]
