@@ -137,10 +137,11 @@ def account(facts: Facts, stays: Stays, segments: Segments) -> Memory:
     later = taken_step > step[taken_in]
     tail_in, tail_steps = taken_in[later], taken_step[later] - step[taken_in[later]]
     taken_in = oldest[taken_in]
-    gone = stays.rows(left.sequence, left.stay)
+    ends_stay = left.computed > 0
+    gone = np.where(ends_stay, stays.rows(left.sequence, left.stay), 0)
     # Who leaves its partly filled block to others leaves what is behind it, too.
     unshared = left.shared_tokens % size == 0
-    lost = np.where(there[gone] & unshared & (left.computed > 0), tail[gone], 0)
+    lost = np.where(ends_stay & there[gone] & unshared, tail[gone], 0)
     copied_tails = by_decision(copies.decision, _copied_tails(facts))
     last_internal = standing(by_decision(taken_in, tails) + copied_tails, lost)
     needless = (wasted > 0) & ((left.computed - wasted) % size == 0)

@@ -25,7 +25,7 @@ from sim.scheduling.orders import Fcfs, Priority
 from sim.scheduling.versions import VERSIONS
 from sim.scheduling.vllm import Limits, VllmScheduler
 from sim.world import World
-from tests.worlds import SmallWorld, branching_of
+from tests.worlds import SmallWorld, branching_of, flying
 
 Frames = dict[str, pd.DataFrame]
 ROOMY = Limits(max_num_seqs=8, max_num_batched_tokens=64)
@@ -45,6 +45,9 @@ class Server:
     replicas: int = 1
     front_end_ns: int = 0
     check_every: int = 1000
+    asynchronous: bool = False
+    stages: int = 1
+    sleep_ns: int = 0
     forks: bool = False
     beam_spread: float = 1.0
     watch: Callable[[VllmScheduler], Observer] | None = None
@@ -71,6 +74,9 @@ class Server:
             "version": world.version,
             "max_model_len": world.max_model_len,
             "replicas": world.replicas,
+            "asynchronous": world.asynchronous,
+            "stages": world.stages,
+            "sleep_ns": world.sleep_ns,
             "forks": world.forks,
             "latency": latency,
         }
@@ -96,7 +102,9 @@ def serve(requests: Iterable[Request], server: Server) -> tuple[Frames, Context]
         )
         if server.cache is not None:
             kv = server.cache(world)
-        scheduler = (server.scheduler or VllmScheduler)(
+        depth = server.stages + server.asynchronous
+        policy = flying(server) if depth > 1 else server.scheduler or VllmScheduler
+        scheduler = policy(
             kv=kv,
             order=Priority() if server.priority else Fcfs(),
             limits=server.limits,
@@ -127,6 +135,9 @@ def serve(requests: Iterable[Request], server: Server) -> tuple[Frames, Context]
                     replica=replica,
                 ),
                 replica=replica,
+                depth=depth,
+                stages=server.stages,
+                empty_step_sleep_ns=server.sleep_ns,
             )
         )
     cluster = Cluster(env, engines, router=RoundRobin())

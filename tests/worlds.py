@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import simpy
@@ -28,6 +29,7 @@ from sim.plan import Departure, Fork, Plan
 from sim.record import COLUMNS, Records
 from sim.recorder import Recorder
 from sim.request import Request
+from sim.scheduling.in_flight import BatchesInFlight
 from sim.scheduling.orders import Fcfs, Priority
 from sim.scheduling.versions import VERSIONS
 from sim.scheduling.vllm import Limits, VllmScheduler
@@ -51,8 +53,15 @@ class SmallWorld:
     latency: tuple[int, int, int]
     replicas: int
     router: str
+    asynchronous: bool = False
+    stages: int = 1
+    sleep_ns: int = 0
     forks: bool = False
     """What becomes of requests for several answers: one that forks, or several requests."""
+
+    @property
+    def depth(self) -> int:
+        return self.stages + self.asynchronous
 
 
 @dataclass
@@ -150,6 +159,8 @@ def serve(
         cache = PrefixCached if world.prefix_caching else Paged
         kv = cache(world.num_blocks, block_size=world.block_size, free_order=rules.free_order)
         policy = scheduler or (FastVllm if fast else VllmScheduler)
+        if world.depth > 1:
+            policy = flying(world)
         planner = policy(
             kv=kv,
             order=Priority() if world.priority else Fcfs(),
@@ -171,6 +182,9 @@ def serve(
                 observers=[recorder, trails[-1], *own],
                 branching=branching_of(world.limits, engine_world, forks=world.forks),
                 replica=replica,
+                depth=world.depth,
+                stages=world.stages,
+                empty_step_sleep_ns=world.sleep_ns,
             )
         )
         engines[-1].recorder = recorder  # type: ignore[attr-defined]
@@ -179,6 +193,16 @@ def serve(
     for engine in engines:
         engine.recorder.close()  # type: ignore[attr-defined]
     return Outcome(records, trails, engines)
+
+
+def flying(world: Any) -> Callable[..., BatchesInFlight]:
+    """The scheduler of a world, or of a server, with several batches in flight."""
+    return partial(
+        BatchesInFlight,
+        max_model_len=world.max_model_len,
+        asynchronous=world.asynchronous,
+        stages=world.stages,
+    )
 
 
 def branching_of(
@@ -203,6 +227,27 @@ def several_answers(rng: random.Random, *, forks: bool, priority: bool | None = 
     if forks and rng.random() < 0.5:
         requests = [replace(r, n=1, beam=r.n if r.n > 1 else 0) for r in requests]
     return replace(world, requests=requests, forks=forks)
+
+
+def in_flight(rng: random.Random) -> SmallWorld:
+    """A small world with two to five batches in flight; some answers end by stop tokens."""
+    world = small_world(rng)
+    longest = world.max_model_len
+    requests = [
+        replace(r, max_tokens=rng.choice([None, r.output_tokens, rng.randint(1, longest)]))
+        for r in world.requests
+    ]
+    asynchronous, stages = rng.choice([(True, 1), (True, 1), (True, 2), (False, 2), (False, 4)])
+    if world.priority:
+        limits = replace(world.limits, scheduler_reserve_full_isl=True)
+        world = replace(world, limits=limits, version="0.33")
+    return replace(
+        world,
+        requests=requests,
+        asynchronous=asynchronous,
+        stages=stages,
+        sleep_ns=rng.choice([0, 7, 50, 1000]),
+    )
 
 
 def small_world(rng: random.Random, *, priority: bool | None = None) -> SmallWorld:
