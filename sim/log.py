@@ -61,6 +61,8 @@ class Decisions(NamedTuple):
     """As `free` and `idle`, during the last step."""
     evicted: Integers
     """Blocks evicted so far, on this replica."""
+    wasted: Integers
+    """Decodes of answers that had ended when the decision ran."""
 
 
 def spans(decisions: Decisions) -> tuple[Integers, Integers]:

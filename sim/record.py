@@ -49,6 +49,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "waiting",  # when the first step was decided
         "decodes",  # sequences that compute one token in each step
         "decode_context",  # tokens they attend to in the first step
+        "wasted",  # of the decodes: those of answers that ended while the step was in flight
         "chunks",
         "chunk_tokens",
         "admitted",

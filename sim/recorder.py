@@ -62,6 +62,8 @@ class Recorder:
         """Sequences that have a token and stay."""
         self._paused: dict[Sequence, None] = {}
         """Those of them that the latest plan left out."""
+        self._ended_in_flight: dict[Sequence, int] = {}
+        """Sequences whose answers have ended, and the last decision that may be about them."""
         self._final_tokens: dict[int, int] = {}
         """By sequence: the tokens that it will ever have computed."""
         self._recounts: list[tuple[int, Slots[int]]] = []
@@ -132,6 +134,7 @@ class Recorder:
                 kv.free_blocks,
                 kv.idle_blocks,
                 kv.evicted_blocks,
+                self._count_wasted(plan) if self._ended_in_flight else 0,
             )
         )
         if takes.offsets:
@@ -154,6 +157,8 @@ class Recorder:
             sequence = departure.sequence
             self._leaves(departure, decision=self._ran - 1, stay=sequence.preemptions, finished=1)
             del self._final_tokens[sequence.index]
+            if self._heads:
+                self._ended_in_flight[sequence] = self._decisions - 1
 
     def close(self) -> None:
         """The run is over: work out its tables, and compare them with what was recounted."""
@@ -182,6 +187,12 @@ class Recorder:
         self._note_departure((decision, oldest, index, stay, computed, shared, generated, finished))
         self._decoding.pop(sequence, None)
         self._paused.pop(sequence, None)
+
+    def _count_wasted(self, plan: Plan) -> int:
+        ended = self._ended_in_flight
+        wasted = sum(sequence in ended for sequence in plan.decodes)
+        self._ended_in_flight = {seq: last for seq, last in ended.items() if last > self._ran}
+        return wasted
 
     def _note_pauses(self, plan: Plan) -> None:
         """A decode may be left out of a plan, and be there again later."""

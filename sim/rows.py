@@ -132,6 +132,7 @@ def _steps(facts: Facts, memory: Memory) -> dict[str, Columns]:
     evicted = np.diff(decisions.evicted, prepend=0)
     eventful = (admitted + chunk_rows + preempted) > 0
     same = (np.diff(decisions.limit) == 0) & (np.diff(decisions.decodes) == 0)
+    same &= np.diff(decisions.wasted) == 0
     same &= np.diff(decisions.external > 0) == 0  # so that levels are straight within a row
     start_ns, end_ns = spans(decisions)
     same &= start_ns[1:] == end_ns[:-1]
@@ -153,6 +154,7 @@ def _steps(facts: Facts, memory: Memory) -> dict[str, Columns]:
         "waiting": decisions.waiting[first],
         "decodes": decisions.decodes[first],
         "decode_context": decisions.context[first],
+        "wasted": decisions.wasted[first],
         "chunks": chunk_rows[first],
         "chunk_tokens": count(chunks.decision, chunks.tokens)[first],
         "admitted": admitted[first],
