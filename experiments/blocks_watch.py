@@ -16,8 +16,8 @@ from experiments.config import Config
 from experiments.deployment import Deployment, resolve
 from experiments.errors import ConfigError
 from experiments.follow import check_id
-from sim.engine import Observer
 from sim.latency import LatencyModel
+from sim.observer import Observer
 from sim.plan import Departure, Fork, Plan, Takes
 from sim.request import Request, Sequence
 from sim.scheduling.face import Scheduler

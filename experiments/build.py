@@ -28,7 +28,7 @@ from experiments.step_file import read_step_model
 from sim.beams import Searches
 from sim.branching import Branching, ByForking, Separately
 from sim.cluster import Cluster, LeastOutstanding, RoundRobin, Router
-from sim.engine import Engine, Observer
+from sim.engine import Engine
 from sim.executor import Simulated
 from sim.fast.vllm import FastVllm
 from sim.kv.cache import KVCache
@@ -43,6 +43,7 @@ from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
 from sim.kv.space import Buddies, Holes, Space
 from sim.latency import LatencyModel, Linear
+from sim.observer import Observer
 from sim.record import Records
 from sim.recorder import CHECK_EVERY_STEPS, Recorder
 from sim.request import Request

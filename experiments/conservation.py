@@ -156,9 +156,9 @@ def _check_events(frames: Frames, axis: StepAxis) -> None:
     _require_rows(answers == requests["branches"], requests, "branches disagree with the events")
     preempted = requests["preemptions"].to_numpy()
     for_good = _preempted_for_good(events).groupby("request").sum()
-    for_good = for_good.reindex(requests["request"], fill_value=0).to_numpy()
+    never_back = for_good.reindex(requests["request"], fill_value=0).to_numpy()
     gave_way = of_request[Event.PREEMPT] == preempted
-    back = of_request[Event.RESUME] == preempted - for_good
+    back = of_request[Event.RESUME] == preempted - never_back
     _require_rows(gave_way & back, requests, "preemptions and resumptions disagree")
 
 
@@ -196,7 +196,9 @@ def _check_tokens_of_branches(frames: Frames, axis: StepAxis) -> None:
     # The last token of an answer is never computed.
     end = np.where(happened[Event.PRUNE] > 0, happened[Event.PRUNE], prompt + answer - 1)
     for_good = _preempted_for_good(events).reindex(held.index, fill_value=False)
-    _require_rows(held == np.where(for_good, 0, end), names, "tokens were lost or computed too often")
+    _require_rows(
+        held == np.where(for_good, 0, end), names, "tokens were lost or computed too often"
+    )
     start = np.where(happened[Event.FORK] > 0, happened[Event.FORK], prompt)
     given = _sum_by_branch((segments, segments["tokens"])).reindex(held.index, fill_value=0)
     _require_rows(given == end + 1 - start, names, "segments do not make up the answer")

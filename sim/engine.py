@@ -3,54 +3,24 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
 from itertools import accumulate
-from typing import NamedTuple, Protocol, cast
+from typing import cast
 
 import simpy
 
 from sim.branching import Branching, Separately
 from sim.executor import Executor
+from sim.flight import Flight, Stretch
 from sim.latency import LONGEST_STRETCH
 from sim.moment import Kind, Moment
-from sim.plan import NO_TAKES, Departure, Fork, Plan, Takes
-from sim.request import Request, Sequence
+from sim.observer import Observer
+from sim.plan import NO_TAKES, Fork, Plan
+from sim.request import Request
 from sim.scheduling.face import ForkingScheduler, Scheduler
+from sim.stuck import Watchdog
 from sim.world import World
 
 EMPTY_STEP_SLEEP_NS = 1_000_000
-
-MOST_PREEMPTIONS = 10_000
-"""Of one request. More, and nobody gets anywhere any more."""
-
-
-class Observer(Protocol):
-    """Sees everything that happens on a replica and changes none of it."""
-
-    def arrived(
-        self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
-    ) -> None: ...
-
-    def refused(self, request: Request, reason: str, now_ns: int) -> None: ...
-
-    def began(self, plan: Plan, now_ns: int) -> None:
-        """A plan was made; it runs when those before it have. With several batches in flight it
-        may be empty: then it takes no time, and is no step."""
-        ...
-
-    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
-        """The plan has run, once for each of these ends, its decodes taking these blocks
-        after the first step; nothing was let go yet. Plans come in the order in which they were
-        made. The last end is now: when the tokens are there."""
-        ...
-
-    def forked(self, forks: list[Fork], now_ns: int) -> None:
-        """These sequences have begun, each with a token of the step that just ran."""
-        ...
-
-    def ended(self, departures: list[Departure], now_ns: int) -> None:
-        """These answers are complete, or given up, and their blocks free."""
-        ...
 
 
 class Engine:
@@ -96,18 +66,14 @@ class Engine:
         self._world = world
         self._observers = observers
         self._branching = branching or Separately()
-        self._depth = depth
-        self._stages = stages
+        self._watchdog = Watchdog(scheduler, replica=replica, depth=depth)
         self._sleep_ns = empty_step_sleep_ns
         self._awake = False
-        self._in_flight: deque[_Stretch] = deque()
-        """The oldest first."""
+        self._in_flight = Flight(depth=depth, stages=stages)
         self._landing: Moment | None = None
         """When the oldest one ends."""
         self._rests = False
         """The latest turn put nothing on the device."""
-        self._idle_plans = 0
-        """Empty plans in a row, with nothing in flight before them."""
 
     def submit(self, request: Request, *, index: int) -> None:
         """A request arrives now, as the index-th of the trace."""
@@ -135,17 +101,16 @@ class Engine:
 
     def _turn(self, now_ns: int) -> None:
         """Plan until there is no more room in flight, then wait for the oldest batch."""
-        self._rests = True
+        in_flight, self._rests = self._in_flight, True
         while self.scheduler.has_work:
-            plan = self._plan(now_ns)
-            self._rests = plan.is_empty
-            if len(self._in_flight) == self._depth:
+            self._rests = self._plan(now_ns).is_empty
+            if in_flight.is_full:
                 break
-            if plan.is_empty and self.scheduler.has_work:
+            if self._rests and self.scheduler.has_work:
                 self._look_again(now_ns + self._sleep_ns)
                 return
-        if self._in_flight:
-            self._wait(self._in_flight[0], now_ns)
+        if in_flight:
+            self._wait(in_flight[0], now_ns)
         else:
             self._awake = False
 
@@ -154,19 +119,23 @@ class Engine:
         Moment(self._env, at_ns, self._wake_up, kind=Kind.WAKE_UP, replica=self.replica)
 
     def _plan(self, now_ns: int) -> Plan:
-        """Decide the next step, and see for how long the decision stands."""
-        scheduler = self.scheduler
-        plan = scheduler.schedule(now_ns)
-        self._see_progress(plan, now_ns)
-        plan.step = self.steps + sum(not each.plan.is_empty for each in self._in_flight)
+        """Decide the next step, and put it in flight."""
+        in_flight = self._in_flight
+        plan = self.scheduler.schedule(now_ns)
+        plan.step = self.steps + in_flight.steps
+        is_empty = plan.is_empty
+        if is_empty or plan.preempted:
+            self._watchdog.see(plan, now_ns, steps_in_flight=in_flight.steps)
         self.decisions += 1
         for observer in self._observers:
             observer.began(plan, now_ns)
-        run = self._repeat if self._depth == 1 and not plan.is_empty else self._send
-        self._in_flight.append(run(plan, now_ns))
+        if in_flight.depth == 1 and not is_empty:
+            in_flight.append(self._repeat(plan, now_ns))
+        else:
+            in_flight.send(plan, now_ns, 0 if is_empty else self._executor.run(plan, 1)[0])
         return plan
 
-    def _repeat(self, plan: Plan, now_ns: int) -> _Stretch:
+    def _repeat(self, plan: Plan, now_ns: int) -> Stretch:
         """Run a plan for as long as the decision stands."""
         k, until_ns, cut_on_arrival = self.scheduler.stable_for(plan)
         if k > 1:
@@ -175,34 +144,9 @@ class Engine:
         del ends_ns[0]
         if until_ns is not None:
             del ends_ns[1 + bisect_left(ends_ns, until_ns) :]
-        return _Stretch(plan, now_ns, ends_ns, cut_on_arrival)
+        return Stretch(plan, now_ns, ends_ns, cut_on_arrival)
 
-    def _send(self, plan: Plan, now_ns: int) -> _Stretch:
-        """Send a batch through the pipeline stages, behind those in flight."""
-        ahead = [each.leaves_ns for each in self._in_flight if each.leaves_ns]
-        left_ns = ahead[-1] if ahead else (now_ns,) * self._stages
-        if plan.is_empty:
-            return _Stretch(plan, now_ns, [max(now_ns, left_ns[-1])], False)
-        start_ns = at_ns = max(now_ns, left_ns[0])
-        (duration_ns,) = self._executor.run(plan, 1)
-        leaves_ns = []
-        for free_ns in left_ns:
-            at_ns = max(at_ns, free_ns) + duration_ns // self._stages
-            leaves_ns.append(at_ns)
-        return _Stretch(plan, start_ns, [at_ns], False, tuple(leaves_ns))
-
-    def _see_progress(self, plan: Plan, now_ns: int) -> None:
-        for departure in plan.preempted:
-            if departure.sequence.preemptions > MOST_PREEMPTIONS:
-                raise Livelocked(self.replica, now_ns, departure.sequence)
-        busy = any(not each.plan.is_empty for each in self._in_flight)
-        idle = plan.is_empty and not plan.preempted and not busy
-        self._idle_plans = self._idle_plans + 1 if idle else 0
-        # Of several batches in flight, an empty one may be due before anybody can run.
-        if self._idle_plans >= self._depth:
-            raise Stalled(self.replica, now_ns, self.scheduler)
-
-    def _wait(self, stretch: _Stretch, now_ns: int) -> None:
+    def _wait(self, stretch: Stretch, now_ns: int) -> None:
         """Wait for the end of this stretch, the oldest, and of no other."""
         self.events += 1
         self._landing = Moment(
@@ -213,11 +157,11 @@ class Engine:
             replica=self.replica,
         )
 
-    def _cut(self, stretch: _Stretch, now_ns: int) -> None:
+    def _cut(self, stretch: Stretch, now_ns: int) -> None:
         """End the stretch with the step that is running."""
         steps = 1 + bisect_left(stretch.ends_ns, now_ns)
         if steps < len(stretch.ends_ns):
-            cut = _Stretch(stretch.plan, stretch.start_ns, stretch.ends_ns[:steps], False)
+            cut = Stretch(stretch.plan, stretch.start_ns, stretch.ends_ns[:steps], False)
             self._in_flight[0] = cut
             self._wait(cut, now_ns)
 
@@ -237,7 +181,7 @@ class Engine:
         else:
             self._turn(now_ns)
 
-    def _take_in(self, stretch: _Stretch, now_ns: int) -> None:
+    def _take_in(self, stretch: Stretch, now_ns: int) -> None:
         """Give what ran its tokens, and let go of answers that end with them."""
         plan, start_ns, ends_ns, _, _ = stretch
         k = len(ends_ns)
@@ -265,37 +209,3 @@ class Engine:
             self._world.fork(parent, child)
         for observer in self._observers:
             observer.forked(forks, now_ns)
-
-
-class _Stretch(NamedTuple):
-    """A plan that runs once or several times over."""
-
-    plan: Plan
-    start_ns: int
-    ends_ns: list[int]
-    """When each time ends."""
-    cut_on_arrival: bool
-    leaves_ns: tuple[int, ...] = ()
-    """When it leaves each pipeline stage; nothing where it is not one of several in flight."""
-
-
-class Stalled(RuntimeError):
-    """Requests wait and nobody can run: a scheduler's or a configuration's mistake."""
-
-    def __init__(self, replica: int, now_ns: int, scheduler: Scheduler) -> None:
-        super().__init__(
-            f"replica {replica} stalled at {now_ns} ns: {scheduler.num_waiting} requests wait,"
-            f" {scheduler.num_running} run, {scheduler.kv.free_blocks} blocks are free,"
-            f" and the scheduler plans nothing"
-        )
-
-
-class Livelocked(RuntimeError):
-    """Requests preempt each other for ever."""
-
-    def __init__(self, replica: int, now_ns: int, sequence: Sequence) -> None:
-        super().__init__(
-            f"replica {replica} makes no progress at {now_ns} ns: request {sequence.id} was"
-            f" preempted {sequence.preemptions} times and has {sequence.generated} tokens."
-            " Give the KV cache more blocks, or let scheduler_reserve_full_isl be true"
-        )

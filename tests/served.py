@@ -12,12 +12,13 @@ import simpy
 from experiments.context import Context
 from experiments.tables import make_frames
 from sim.cluster import Cluster, RoundRobin
-from sim.engine import Engine, Observer
+from sim.engine import Engine
 from sim.executor import Simulated
 from sim.kv.cache import KVCache
 from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
 from sim.latency import LatencyModel, Linear
+from sim.observer import Observer
 from sim.record import Records
 from sim.recorder import Recorder
 from sim.request import Request

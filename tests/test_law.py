@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import sim.engine
 import sim.fast.vllm
+import sim.stuck
 from sim.engine import Engine
 from sim.fast.group import Group
 from sim.fast.vllm import FastVllm
@@ -301,7 +302,7 @@ def prefills_repeat(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("break_it", BUGS, ids=lambda break_it: break_it.__name__)
 def test_the_law_notices(break_it: Break, monkeypatch: pytest.MonkeyPatch) -> None:
     break_it(monkeypatch)
-    monkeypatch.setattr(sim.engine, "MOST_PREEMPTIONS", 200)
+    monkeypatch.setattr(sim.stuck, "MOST_PREEMPTIONS", 200)
     # Those with priorities first: they notice most.
     for seed in reversed(range(WORLDS)):
         world = draw(seed)
