@@ -145,5 +145,5 @@ def test_a_queue_of_another_depth_is_refused(tmp_path: Path) -> None:
     options = json.loads((folder / "options.json").read_text())
     options["engine"]["batch_queue_depth"] = 2
     (folder / "options.json").write_text(json.dumps(options))
-    with pytest.raises(RecordingError, match="batch_queue_depth: found 2; allowed .* 3"):
+    with pytest.raises(RecordingError, match=r"batch_queue_depth: found 2; allowed .* 3"):
         read_run(folder)
