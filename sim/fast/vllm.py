@@ -117,13 +117,15 @@ class FastVllm:
 
     def extend_by(self, plan: Plan, k: int) -> Takes:
         group, kv = self.group, self.kv
-        buckets = group.next_takers(k - 1)
-        counts = [len(bucket) for bucket in buckets]
-        takers = [sequence for bucket in buckets for sequence in bucket]
+        offsets, blocks, takers = [], [], []
+        for offset, bucket in enumerate(group.next_takers(k - 1), 1):
+            if bucket:
+                offsets.append(offset)
+                blocks.append(len(bucket))
+                takers += bucket
         # Who fills a block in one step takes one in the next.
-        fillers = takers[counts[0] :] + group.fillers(group.step + k - 1)
-        offsets = [offset for offset, blocks in enumerate(counts, 1) if blocks]
-        blocks = [blocks for blocks in counts if blocks]
+        soonest = len(group.takers(group.step + 1))
+        fillers = takers[soonest:] + group.fillers(group.step + k - 1)
         takes = Takes(offsets, blocks, kv.pool.idle_after(blocks))
         kv.extend(takers, fillers)
         group.step += k - 1

@@ -157,11 +157,13 @@ class Pool:
 
     def idle_after(self, takes: list[int]) -> list[int]:
         """What `idle_cached` will be after each of these takes, if they follow one another."""
+        unkeyed = len(self._unkeyed)
+        if sum(takes) <= unkeyed:
+            return [self.idle_cached] * len(takes)
         if self._free_order == "all_last":
             queue = self.queue()
             keyed = [sum(self._key[next(queue)] is not None for _ in range(n)) for n in takes]
             return [self.idle_cached - lost for lost in accumulate(keyed)]
-        unkeyed = len(self._unkeyed)
         return [self.idle_cached - max(0, taken - unkeyed) for taken in accumulate(takes)]
 
     def check(self, tables: Iterable[list[int]]) -> None:
