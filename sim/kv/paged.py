@@ -85,8 +85,9 @@ class Paged:
     def extend(self, takers: list[Sequence], fillers: list[Sequence]) -> None:
         """Grow a decode group step by step, where the caller knows who needs a block in turn
         (`takers`), who fills one (`fillers`), and that there is room for it."""
-        for sequence, block in zip(takers, self.pool.take(len(takers)), strict=True):
-            sequence.blocks.append(block)
+        if takers:
+            for sequence, block in zip(takers, self.pool.take(len(takers)), strict=True):
+                sequence.blocks.append(block)
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
         self._members.add(child)
