@@ -56,7 +56,7 @@ class Paged:
         return None
 
     def has_room(self, sequence: Sequence, tokens: int, *, hit: Hit, spare_blocks: int = 0) -> bool:
-        new = self.blocks_for(tokens) - len(hit.blocks)
+        new = -(-tokens // self.block_size) - len(hit.blocks)
         return new + hit.idle + spare_blocks <= self.pool.free
 
     def is_scattered(self, sequence: Sequence) -> bool:
