@@ -67,12 +67,14 @@ class Paged:
 
     def admit(self, sequence: Sequence, hit: Hit) -> int:
         self._members.add(sequence)
+        if not hit.blocks:
+            return 0
         sequence.blocks = list(hit.blocks)
         return self.pool.hold(hit.blocks)
 
     def grow(self, sequence: Sequence, n: int) -> bool:
         missing = -(-(sequence.computed + n) // self.block_size) - len(sequence.blocks)
-        if sequence in self._forked and self._shares_last(sequence):
+        if self._forked and sequence in self._forked and self._shares_last(sequence):
             if missing + 1 > self.pool.free:
                 return False
             self._copy_last(sequence)
