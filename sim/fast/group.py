@@ -81,11 +81,10 @@ class Group:
 
     def withdraw(self, sequence: Sequence, *, in_step: bool) -> bool:
         """Bring a member up to date, and let it go; False if it was none."""
-        base = self._base.get(sequence)
-        if base is None:
+        if sequence not in self._base:
             return False
         self.refresh(sequence, in_step=in_step)
-        del self._base[sequence]
+        base = self._base.pop(sequence)
         self._base_sum -= base
         if base == self._base_max:
             self._base_max = None

@@ -150,14 +150,16 @@ class FastVllm:
     # --- running sequences
 
     def _walk(self, plan: Plan, cap: int) -> int:
-        """Serve those that need blocks, fill one, or are partly computed, in admission order;
+        """Serve those that need blocks, publish one, or are partly computed, in admission order;
         where blocks are short, others give way. Returns the chunks' tokens.
 
         Decodes that do neither cannot fail; they can only be victims.
         """
         group, step = self.group, self.group.step
         chunk_tokens = 0
-        work = {*group.takers(step), *group.fillers(step), *self._partial}
+        work = {*group.takers(step), *self._partial}
+        if self.kv.publishes:
+            work.update(group.fillers(step))
         for sequence in sorted(work, key=_ADMISSION):
             if sequence not in self._running:
                 continue

@@ -21,6 +21,8 @@ class Paged:
 
     null_blocks = 1
     reserves = False
+    publishes = False
+    """Whether others can find a full block by its content."""
 
     def __init__(
         self, num_blocks: int, *, block_size: int, free_order: FreeOrder = "unkeyed_first"
