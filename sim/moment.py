@@ -16,7 +16,7 @@ _REPLICAS = 1 << 20
 
 class Kind:
     """What happens: its priority within an instant, on replica 0. Plain integers, because
-    arithmetic with an enum's members costs as much as a heap's push."""
+    arithmetic with an enum's members is slow, and every event needs it."""
 
     ARRIVAL = 0 * _REPLICAS
     STEP_END = 1 * _REPLICAS

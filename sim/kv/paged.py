@@ -58,7 +58,7 @@ class Paged:
         return None
 
     def has_room(self, sequence: Sequence, tokens: int, *, hit: Hit, spare_blocks: int = 0) -> bool:
-        new = -(-tokens // self.block_size) - len(hit.blocks)
+        new = self.blocks_for(tokens) - len(hit.blocks)
         return new + hit.idle + spare_blocks <= self.pool.free
 
     def is_scattered(self, sequence: Sequence) -> bool:
@@ -76,7 +76,7 @@ class Paged:
 
     def grow(self, sequence: Sequence, n: int) -> bool:
         missing = -(-(sequence.computed + n) // self.block_size) - len(sequence.blocks)
-        if self._forked and sequence in self._forked and self._shares_last(sequence):
+        if sequence in self._forked and self._shares_last(sequence):
             if missing + 1 > self.pool.free:
                 return False
             self._copy_last(sequence)

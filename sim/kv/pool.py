@@ -155,7 +155,7 @@ class Pool:
     def idle_after(self, takes: list[int]) -> list[int]:
         """What `idle_cached` will be after each of these takes, if they follow one another."""
         unkeyed = len(self._unkeyed)
-        if sum(takes) <= unkeyed:
+        if sum(takes) <= unkeyed:  # the stack suffices, and nothing in it is cached
             return [self.idle_cached] * len(takes)
         if self._free_order == "all_last":
             queue = self.queue()
