@@ -121,7 +121,8 @@ def _parse(
     from experiments.config import parse_config
     from experiments.source import Source
 
-    engine, notes = dict(case.values["engine"]), ()
+    engine = dict(case.values["engine"])
+    notes: tuple[str, ...] = ()
     for attempt in (True, False):
         values = {**case.values, "engine": engine, "latency": latency}
         source = Source(case.folder, text=yaml.safe_dump(values, sort_keys=False))
@@ -152,7 +153,9 @@ def _fit_steps(
 
     path = case.steps if choice.steps_of is None else choice.steps_of / "steps.csv"
     if path is None or not path.is_file():
-        raise CaseError(f"{path or case.folder}: found no steps.csv; allowed: a case with a step log")
+        raise CaseError(
+            f"{path or case.folder}: found no steps.csv; allowed: a case with a step log"
+        )
     log = read_step_log(TraceFile(path))
     fit = fit_steps(log)
     whose = path.resolve().parent.name

@@ -95,7 +95,12 @@ def join(
         own = ((_OWN + 2 * index, 0, left),) if left else ()
         requests.append(
             Request(
-                name, int(arrival_ns), (*shared, *own), int(answer), _OWN + 2 * index + 1, int(answer)
+                name,
+                int(arrival_ns),
+                (*shared, *own),
+                int(answer),
+                _OWN + 2 * index + 1,
+                int(answer),
             )
         )
     return tuple(requests), shift_ns

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments.case import METRICS, Case
 from sim.latency import LatencyModel
@@ -39,7 +40,6 @@ def serve(
 
     Times count from the arrival that the case recorded, whatever the arrival in `requests`.
     """
-    import pandas as pd
 
     from experiments.build import build_simulation
     from experiments.metrics import read_latencies
@@ -54,7 +54,11 @@ def serve(
     arrival_ns = case.real["arrival_ns"].reindex(predicted.index)
     for metric in ("ttft", "e2e"):
         predicted[metric] += answered["arrival_ns"] - arrival_ns
-    predicted["ttft_from_queued"] = answered["ttft_ns"] - _wait_for_engine(frames, answered)
+    predicted["ttft_from_queued"] = (
+        answered["ttft_ns"]
+        - deployment.config.latency.front_end_ns
+        - _wait_for_engine(frames, answered)
+    )
     predicted["arrival_ns"] = arrival_ns
     predicted["output_tokens"] = answered["output_tokens"]
     predicted["preemptions"] = answered["preemptions"]
@@ -65,7 +69,7 @@ def serve(
     return Served(predicted[columns].reindex(case.real.index).dropna(how="all"), tuple(notes))
 
 
-def _wait_for_engine(frames: Frames, answered: pd.DataFrame) -> np.ndarray[Any, Any]:
+def _wait_for_engine(frames: Frames, answered: pd.DataFrame) -> NDArray[np.int64]:
     """Nanoseconds from each arrival until the engine took it in: the end of the step in flight.
 
     An engine that computes looks for new requests between steps; one that idles at once.

@@ -81,7 +81,8 @@ def _count_from_queued(path: Path, real: pd.DataFrame) -> pd.Series | float:
         return float("nan")
     frame = read_csv(path, stamps)
     waited = (frame[stamps[1]] - frame[stamps[0]]) * 1e9
-    return waited.set_axis(frame[_TIMES.id].astype(str)).reindex(real.index)
+    by_id: pd.Series = waited.set_axis(frame[_TIMES.id].astype(str)).reindex(real.index)
+    return by_id
 
 
 def _read_prompts(path: Path, real: pd.DataFrame) -> dict[str, tuple[Run, ...]]:

@@ -76,8 +76,10 @@ def _cumulate(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats, Floats]:
     """Every value of either, rising, and the shares of both that lie up to there."""
     first, second = (np.sort(np.asarray(values, dtype=np.float64)) for values in (a, b))
     at = np.sort(np.concatenate([first, second]))
-    shares = (np.searchsorted(each, at, side="right") / len(each) for each in (first, second))
-    return at, *shares  # type: ignore[return-value]
+    below_a, below_b = (
+        np.searchsorted(each, at, side="right") / len(each) for each in (first, second)
+    )
+    return at, below_a, below_b
 
 
 def compare_totals(real: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]:
@@ -85,8 +87,10 @@ def compare_totals(real: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any
 
     `preemptions` has None for `real` where they were not recorded.
     """
-    spans = [(each["arrival_ns"] + each["e2e"]).max() - each["arrival_ns"].min()
-             for each in (real, predicted)]
+    spans = [
+        (each["arrival_ns"] + each["e2e"]).max() - each["arrival_ns"].min()
+        for each in (real, predicted)
+    ]
     real_s, predicted_s = (float(span) / 1e9 for span in spans)
     tokens = float(real["output_tokens"].sum())
     recorded = int(real["preemptions"].sum()) if "preemptions" in real else None
