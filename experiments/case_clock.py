@@ -14,6 +14,7 @@ from sim.request import Request
 
 if TYPE_CHECKING:
     from experiments.deployment import Deployment
+    from experiments.recorded import RecordedRun
 
 Kind = Literal["profile", "aiconfigurator", "steps", "replay", "roofline"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -179,7 +180,7 @@ def _fit_steps(
 def _replay(case: Case, choice: Choice) -> Setting:
     """The recorded step times, and every arrival at the step that saw it."""
     from experiments.deployment import resolve
-    from experiments.recorded import RecordingError, read_run
+    from experiments.recorded import RecordingError, read_rows, read_run
     from sim.latency import Replay
 
     if case.steps is None:
@@ -191,7 +192,7 @@ def _replay(case: Case, choice: Choice) -> Setting:
     except (OSError, KeyError, ValueError) as error:
         raise RecordingError(f"{case.folder}: cannot be replayed: {error!r}") from None
     config, notes = _parse(case, _describe(case, choice, "replay"), choice.overrides)
-    durations = run.durations_ns or []
+    durations = _end_before_idling(run, read_rows(case.steps))
     seen = {request.id: request.arrival_ns for request in run.requests}
     requests = [replace(request, arrival_ns=seen[request.id]) for request in case.requests]
     return Setting(
@@ -201,3 +202,17 @@ def _replay(case: Case, choice: Choice) -> Setting:
         notes=notes,
         requests=sorted(requests, key=lambda request: request.arrival_ns),
     )
+
+
+def _end_before_idling(run: RecordedRun, log: list[dict[str, str]]) -> list[int]:
+    """Durations of recorded steps: to the next one's begin, or to its own end where the engine had
+    nothing to do after it, so that all who are in the next step only then came."""
+    from experiments.recorded import to_ns
+
+    durations = list(run.durations_ns or ())
+    seen = {request.id: request.arrival_ns for request in run.requests}
+    for at, following in enumerate(run.steps[1:]):
+        if all(seen[name] == following.start_ns for name, *_ in following.rows):
+            row = log[at]
+            durations[at] = to_ns(row["update_end_s"]) - to_ns(row["sched_begin_s"])
+    return durations
