@@ -24,7 +24,10 @@ def estimate_blocks(case: Case, deployment: Deployment) -> dict[str, Any] | None
     config = deployment.config
     if deployment.model is None or deployment.device is None:
         return None
-    engine = config.engine.model_copy(update={"num_gpu_blocks_override": None})
+    # A max_model_len that was settled by the recorded blocks may be too long for the derived ones.
+    engine = config.engine.model_copy(
+        update={"num_gpu_blocks_override": None, "max_model_len": None}
+    )
     try:
         plan = resolve(config.model_copy(update={"engine": engine})).memory
     except ValueError:  # it does not fit as far as we know; the engine knew better
