@@ -105,15 +105,18 @@ def test_the_shape_of_the_json(tmp_path: Path) -> None:
         fitted[half]["metrics"]["e2e_ms"]["requests"] for half in ("first_half", "second_half")
     ]
     assert halves == [13, 13]
-    assert abs(fitted["first_half"]["metrics"]["e2e_ms"]["mean"]["error_pct"]) < 0.5
+    # This machine was slower later: its steps are too long for the first half as they are.
+    assert fitted["floored"]
+    assert fitted["host_ns"] == 0
+    assert "Nothing fitted" in validate(folder, "--fit-host").output
     unfitted = report(folder)
     assert fitted["unfitted"]["metrics"] == unfitted["metrics"]
     assert unfitted["fitted"] is None
-    effects = {row["effect"]: row for row in told["budget"]}
-    assert (
-        effects["no host time"]["metrics"]["e2e_ms"]["mean"]["predicted"]
-        < (told["metrics"]["e2e_ms"]["mean"]["predicted"])
-    )
+    slower = report(folder, "--host-ms", 1, "--budget")
+    effects = {row["effect"]: row for row in slower["budget"]}
+    assert effects["no host time"]["metrics"] == told["metrics"]
+    assert effects["no prefix cache"]["metrics"] == slower["metrics"]  # prompts share nothing
+    assert "metrics" in effects["no whole-sequence gate"]
 
 
 def test_what_is_shown(tmp_path: Path) -> None:
