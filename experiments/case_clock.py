@@ -53,15 +53,12 @@ def set_up(case: Case, choice: Choice) -> Setting:
     """Raises CaseError where the case lacks what `choice` needs, ConfigError for options that
     cannot be simulated, and what tables, models and devices raise."""
     from experiments.build import build_latency
-    from experiments.deployment import resolve
 
     kind = _choose(case, choice)
     if kind == "replay":
         return _replay(case, choice)
-    latency = _describe(case, choice, kind)
-    config, notes = _parse(case, latency, choice.overrides)
-    deployment = resolve(config)
-    notes += deployment.notes
+    deployment, notes = deploy(case, choice, kind)
+    latency = deployment.config.latency
     if kind == "steps":
         make, told = _fit_steps(case, choice)
         return Setting(kind=kind, deployment=deployment, build=make, notes=(*notes, *told))
@@ -69,11 +66,23 @@ def set_up(case: Case, choice: Choice) -> Setting:
     def build(host_ns: int | None) -> LatencyModel:
         if host_ns is None:
             return build_latency(deployment)
-        under = config.latency.model_copy(update={"host_ns": host_ns})
+        under = latency.model_copy(update={"host_ns": host_ns})
         changed = deployment.config.model_copy(update={"latency": under})
         return build_latency(replace(deployment, config=changed))
 
     return Setting(kind=kind, deployment=deployment, build=build, notes=notes)
+
+
+def deploy(
+    case: Case, choice: Choice | None = None, kind: Kind = "steps"
+) -> tuple[Deployment, tuple[str, ...]]:
+    """The engine of a case, and what should be known of it."""
+    from experiments.deployment import resolve
+
+    choice = choice or Choice()
+    config, notes = _parse(case, _describe(case, choice, kind), choice.overrides)
+    deployment = resolve(config)
+    return deployment, (*notes, *deployment.notes)
 
 
 def _choose(case: Case, choice: Choice) -> Kind:
@@ -179,7 +188,6 @@ def _fit_steps(
 
 def _replay(case: Case, choice: Choice) -> Setting:
     """The recorded step times, and every arrival at the step that saw it."""
-    from experiments.deployment import resolve
     from experiments.recorded import RecordingError, read_rows, read_run
     from sim.latency import Replay
 
@@ -191,13 +199,13 @@ def _replay(case: Case, choice: Choice) -> Setting:
         raise
     except (OSError, KeyError, ValueError) as error:
         raise RecordingError(f"{case.folder}: cannot be replayed: {error!r}") from None
-    config, notes = _parse(case, _describe(case, choice, "replay"), choice.overrides)
+    deployment, notes = deploy(case, choice, "replay")
     durations = _end_before_idling(run, read_rows(case.steps))
     seen = {request.id: request.arrival_ns for request in run.requests}
     requests = [replace(request, arrival_ns=seen[request.id]) for request in case.requests]
     return Setting(
         kind="replay",
-        deployment=resolve(config),
+        deployment=deployment,
         build=lambda _: Replay(durations, source=str(case.steps)),
         notes=notes,
         requests=sorted(requests, key=lambda request: request.arrival_ns),
