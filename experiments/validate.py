@@ -63,11 +63,15 @@ def validate(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Keep all numbers there.")
     ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print tables of errors in Markdown, and no more.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw figures there.")] = None,
 ) -> None:
     """Replay what a real engine was sent, and show how far off every latency is."""
     with exits():
         from experiments.terminal import count_aloud, open_screen
+        from experiments.validate_markdown import list_markdown
         from experiments.validate_screen import show_validation
         from experiments.validation import validate_case
 
@@ -81,6 +85,10 @@ def validate(
         figures = [] if out is None else _draw(done, out)
         if json_file is not None:
             _write([each.report for each in done], json_file)
+    if markdown:
+        for line in list_markdown([each.report for each in done]):
+            typer.echo(line)
+        return
     screen = open_screen()
     for each in done:
         show_validation(each.report, screen)

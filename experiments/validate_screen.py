@@ -67,7 +67,7 @@ def _say_blocks(blocks: Mapping[str, Any] | None) -> Iterator[str]:
 
 
 def _tabulate_metrics(report: Mapping[str, Any]) -> Table:
-    table = _table("", *map(_head, STATISTICS), *_MORE)
+    table = _table("", *map(name_statistic, STATISTICS), *_MORE)
     for metric, cells in report["metrics"].items():
         unit, ms = _choose_unit(cells["mean"]["real"])
         for row, label in (("real", f"{NAMES[metric]}, {unit}"), ("predicted", "  predicted")):
@@ -112,7 +112,7 @@ def _say_fit(fitted: Mapping[str, Any]) -> str:
 
 
 def _tabulate_fit(fitted: Mapping[str, Any]) -> Table:
-    table = _table("off, %", *map(_head, STATISTICS), *_MORE)
+    table = _table("off, %", *map(name_statistic, STATISTICS), *_MORE)
     for metric, cells in fitted["second_half"]["metrics"].items():
         unit, ms = _choose_unit(cells["mean"]["real"])
         for name, said in (
@@ -140,7 +140,7 @@ def _tabulate_budget(report: Mapping[str, Any]) -> Table:
         cells: list[str] = []
         for metric in shown:
             errors = row["metrics"][metric]
-            cells += (_say_percent(errors[name]["error_pct"]) for name in ("mean", "p50"))
+            cells += (say_percent(errors[name]["error_pct"]) for name in ("mean", "p50"))
             cells.append(f"{row['per_request_mape_pct'][metric]:.1f}")
         table.add_row(row["effect"], *cells)
     return table
@@ -150,22 +150,22 @@ def _say_errors(told: Mapping[str, Any], metric: str, ms: float) -> list[str]:
     """Percent, the KS distance, and the Wasserstein distance in the row's unit."""
     cells = told["metrics"][metric]
     return [
-        *(_say_percent(cells[name]["error_pct"]) for name in STATISTICS),
+        *(say_percent(cells[name]["error_pct"]) for name in STATISTICS),
         f"{told['per_request_mape_pct'][metric]:.1f}",
         f"{cells['ks']:.3f}",
         f"{cells['wasserstein_ms'] / ms:.3g}",
     ]
 
 
-def _say_percent(percent: float | None) -> str:
+def say_percent(percent: float | None) -> str:
     return "-" if percent is None else f"{percent:+.1f}"
 
 
 def say_off(percent: float | None) -> str:
-    return "-" if percent is None else f"{_say_percent(percent)} %"
+    return "-" if percent is None else f"{say_percent(percent)} %"
 
 
-def _head(statistic: str) -> str:
+def name_statistic(statistic: str) -> str:
     return statistic.upper() if statistic.startswith("p") else statistic
 
 
