@@ -69,18 +69,23 @@ def read_case(folder: Path) -> Case:
 
 
 def find_repeats(case: Case) -> Iterator[Case]:
-    """Other runs of the same workload by an engine of the same options, in folders beside it."""
+    """Other runs of the same workload by the same engine, in folders beside it."""
     if case.workload is None:
         return
     for folder in sorted(case.folder.resolve().parent.iterdir()):
-        if folder == case.folder.resolve() or not (folder / "options.json").is_file():
+        if folder == case.folder.resolve():
             continue
         try:
             other = read_case(folder)
         except ValueError:  # somebody else's folder: only those that are asked for must be whole
             continue
-        if (other.workload, other.values["engine"]) == (case.workload, case.values["engine"]):
+        if _identify(other) == _identify(case):
             yield other
+
+
+def _identify(case: Case) -> tuple[Any, ...]:
+    of_engine = (case.values[part] for part in ("model", "device", "engine"))
+    return (case.workload, case.made_by, *of_engine)
 
 
 def read_object(path: Path) -> dict[str, Any]:

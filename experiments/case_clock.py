@@ -106,7 +106,8 @@ def _choose(case: Case, choice: Choice) -> Kind:
 
 
 def _describe(case: Case, choice: Choice, kind: Kind) -> dict[str, Any]:
-    """The section `latency`; a step model that is fitted here has none of its own."""
+    """The section `latency`. A clock that is made here, of steps, has none of its own: its file is
+    named and never read."""
     host = {"host_ns": choice.host_ns or 0}
     measured: dict[str, Any] = {"kind": "imported", **host}
     if case.capture_sizes:
@@ -188,25 +189,26 @@ def _fit_steps(
 
 def _replay(case: Case, choice: Choice) -> Setting:
     """The recorded step times, and every arrival at the step that saw it."""
+    from experiments.durations import Recording
     from experiments.recorded import RecordingError, read_rows, read_run
-    from sim.latency import Replay
 
-    if case.steps is None:
+    steps = case.steps
+    if steps is None:
         raise CaseError(f"{case.folder}: --latency replay: found no steps.csv")
     try:
         run = read_run(case.folder)
+        durations = _end_before_idling(run, read_rows(steps))
+        seen = {request.id: request.arrival_ns for request in run.requests}
+        requests = [replace(request, arrival_ns=seen[request.id]) for request in case.requests]
     except ConfigError:
         raise
     except (OSError, KeyError, ValueError) as error:
         raise RecordingError(f"{case.folder}: cannot be replayed: {error!r}") from None
     deployment, notes = deploy(case, choice, "replay")
-    durations = _end_before_idling(run, read_rows(case.steps))
-    seen = {request.id: request.arrival_ns for request in run.requests}
-    requests = [replace(request, arrival_ns=seen[request.id]) for request in case.requests]
     return Setting(
         kind="replay",
         deployment=deployment,
-        build=lambda _: Replay(durations, source=str(case.steps)),
+        build=lambda _: Recording(steps, durations),
         notes=notes,
         requests=sorted(requests, key=lambda request: request.arrival_ns),
     )

@@ -17,7 +17,6 @@ Predict = Callable[[int], "pd.DataFrame"]
 _FIRST_STEP_NS = 1_000_000
 _LONGEST_NS = 1_000_000_000
 _CLOSE_NS = 1_000
-_MOST_RUNS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +61,7 @@ def fit_host(real: pd.DataFrame, predict: Predict) -> HostFit:
         low, high = high, 2 * high
         if high > _LONGEST_NS:
             raise CaseError("--fit-host: requests took longer than with 1 s of host time a step")
-    while high - low > _CLOSE_NS and runs < _MOST_RUNS:
+    while high - low > _CLOSE_NS:
         middle = (low + high) // 2
         low, high = (low, middle) if excess_ns(middle) >= 0 else (middle, high)
     return HostFit(host_ns=high, first=first, second=second, runs=runs, floored=False)

@@ -59,6 +59,7 @@ def read_kernel_case(folder: Path) -> Case:
         capture_sizes=options.capture_sizes,
         profile=profile if profile.is_dir() else None,
         steps=steps if steps.is_file() else None,
+        workload=about.get("workload"),
         num_gpu_blocks=about.get("num_gpu_blocks"),
         notes=(*options.notes, *said),
     )

@@ -60,13 +60,16 @@ def read_times(path: Path, columns: Times) -> pd.DataFrame:
         (read["tpot"].isna() & several) | (read[["ttft", "e2e"]] <= 0).any(axis=1)
     )
     if wrong.any():
-        line = int(wrong.to_numpy().argmax()) + 2
+        at = int(wrong.to_numpy().argmax())
+        named = (*whole, columns.ttft, columns.tpot, columns.e2e)
+        found = ", ".join(f"{name} = {frame[name].iloc[at]}" for name in named)
         raise CaseError(
-            f"{path}:{line}: allowed: one or more tokens of prompt and answer, {columns.ttft} and"
-            f" {columns.e2e} above 0, and {columns.tpot} where the answer has several tokens"
+            f"{path}:{at + 2}: found {found}; allowed: one or more tokens of prompt and answer,"
+            f" {columns.ttft} and {columns.e2e} above 0, {columns.tpot} where the answer has"
+            " several tokens"
         )
     if "preemptions" in frame.columns:
-        read["preemptions"] = frame["preemptions"]
+        read["preemptions"] = read_csv(path, (), whole=("preemptions",))["preemptions"]
     read.index = pd.Index(frame[columns.id].astype(str), name="id")
     if not read.index.is_unique:
         twice = read.index[read.index.duplicated()][0]

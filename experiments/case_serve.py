@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.case import METRICS, Case
+from experiments.case import METRICS, Case, CaseError
 from sim.latency import LatencyModel
 from sim.request import Request
 
@@ -39,6 +39,7 @@ def serve(
     """All requests of a case (or these, its own at other arrivals), under a clock.
 
     Times count from the arrival that the case recorded, whatever the arrival in `requests`.
+    Raises CaseError where no request can be answered.
     """
 
     from experiments.build import build_simulation
@@ -50,6 +51,10 @@ def serve(
     simulation.serve(case.requests if requests is None else requests)
     frames = make_frames(simulation.records)
     answered = frames["requests"].set_index("id")
+    reasons = Counter(frames["refused"]["reason"])
+    notes = [f"requests refused, and left out: {n:,} ({why})" for why, n in reasons.items()]
+    if answered.empty:
+        raise CaseError(f"{case.folder}: nothing is answered: {'; '.join(notes)}")
     predicted: pd.DataFrame = read_latencies(answered)[["ttft", "tpot", "e2e"]].astype("float64")
     arrival_ns = case.real["arrival_ns"].reindex(predicted.index)
     for metric in ("ttft", "e2e"):
@@ -62,8 +67,6 @@ def serve(
     predicted["arrival_ns"] = arrival_ns
     predicted["output_tokens"] = answered["output_tokens"]
     predicted["preemptions"] = answered["preemptions"]
-    reasons = Counter(frames["refused"]["reason"])
-    notes = [f"requests refused, and left out: {n} ({why})" for why, n in reasons.items()]
     notes += describe_clock(latency, frames, deployment.device)
     columns = [*METRICS, "arrival_ns", "output_tokens", "preemptions"]
     return Served(predicted[columns].reindex(case.real.index).dropna(how="all"), tuple(notes))

@@ -250,7 +250,7 @@ def test_engines_that_cannot_be_simulated(
     [
         ("truth_requests.csv", "ttft_ms,", "gone,", "found no column ttft_ms"),
         ("truth_requests.csv", "0.014", "soon", "truth_requests.csv:3: found arrival_s = soon"),
-        ("truth_requests.csv", ",10,65", ",,65", "truth_requests.csv:4: allowed: one or more"),
+        ("truth_requests.csv", ",10,65", ",,65", "truth_requests.csv:4: found input_tokens"),
         ("truth_requests.csv", "\n2,", "\n1,", "found request 1 twice"),
         ("truth_requests.csv", "\n2,40", "\n2,41", "tiny.jsonl:3: found 40 input tokens of"),
         ("truth_requests.csv", "\n2,", "\n9,", "tiny.jsonl: found no request 9; allowed: all"),
@@ -289,6 +289,11 @@ def test_what_a_case_lacks(tmp_path: Path) -> None:
         ((kernels, "--latency", "roofline", "--tables", steps), "with --latency aiconfigurator"),
         ((steps,), "steps.csv: found 3 steps; allowed: 50 or more"),
         ((steps, "--latency", "roofline"), "model: missing; needed for latency.kind roofline"),
+        (
+            (steps, "--latency", "replay", "--set", "engine.max_num_batched_tokens=16"),
+            "step 3 is be",
+        ),
+        ((steps, "--latency", "replay", "--set", "engine.max_model_len=30"), "nothing is answered"),
         ((steps, "--latency", "replay", "--host-ms", 1), "not with --latency replay"),
         ((steps, "--latency", "replay", "--fit-host"), "--fit-host: found it beside --latency re"),
         ((kernels, "--latency", "roofline", "--fit-host"), "found 3 requests; allowed: 4 or more"),
