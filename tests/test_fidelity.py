@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,10 +12,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from experiments.case import Case, CaseError, read_case
-from experiments.case_clock import Choice, set_up
+from experiments.case_clock import Choice, deploy, set_up
 from experiments.case_fit import fit_host
 from experiments.case_serve import serve
 from experiments.fidelity import compare, compare_totals, kolmogorov_smirnov, wasserstein
+from sim.latency import Linear
+from tests.cases import write_step_case
 from tests.step_logs import SAMPLE
 
 values = st.lists(st.integers(0, 60), min_size=1, max_size=40)
@@ -81,6 +85,20 @@ def test_only_requests_with_both_are_compared() -> None:
     told = compare(REAL, PREDICTED.drop("c"))["metrics"]
     assert told["ttft_ms"]["mean"]["real"] == pytest.approx(80 / 3)
     assert told["tpot_ms"]["requests"] == 2
+
+
+def test_from_queued_begins_when_the_step_in_flight_ends(tmp_path: Path) -> None:
+    """Steps of 10 ms from 0.5 ms on; `second` comes at 11.5, is taken in at 20.5, and its 90
+    tokens need two steps beside the other's decodes."""
+    case = read_case(write_step_case(tmp_path / "two"))
+    front_end = Choice(overrides=("latency.front_end_ns=5000000",))
+    deployment, _ = deploy(case, front_end)
+    clock = Linear(base_ns=10_000_000, per_token_ns=0, per_context_token_ns=0)
+    told = serve(case, deployment, clock).predicted / 1e6
+    assert told["ttft"].tolist() == [15, 34]
+    assert told["ttft_from_queued"].tolist() == [10, 20]
+    assert told["tpot"].tolist()[0] == 10
+    assert told["e2e"].tolist() == [35, 34]
 
 
 @pytest.fixture(scope="module")

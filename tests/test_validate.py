@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from experiments.case import CaseError, find_repeats, read_case
+from experiments.case_clock import Choice, set_up
 from experiments.case_engine import choose_rules, settle
 from experiments.case_requests import _OWN as OWN
 from experiments.cli import main as pagesim
@@ -163,6 +164,8 @@ def test_every_source_of_step_times(tmp_path: Path) -> None:
     case = write_kernel_case(tmp_path / "tiny", model="Llama-3.1-8B", gpu="H200")
     kinds = {}
     llmservingsim(case / "profile")
+    latency = set_up(read_case(case), Choice()).deployment.config.latency
+    assert latency.capture_sizes == [1, 2, 4, 8, 16, 24]  # type: ignore[union-attr]
     wheel = aiconfigurator(tmp_path / "wheel")
     for kind, words in {
         "profile": (),
