@@ -140,6 +140,8 @@ def _parse(
         for assignment in overrides:
             if assignment.partition(".")[0] not in ("engine", "latency"):
                 raise ConfigError(f"--set {assignment}: allowed: engine.KEY or latency.KEY")
+            if assignment.startswith("latency.host_ns="):
+                raise ConfigError(f"--set {assignment}: allowed: --host-ms")
             source.override(assignment)
         try:
             return parse_config(source.values, source=source), notes
@@ -169,10 +171,11 @@ def _fit_steps(
         )
     log = read_step_log(TraceFile(path))
     fit = fit_steps(log)
-    whose = path.resolve().parent.name
+    folder = path.resolve().parent
+    whose = folder.name
     off = 100 * fit.random.errors.mean
     told = [f"steps of {whose}: {what}: {count:,}" for what, count in log.notes.items()]
-    if whose == case.folder.resolve().name:
+    if folder == case.folder.resolve():
         told.append("the step model is fitted on the steps of this very run")
 
     def build(host_ns: int | None) -> LatencyModel:

@@ -41,7 +41,6 @@ def serve(
     Times count from the arrival that the case recorded, whatever the arrival in `requests`.
     Raises CaseError where no request can be answered.
     """
-
     from experiments.build import build_simulation
     from experiments.metrics import read_latencies
     from experiments.simulate import describe_clock

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.fidelity import STATISTICS
@@ -14,7 +14,7 @@ _HEAD = ("case", "times from", "off, %", *map(name_statistic, STATISTICS), "each
 def list_markdown(reports: list[dict[str, Any]]) -> Iterator[str]:
     """Errors of all cases in one table, then one table for each budget."""
     yield _line(_HEAD)
-    yield _line("---" for _ in _HEAD)
+    yield _rule(_HEAD)
     for report in reports:
         for told, source in _list_comparisons(report):
             for metric, name in NAMES.items():
@@ -47,7 +47,7 @@ def _list_budget(report: Mapping[str, Any]) -> Iterator[str]:
     heads = (f"{NAMES[metric]} {name_statistic(name)}" for metric in shown for name in statistics)
     columns = (report["case"], *heads, *(f"{NAMES[metric]} each" for metric in shown))
     yield _line(columns)
-    yield _line("---" for _ in columns)
+    yield _rule(columns)
     for row in ({"effect": "as above", **report}, *report["budget"]):
         if "refused" in row:
             yield _line((row["effect"], "refused", *("" for _ in columns[2:])))
@@ -68,5 +68,9 @@ def _cells(told: Mapping[str, Any], metric: str) -> Iterator[str]:
     yield f"{cells['ks']:.3f}"
 
 
-def _line(cells: Any) -> str:
+def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _rule(columns: Sequence[str]) -> str:
+    return "|---" * len(columns) + "|"

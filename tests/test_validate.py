@@ -139,6 +139,17 @@ def test_what_is_shown(tmp_path: Path) -> None:
     assert all((tmp_path / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in drawn)
 
 
+def test_markdown(tmp_path: Path) -> None:
+    result = validate(write_step_case(tmp_path / "two"), "--latency", "replay", "--markdown")
+    head, rule, *rows = result.output.splitlines()
+    assert head.startswith("| case | times from | off, % | mean | std | P50 | P90 | P95 | P99 |")
+    assert rule.count("---") == head.count("|") - 1
+    # 40.25 ms instead of 41
+    assert rows[0].startswith("| two | replay | TTFT | -1.8 |")
+    budget = validate(tmp_path / "two", "--latency", "replay", "--budget", "--markdown").output
+    assert "| no whole-sequence gate | " in budget
+
+
 def test_blocks_that_were_recorded_and_blocks_that_are_derived(tmp_path: Path) -> None:
     case = write_kernel_case(tmp_path / "tiny")
     told = report(case, "--latency", "roofline", "--budget")
@@ -289,6 +300,7 @@ def test_what_a_case_lacks(tmp_path: Path) -> None:
         ((kernels, "--latency", "roofline", "--steps-of", steps), "allowed: with --latency steps"),
         ((kernels, "--latency", "roofline", "--set", "engine.colour=1"), "engine.colour: unknown"),
         ((kernels, "--latency", "roofline", "--set", "seed=1"), "allowed: engine.KEY or latency"),
+        ((kernels, "--set", "latency.host_ns=1", "--latency", "roofline"), "allowed: --host-ms"),
         ((kernels, "--latency", "roofline", "--tables", steps), "with --latency aiconfigurator"),
         ((steps,), "steps.csv: found 3 steps; allowed: 50 or more"),
         ((steps, "--latency", "roofline"), "model: missing; needed for latency.kind roofline"),
