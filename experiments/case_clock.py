@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from experiments.case import Case, CaseError
 from experiments.errors import ConfigError
-from sim.latency import LatencyModel
-from sim.request import Request
 
 if TYPE_CHECKING:
     from experiments.deployment import Deployment
     from experiments.recorded import RecordedRun
+    from sim.latency import LatencyModel
+    from sim.request import Request
 
 Kind = Literal["profile", "aiconfigurator", "steps", "replay", "roofline"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
