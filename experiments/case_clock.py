@@ -76,12 +76,21 @@ def set_up(case: Case, choice: Choice) -> Setting:
 def deploy(
     case: Case, choice: Choice | None = None, kind: Kind = "steps"
 ) -> tuple[Deployment, tuple[str, ...]]:
-    """The engine of a case, and what should be known of it."""
+    """The engine of a case, and what should be known of it. A GPU that is not known does no harm
+    where nothing is derived from it."""
+    from calibrate.device import DeviceError
     from experiments.deployment import resolve
 
     choice = choice or Choice()
     config, notes = _parse(case, _describe(case, choice, kind), choice.overrides)
-    deployment = resolve(config)
+    try:
+        deployment = resolve(config)
+    except DeviceError as unknown:
+        try:
+            deployment = resolve(config.model_copy(update={"device": None}))
+        except ConfigError:
+            raise unknown from None
+        notes += (f"{config.device} is not a GPU that is known here: nothing is derived from it",)
     return deployment, (*notes, *deployment.notes)
 
 

@@ -199,6 +199,14 @@ def test_every_source_of_step_times(tmp_path: Path) -> None:
     assert "found no profile of tensor_parallel_size 2; allowed: 1" in two.stderr
 
 
+def test_a_gpu_that_is_not_known_is_needed_for_its_memory_alone(tmp_path: Path) -> None:
+    told = report(write_kernel_case(tmp_path / "a", gpu="Abacus"), "--steps-of", SAMPLE)
+    assert "Abacus is not a GPU that is known here: nothing is derived from it" in told["notes"]
+    assert told["kv_blocks"] is None
+    bare = write_kernel_case(tmp_path / "b", gpu="Abacus", num_gpu_blocks=None)
+    assert "unknown device 'Abacus'" in validate(bare, "--steps-of", SAMPLE).stderr
+
+
 def test_options_of_other_engines() -> None:
     told = settle(
         {
