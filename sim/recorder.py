@@ -43,15 +43,16 @@ class Recorder:
         self._front_end_ns = front_end_ns
         self._check_every = check_every
         self._log = log = Log()
-        # Looked up once: these are called for everything that happens.
-        self._note_arrival = log.arrivals.extend
-        self._note_decision = log.decisions.extend
-        self._note_step_ends = log.step_ends.extend
-        self._note_admission = log.admissions.extend
-        self._note_chunk = log.chunks.extend
-        self._note_departure = log.departures.extend
-        self._note_fork = log.forks.extend
-        self._note_copy = log.copies.extend
+        # Looked up once: these are called for everything that happens. A list is appended in one
+        # go, where `extend` takes any iterable and is three times as slow.
+        self._note_arrival = log.arrivals.fromlist
+        self._note_decision = log.decisions.fromlist
+        self._note_step_ends = log.step_ends.fromlist
+        self._note_admission = log.admissions.fromlist
+        self._note_chunk = log.chunks.fromlist
+        self._note_departure = log.departures.fromlist
+        self._note_fork = log.forks.fromlist
+        self._note_copy = log.copies.fromlist
         self._decisions = 0
         """Made so far that became steps; of them"""
         self._ran = 0
@@ -73,7 +74,7 @@ class Recorder:
     ) -> None:
         index, prompt_tokens = sequence.index, sequence.prompt_tokens
         wanted_tokens, priority = request.output_tokens, sequence.priority
-        self._note_arrival((index, now_ns, prompt_tokens, answer_tokens, wanted_tokens, priority))
+        self._note_arrival([index, now_ns, prompt_tokens, answer_tokens, wanted_tokens, priority])
         self._final_tokens[index] = prompt_tokens + answer_tokens - 1
         self._names[index % BRANCHES] = (request.id, request.tenant, request.session)
 
@@ -92,15 +93,15 @@ class Recorder:
         for sequence, hit_tokens, woken_blocks, _ in plan.admitted:
             index, stay = sequence.index, sequence.preemptions
             room = len(sequence.blocks) if kv.reserves else 0
-            self._note_admission((decision, index, stay, hit_tokens, woken_blocks, room))
+            self._note_admission([decision, index, stay, hit_tokens, woken_blocks, room])
         for _, _, sequence, position in plan.copies:
-            self._note_copy((decision, sequence.index, position))
+            self._note_copy([decision, sequence.index, position])
         if self._paused or len(decodes) != len(self._decoding):
             self._note_pauses(plan)
         completing = plan.completing
         for sequence, computed_before, n in plan.chunks:
             index, stay, completes = sequence.index, sequence.preemptions, sequence in completing
-            self._note_chunk((decision, index, stay, computed_before, n, completes))
+            self._note_chunk([decision, index, stay, computed_before, n, completes])
         for sequence in completing:
             self._decoding[sequence] = None
         facts = (
@@ -126,7 +127,7 @@ class Recorder:
         kv, steps, head = self._scheduler.kv, len(ends_ns), self._heads.popleft()
         self._note_step_ends(ends_ns)
         self._note_decision(
-            (
+            [
                 *head,
                 steps,
                 start_ns,
@@ -135,12 +136,12 @@ class Recorder:
                 kv.idle_blocks,
                 kv.evicted_blocks,
                 self._count_wasted(plan) if self._ended_in_flight else 0,
-            )
+            ]
         )
         if takes.offsets:
             rows = ([self._ran] * len(takes.offsets), *takes)
             for column, values in zip(self._log.takes, rows, strict=True):
-                column.extend(values)
+                column.fromlist(values)
         if (plan.step + steps) // self._check_every > plan.step // self._check_every:
             self._recount(external=head[-1])
         self._ran += 1
@@ -148,7 +149,7 @@ class Recorder:
     def forked(self, forks: list[Fork], now_ns: int) -> None:
         final_tokens = self._final_tokens
         for parent, child in forks:
-            self._note_fork((self._ran - 1, child.index, child.computed))
+            self._note_fork([self._ran - 1, child.index, child.computed])
             self._decoding[child] = None
             final_tokens[child.index] = final_tokens[parent.index]
 
@@ -184,7 +185,7 @@ class Recorder:
     def _leaves(self, departure: Departure, *, decision: int, stay: int, finished: int) -> None:
         sequence, computed, _, shared = departure
         index, generated, oldest = sequence.index, sequence.generated, self._ran - finished
-        self._note_departure((decision, oldest, index, stay, computed, shared, generated, finished))
+        self._note_departure([decision, oldest, index, stay, computed, shared, generated, finished])
         self._decoding.pop(sequence, None)
         self._paused.pop(sequence, None)
 
@@ -201,8 +202,8 @@ class Recorder:
             paused = sequence not in there
             if paused == (sequence in self._paused):
                 continue
-            row = (self._decisions - 1, sequence.index, sequence.preemptions, paused)
-            self._log.pauses.extend(row)
+            row = [self._decisions - 1, sequence.index, sequence.preemptions, paused]
+            self._log.pauses.fromlist(row)
             if paused:
                 self._paused[sequence] = None
             else:
