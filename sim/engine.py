@@ -171,7 +171,7 @@ class Engine:
             return
         stretch, now_ns = self._in_flight.popleft(), int(self._env.now)
         stretch.ends_ns[-1] = now_ns
-        if stretch.plan.is_empty:
+        if stretch.plan.is_idle:
             for observer in self._observers:
                 observer.ran(stretch.plan, now_ns, stretch.ends_ns, NO_TAKES)
         else:

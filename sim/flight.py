@@ -38,8 +38,7 @@ class Flight(deque[Stretch]):
 
     @property
     def steps(self) -> int:
-        """Batches that are not empty: these become steps."""
-        return sum(not batch.plan.is_empty for batch in self)
+        return sum(not batch.plan.is_idle for batch in self)
 
     def send(self, plan: Plan, now_ns: int, duration_ns: int) -> None:
         """Add a batch behind the others; `duration_ns` is its time in all stages together, each
@@ -47,7 +46,8 @@ class Flight(deque[Stretch]):
         ahead = [batch.leaves_ns for batch in self if batch.leaves_ns]
         left_ns = ahead[-1] if ahead else (now_ns,) * self.stages
         if plan.is_empty:
-            self.append(Stretch(plan, now_ns, [max(now_ns, left_ns[-1])], False))
+            back_ns = max(now_ns, left_ns[-1])
+            self.append(Stretch(plan, back_ns, [back_ns], False))
             return
         at_ns, leaves_ns = now_ns, []
         for free_ns in left_ns:

@@ -127,8 +127,6 @@ class Departures(NamedTuple):
 
     decision: Integers
     """Whose plan preempted it, or whose last step completed it."""
-    oldest: Integers
-    """For a preemption the oldest decision in flight, as in `Decisions`; else the same."""
     sequence: Integers
     stay: Integers
     computed: Integers

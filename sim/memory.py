@@ -109,7 +109,7 @@ def account(facts: Facts, stays: Stays, segments: Segments) -> Memory:
 
     def standing(gained: Integers, lost: Integers) -> Integers:
         """The level in each decision's last step: what it ends itself is still there."""
-        gone_before = by_decision(left.oldest[preempted], lost[preempted])
+        gone_before = by_decision(oldest[left.decision[preempted]], lost[preempted])
         gone_after = by_decision(left.decision[finished], lost[finished])
         level: Integers = (gained - gone_before - gone_after).cumsum() + gone_after
         return level

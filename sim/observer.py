@@ -19,7 +19,7 @@ class Observer(Protocol):
 
     def began(self, plan: Plan, now_ns: int) -> None:
         """A plan was made; it runs when those before it have. With several batches in flight it
-        may be empty: then it takes no time, and is no step."""
+        may be idle, and is no step then."""
         ...
 
     def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:

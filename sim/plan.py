@@ -184,7 +184,13 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
+        """Nobody computes anything: it takes no time."""
         return not self.chunks and not len(self.decodes)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing happens at all: it is no step."""
+        return self.is_empty and not self.preempted
 
     def rows(self) -> list[Chunk]:
         """All rows in admission order, decodes written as chunks of one token.

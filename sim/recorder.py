@@ -84,12 +84,12 @@ class Recorder:
     def began(self, plan: Plan, now_ns: int) -> None:
         scheduler, decodes, head = self._scheduler, plan.decodes, plan.refused
         kv, decision = scheduler.kv, self._decisions
+        if plan.is_idle:
+            return
+        self._decisions += 1
         for departure in plan.preempted:
             stay = departure.sequence.preemptions - 1
             self._leaves(departure, decision=decision, stay=stay, finished=0)
-        if plan.is_empty:  # no step, and whom it preempted the next one did
-            return
-        self._decisions += 1
         for sequence, hit_tokens, woken_blocks, _ in plan.admitted:
             index, stay = sequence.index, sequence.preemptions
             room = len(sequence.blocks) if kv.reserves else 0
@@ -122,7 +122,7 @@ class Recorder:
         self._heads.append(facts)
 
     def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
-        if plan.is_empty:
+        if plan.is_idle:
             return
         kv, steps, head = self._scheduler.kv, len(ends_ns), self._heads.popleft()
         self._note_step_ends(ends_ns)
@@ -184,8 +184,8 @@ class Recorder:
 
     def _leaves(self, departure: Departure, *, decision: int, stay: int, finished: int) -> None:
         sequence, computed, _, shared = departure
-        index, generated, oldest = sequence.index, sequence.generated, self._ran - finished
-        self._note_departure([decision, oldest, index, stay, computed, shared, generated, finished])
+        index, generated = sequence.index, sequence.generated
+        self._note_departure([decision, index, stay, computed, shared, generated, finished])
         self._decoding.pop(sequence, None)
         self._paused.pop(sequence, None)
 

@@ -25,7 +25,7 @@ class Watchdog:
         for departure in plan.preempted:
             if departure.sequence.preemptions > MOST_PREEMPTIONS:
                 raise Livelocked(self._replica, now_ns, departure.sequence)
-        idle = plan.is_empty and not plan.preempted and not steps_in_flight
+        idle = plan.is_idle and not steps_in_flight
         self._idle_plans = self._idle_plans + 1 if idle else 0
         # Of several batches in flight, an empty one may be due before anybody can run.
         if self._idle_plans >= self._depth:

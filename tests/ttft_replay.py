@@ -141,8 +141,7 @@ class _Replay:
             or (row.limit == Limit.TOKENS and not spent)
             or (row.limit == Limit.SEATS and taken < self.server.limits.max_num_seqs)
         )
-        # A plan that was left empty preempts, and the next one, whose row has it, admits.
-        if (row.preempted and not row.admitted) or not looked:
+        if row.preempted or not looked:
             return None
         return min(self.queue, key=self.rank) if self.server.priority else self.queue[0]
 
