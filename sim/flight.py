@@ -45,13 +45,12 @@ class Flight(deque[Stretch]):
         of which takes an equal part, rounded down (0 for an empty one)."""
         ahead = [batch.leaves_ns for batch in self if batch.leaves_ns]
         left_ns = ahead[-1] if ahead else (now_ns,) * self.stages
+        start_ns = max(now_ns, left_ns[0])
         if plan.is_empty:
-            back_ns = max(now_ns, left_ns[-1])
-            self.append(Stretch(plan, back_ns, [back_ns], False))
+            self.append(Stretch(plan, start_ns, [max(now_ns, left_ns[-1])], False))
             return
         at_ns, leaves_ns = now_ns, []
         for free_ns in left_ns:
             at_ns = max(at_ns, free_ns) + duration_ns // self.stages
             leaves_ns.append(at_ns)
-        start_ns = max(now_ns, left_ns[0])
         self.append(Stretch(plan, start_ns, [at_ns], False, tuple(leaves_ns)))
