@@ -158,8 +158,7 @@ class Engine(Section):
     the more a beam's best one stands out, and the less beams replace each other."""
     loop: Literal["plain", "fast"] | None = None
     """How the simulator steps, with equal results: one event per step, or one per stretch of
-    equal decisions. Null: fast, except that only plain knows static batching, contiguous
-    caches, forks, and the policy priority of versions before 0.33."""
+    equal decisions. Null: fast."""
     memory: Memory = Memory()
 
     @model_validator(mode="after")
@@ -174,8 +173,6 @@ class Engine(Section):
                 "contradicts num_gpu_blocks_override: each alone says how many blocks there are",
                 at="kv_cache_memory_bytes",
             )
-        if self.loop == "fast" and self.only_plain is not None:
-            refuse(f"found 'fast'; allowed with {self.only_plain}: 'plain'", at="loop")
         if self.enable_prefix_caching and self.kv_cache.kind == "contiguous":
             refuse(
                 "found true; allowed with kv_cache.kind contiguous: false, since pieces of memory"
@@ -194,17 +191,3 @@ class Engine(Section):
         if self.max_num_active_seqs and version == "0.19":
             refuse(f"vLLM {version} has no such option (since 0.31)", at="max_num_active_seqs")
         return self
-
-    @property
-    def only_plain(self) -> str | None:
-        """What the fast loop does not know; None where it knows everything."""
-        version = self.scheduler.version
-        if self.scheduling_policy == "priority" and VERSIONS[version].self_preemption_stops:
-            return f"scheduling_policy priority of version {version}"
-        if self.scheduler.kind == "static":
-            return "scheduler.kind static"
-        if self.kv_cache.kind == "contiguous":
-            return "kv_cache.kind contiguous"
-        if self.parallel_sampling == "fork":
-            return "parallel_sampling fork"
-        return None

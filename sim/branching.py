@@ -11,6 +11,7 @@ from itertools import count
 from typing import Protocol
 
 from sim.beams import Searches
+from sim.latency import LONGEST_STRETCH
 from sim.plan import Fork, Parting, Plan
 from sim.request import Request, Sequence
 
@@ -26,6 +27,11 @@ class Branching(Protocol):
 
     def arriving(self, request: Request, *, index: int) -> list[Sequence]:
         """The sequences to be queued, in this order, when the request arrives."""
+        ...
+
+    def steps_left(self, plan: Plan) -> int:
+        """How often the decodes of the plan may run until one of them may part; a large number
+        where none ever does."""
         ...
 
     def part(self, plan: Plan) -> Parting:
@@ -52,6 +58,9 @@ class Separately:
             return [first]
         first.id = f"0_{request.id}"
         return [first, *self._branches(first, request.n)]
+
+    def steps_left(self, plan: Plan) -> int:
+        return LONGEST_STRETCH
 
     def part(self, plan: Plan) -> Parting:
         return NOBODY_PARTS
@@ -82,6 +91,10 @@ class ByForking(Separately):
         if request.beam:
             self._searches.begin(first)
         return [first]
+
+    def steps_left(self, plan: Plan) -> int:
+        # Beams part at the end of every step; samples did so with their first token.
+        return 1 if self._searches.any_of(plan) else super().steps_left(plan)
 
     def part(self, plan: Plan) -> Parting:
         forks = [

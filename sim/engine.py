@@ -124,7 +124,8 @@ class Engine:
             observer.began(plan, now_ns)
         k, until_ns, cut_on_arrival = scheduler.stable_for(plan)
         if k > 1:
-            k = min(k, self._world.steps_left(plan), LONGEST_STRETCH)
+            unparted = self._branching.steps_left(plan)
+            k = min(k, self._world.steps_left(plan), unparted, LONGEST_STRETCH)
         ends_ns = list(accumulate(self._executor.run(plan, k), initial=now_ns))
         del ends_ns[0]
         if until_ns is not None:

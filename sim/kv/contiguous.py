@@ -96,6 +96,12 @@ class Contiguous:
         sequence.blocks = list(grown)
         return True
 
+    def room(self, sequence: Sequence) -> tuple[int, int]:
+        """Slots for further tokens of it: with the hole above its piece, and in the piece."""
+        piece = self._pieces[sequence]
+        inside = len(piece) - sequence.computed
+        return inside + self._space.above(piece), inside
+
     def release(self, sequence: Sequence) -> Departure:
         piece = self._pieces.pop(sequence)
         if piece:
