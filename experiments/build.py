@@ -149,12 +149,16 @@ def build_scheduler(engine: EngineConfig, *, num_gpu_blocks: int, world: World) 
         if _suits_fast_vllm(engine):
             return FastVllm(kv=paged, order=order, limits=limits, rules=rules)
         kv = paged
-    steady = engine.loop == "fast"
-    if engine.scheduler.kind == "static":
-        make_scheduler = SteadyStatic if steady else StaticBatching
-    else:
-        make_scheduler = Steady if steady else VllmScheduler
+    make_scheduler = _SCHEDULERS[engine.scheduler.kind, engine.loop]
     return make_scheduler(kv=kv, order=order, limits=limits, rules=rules)
+
+
+_SCHEDULERS: dict[tuple[str, str | None], type[VllmScheduler]] = {
+    ("vllm", "plain"): VllmScheduler,
+    ("vllm", "fast"): Steady,
+    ("static", "plain"): StaticBatching,
+    ("static", "fast"): SteadyStatic,
+}
 
 
 def _suits_fast_vllm(engine: EngineConfig) -> bool:

@@ -26,7 +26,7 @@ from sim.kv.pool import Pool
 from sim.plan import Limit, Plan
 from sim.request import Sequence
 from sim.scheduling.orders import Fcfs, Priority
-from tests.worlds import SmallWorld, serve, small_world
+from tests.worlds import SmallWorld, differences, serve, small_world
 
 FCFS_WORLDS = 1500
 WORLDS = 2000
@@ -39,12 +39,6 @@ def draw(seed: int) -> SmallWorld:
     if seed < FCFS_WORLDS:
         return small_world(random.Random(seed), priority=False)
     return replace(small_world(random.Random(seed), priority=True), version="0.33")
-
-
-def differences(world: SmallWorld) -> list[Any]:
-    plain = serve(world, check_every=50).content()
-    fast = serve(world, fast=True, check_every=7).content()
-    return [name for name in plain if plain[name] != fast[name]]
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))

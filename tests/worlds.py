@@ -194,7 +194,10 @@ def serve(
     trails, engines = [], []
     base_ns, per_token_ns, per_context_token_ns = world.latency
     latency = Bumpy(
-        base_ns=base_ns, per_token_ns=per_token_ns, per_context_token_ns=per_context_token_ns
+        base_ns=base_ns,
+        per_token_ns=per_token_ns,
+        per_context_token_ns=per_context_token_ns,
+        per_copied_block_ns=17,
     )
     rules = VERSIONS[world.version]
     for replica in range(world.replicas):
@@ -229,6 +232,13 @@ def serve(
     for engine in engines:
         engine.recorder.close()  # type: ignore[attr-defined]
     return Outcome(records, trails, engines)
+
+
+def differences(world: SmallWorld) -> list[Any]:
+    """What the two loops leave behind, where it is not the same."""
+    plain = serve(world, check_every=50).content()
+    fast = serve(world, fast=True, check_every=7).content()
+    return [name for name in plain if plain[name] != fast[name]]
 
 
 def branching_of(

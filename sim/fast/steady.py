@@ -22,28 +22,27 @@ _FOR_EVER = 1 << 62
 class Steady(VllmScheduler):
     """Decides as `VllmScheduler` does, for a paged cache or a contiguous one.
 
-    In a step in which everybody decodes, budget, seats and the order of the queue are what they
-    will be in the next one. What changes is the cache, and only for the worse: decodes take room.
-    So a refused head stays refused, but for a prefix that is published meanwhile.
+    In a step of nothing but decodes, budget, seats and the order of the queue are what they will be
+    in the next one; whom the budget leaves out stands behind all others, and stays there. What
+    changes is the cache, and only for the worse: decodes take room. So a refused head stays
+    refused, but for a prefix that is published meanwhile.
 
-    Forks need no rule of their own. Whoever decodes has written into its last block, so it
-    shares that block with nobody from this step on: only a step that copies is not repeated.
-    That somebody parts is the world's decision (`Branching.steps_left`).
+    Forks need no rule of their own. Whoever decodes has written into its last block, copied by
+    then if it was shared, so its further steps copy nothing. That somebody parts is the
+    world's decision (`Branching.steps_left`).
     """
 
     _group: Group
     """Who decoded in the step that was last promised to repeat, in a paged cache."""
 
     def stable_for(self, plan: Plan) -> tuple[int, int | None, bool]:
-        decodes = plan.decodes
-        left_out = len(decodes) < len(self.running)
-        if plan.chunks or plan.preempted or plan.copies or left_out:
+        if plan.chunks or plan.preempted:
             return 1, None, True
         steps = 1
         if isinstance(self.kv, Contiguous):
             steps = _steps_in_pieces(self.kv, plan)
         elif isinstance(self.kv, Paged):
-            self._group = group = _file(decodes, self.kv)
+            self._group = group = _file(plan.decodes, self.kv)
             steps = min(group.steps_within(self.kv.pool.free), self._steps_refused(plan, group))
         may_lead = self.order.overtakes and plan.refused is not None
         return steps, None, plan.limit == Limit.NONE or may_lead
