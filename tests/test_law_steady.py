@@ -17,7 +17,6 @@ from sim.fast.group import Group
 from sim.fast.steady import Steady, SteadyStatic
 from sim.kv.contiguous import Contiguous
 from sim.plan import NO_TAKES, Plan
-from sim.request import Sequence
 from sim.scheduling.orders import Priority
 from tests.worlds import (
     RESERVES,
@@ -122,13 +121,8 @@ def bug(break_it: Break) -> Break:
 
 @bug
 def one_slot_more_than_there_is(patch: pytest.MonkeyPatch) -> None:
-    original = Contiguous.room
-
-    def room(self: Contiguous, sequence: Sequence) -> tuple[int, int]:
-        reach, inside = original(self, sequence)
-        return reach + 1, inside
-
-    patch.setattr(Contiguous, "room", room)
+    original = Contiguous.above
+    patch.setattr(Contiguous, "above", lambda self, sequence: original(self, sequence) + 1)
 
 
 @bug

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from sim.fast.group import Group
 from sim.kv.contiguous import Contiguous
 from sim.kv.paged import Paged
-from sim.plan import Decodes, Limit, Plan, Takes
+from sim.plan import NO_TAKES, Decodes, Limit, Plan, Takes
 from sim.scheduling.static import StaticBatching
 from sim.scheduling.vllm import VllmScheduler
 
@@ -94,14 +94,17 @@ def _steps_in_pieces(kv: Contiguous, plan: Plan) -> int:
     With a refused head, until one outgrows its piece: what is then free no longer tells
     whether scatter keeps the head out.
     """
-    beyond = 0 if plan.refused is None else 1
-    return 1 + min(kv.room(sequence)[beyond] for sequence in plan.decodes)
+    if plan.refused is not None:
+        return 1 + min(kv.inside(sequence) for sequence in plan.decodes)
+    return 1 + min(kv.inside(sequence) + kv.above(sequence) for sequence in plan.decodes)
 
 
 def _grow_pieces(kv: Contiguous, decodes: Decodes, steps: int) -> Takes:
     """Make room for so many more tokens of each: a slot in each step after the last that a
     sequence has already."""
-    inside = sorted(kv.room(sequence)[1] for sequence in decodes)
+    inside = sorted(kv.inside(sequence) for sequence in decodes)
+    if inside[0] >= steps:
+        return NO_TAKES
     for sequence in decodes:
         grown = kv.grow(sequence, steps)
         assert grown, "a promised slot is not free"

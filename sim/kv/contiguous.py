@@ -96,11 +96,13 @@ class Contiguous:
         sequence.blocks = list(grown)
         return True
 
-    def room(self, sequence: Sequence) -> tuple[int, int]:
-        """Slots for further tokens of it: with the hole above its piece, and in the piece."""
-        piece = self._pieces[sequence]
-        inside = len(piece) - sequence.computed
-        return inside + self._space.above(piece), inside
+    def inside(self, sequence: Sequence) -> int:
+        """Slots of its piece that wait for further tokens of it."""
+        return len(self._pieces[sequence]) - sequence.computed
+
+    def above(self, sequence: Sequence) -> int:
+        """Free slots that its piece can grow into; no other piece can."""
+        return self._space.above(self._pieces[sequence])
 
     def release(self, sequence: Sequence) -> Departure:
         piece = self._pieces.pop(sequence)
