@@ -52,6 +52,8 @@ class _Replay:
         self.gave_way: set[int] = set()
         self.prefilling: set[int] = set()
         self.done: set[int] = set()
+        self.searching: set[int] = set()
+        self.unfinished = requests["branches"].to_dict()
         self.of_step: dict[str, dict[int, list[Any]]] = {"events": {}, "chunks": {}}
         for name, by_step in self.of_step.items():
             for row in tables[name].itertuples():
@@ -98,6 +100,8 @@ class _Replay:
                 if event is Event.ADMIT:
                     self.saved[request] = self.alone(0, tokens)
         self.wait(row, duration_ns)
+        for request in self.searching:
+            self.parts[request]["search"] += duration_ns
         idle = set(self.prefilling)
         for chunk in self.of_step["chunks"].get(step, []):
             if _sequence(chunk) in self.prefilling:
@@ -106,6 +110,11 @@ class _Replay:
         for request in idle:
             self.parts[request]["interference"] += duration_ns
         self.done |= {request for event, request, _ in events if event is Event.FORK}
+        for event, sequence, _ in events:
+            if event is Event.FINISH and (request := sequence % BRANCHES) in self.searching:
+                self.unfinished[request] -= 1
+                if not self.unfinished[request]:
+                    self.searching.remove(request)
 
     def wait(self, row: Any, duration_ns: int) -> None:
         head = self.refused_head(row)
@@ -154,6 +163,8 @@ class _Replay:
         if computed == self.requests["prompt_tokens"][request]:
             self.prefilling.remove(request)
             self.done.add(request)
+            if self.requests["beam"][request]:
+                self.searching.add(request)
 
     def alone(self, computed_before: int, n: int) -> int:
         return int(self.server.latency.alone(computed_before, n))
