@@ -151,7 +151,7 @@ def test_command_line(small: list[str]) -> None:
     "engine",
     [
         {"scheduler": "static"},
-        {"kv_cache": {"kind": "contiguous", "reserve": "prompt"}},
+        {"kv_cache": {"kind": "contiguous", "reserve": "oracle_exact"}},
         {"kv_cache": {"kind": "contiguous", "reserve": "oracle_pow2"}, "scheduler": "static"},
         {"parallel_sampling": "fork"},
         {"scheduling_policy": "priority", "scheduler": {"version": "0.32"}},
