@@ -85,7 +85,7 @@ PARTS_IN_WORDS: dict[str, Part] = {
     ),
     "search": Part(
         "beam search",
-        "beam search after its first token: its answers come at the end",
+        "beam search, from its first token to its end",
         "shorter answers, narrower beams, or fewer seats",
     ),
 }

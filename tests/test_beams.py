@@ -146,7 +146,7 @@ def test_the_answers_of_a_search_come_at_its_end() -> None:
     said = summary["latency_ms"]
     assert said["e2e"]["mean"] == said["ttft"]["mean"] == 3201e-6
     assert said["tpot"] == said["itl"] == {"count": 0}
-    assert "beam search after its first token" in summary["verdicts"]["ttft"]
+    assert "beam search, from its first token to its end" in summary["verdicts"]["ttft"]
 
 
 def test_a_search_delays_what_samples_stream() -> None:
