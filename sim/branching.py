@@ -11,7 +11,6 @@ from itertools import count
 from typing import Protocol
 
 from sim.beams import Searches
-from sim.latency import LONGEST_STRETCH
 from sim.plan import Fork, Parting, Plan
 from sim.request import Request, Sequence
 
@@ -29,9 +28,8 @@ class Branching(Protocol):
         """The sequences to be queued, in this order, when the request arrives."""
         ...
 
-    def steps_left(self, plan: Plan) -> int:
-        """How often the decodes of the plan may run until one of them may part; a large number
-        where none ever does."""
+    def may_part(self, plan: Plan) -> bool:
+        """May one of the plan's decodes part with the token that it is given?"""
         ...
 
     def part(self, plan: Plan) -> Parting:
@@ -59,8 +57,8 @@ class Separately:
         first.id = f"0_{request.id}"
         return [first, *self._branches(first, request.n)]
 
-    def steps_left(self, plan: Plan) -> int:
-        return LONGEST_STRETCH
+    def may_part(self, plan: Plan) -> bool:
+        return False
 
     def part(self, plan: Plan) -> Parting:
         return NOBODY_PARTS
@@ -92,9 +90,9 @@ class ByForking(Separately):
             self._searches.begin(first)
         return [first]
 
-    def steps_left(self, plan: Plan) -> int:
-        # Beams part at the end of every step; samples did so with their first token.
-        return 1 if self._searches.any_of(plan) else super().steps_left(plan)
+    def may_part(self, plan: Plan) -> bool:
+        # Beams do so in every step; samples did with their first token.
+        return self._searches.any_of(plan)
 
     def part(self, plan: Plan) -> Parting:
         forks = [

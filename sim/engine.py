@@ -14,7 +14,7 @@ from sim.latency import LONGEST_STRETCH
 from sim.moment import Kind, Moment
 from sim.plan import NO_TAKES, Departure, Fork, Plan, Takes
 from sim.request import Request, Sequence
-from sim.scheduling.face import ForkingScheduler, Scheduler
+from sim.scheduling.face import ONE_STEP, ForkingScheduler, Scheduler
 from sim.world import World
 
 MOST_PREEMPTIONS = 10_000
@@ -122,10 +122,10 @@ class Engine:
         self.decisions += 1
         for observer in self._observers:
             observer.began(plan, now_ns)
-        k, until_ns, cut_on_arrival = scheduler.stable_for(plan)
+        once = self._branching.may_part(plan)
+        k, until_ns, cut_on_arrival = ONE_STEP if once else scheduler.stable_for(plan)
         if k > 1:
-            unparted = self._branching.steps_left(plan)
-            k = min(k, self._world.steps_left(plan), unparted, LONGEST_STRETCH)
+            k = min(k, self._world.steps_left(plan), LONGEST_STRETCH)
         ends_ns = list(accumulate(self._executor.run(plan, k), initial=now_ns))
         del ends_ns[0]
         if until_ns is not None:

@@ -197,7 +197,7 @@ def one_step_too_many_before_an_answer_ends(patch: pytest.MonkeyPatch) -> None:
 
 @bug
 def beams_do_not_part(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ByForking, "steps_left", Separately.steps_left)
+    patch.setattr(ByForking, "may_part", Separately.may_part)
 
 
 @bug

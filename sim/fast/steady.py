@@ -13,6 +13,7 @@ from sim.fast.group import Group
 from sim.kv.contiguous import Contiguous
 from sim.kv.paged import Paged
 from sim.plan import NO_TAKES, Decodes, Limit, Plan, Takes
+from sim.scheduling.face import ONE_STEP
 from sim.scheduling.static import StaticBatching
 from sim.scheduling.vllm import VllmScheduler
 
@@ -28,8 +29,8 @@ class Steady(VllmScheduler):
     refused, but for a prefix that is published meanwhile.
 
     Forks need no rule of their own. Whoever decodes has written into its last block, copied by
-    then if it was shared, so its further steps copy nothing. That somebody parts is the
-    world's decision (`Branching.steps_left`).
+    then if it was shared, so its further steps copy nothing. Where beams may part the engine
+    asks for no promise (`Branching.may_part`).
     """
 
     _group: Group
@@ -37,7 +38,7 @@ class Steady(VllmScheduler):
 
     def stable_for(self, plan: Plan) -> tuple[int, int | None, bool]:
         if plan.chunks or plan.preempted:
-            return 1, None, True
+            return ONE_STEP
         steps = 1
         if isinstance(self.kv, Contiguous):
             steps = _steps_in_pieces(self.kv, plan)
@@ -84,7 +85,7 @@ class SteadyStatic(Steady, StaticBatching):
 
     def stable_for(self, plan: Plan) -> tuple[int, int | None, bool]:
         if not self._forming and (plan.limit, plan.refused) != (self._shut(), None):
-            return 1, None, True
+            return ONE_STEP
         return super().stable_for(plan)
 
 
