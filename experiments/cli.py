@@ -11,6 +11,7 @@ from experiments.run import run
 from experiments.schema import schema
 from experiments.size import size
 from experiments.trace_cli import main as trace
+from experiments.validate import validate
 
 main = make_app(
     run,
@@ -18,6 +19,7 @@ main = make_app(
     blocks,
     size,
     conformance,
+    validate,
     schema,
     name="pagesim",
     help="Simulate LLM serving: replay a request trace through a scheduler and a paged KV cache.",

@@ -55,8 +55,10 @@ def _is_duration(text: str | None) -> bool:
 class Recording(Replay):
     """The durations of one file, in order. ConfigError where the run outlives them."""
 
-    def __init__(self, path: str | Path) -> None:
-        super().__init__(read_durations(path), source=str(path))
+    def __init__(self, path: str | Path, durations_ns: list[int] | None = None) -> None:
+        """`durations_ns`: what the file says, where that was read otherwise."""
+        recorded = read_durations(path) if durations_ns is None else durations_ns
+        super().__init__(recorded, source=str(path))
         self._path = path
 
     def durations(self, plan: Plan, k: int) -> list[int]:

@@ -47,26 +47,26 @@ def from_steps(
     """Fit what a step costs to an engine's own step log, and say how far that is off."""
     with exits():
         from calibrate.step_fit import fit_steps
-        from experiments.prediction import predict_run
         from experiments.step_file import Options, StepFile, digest
-        from experiments.steps_screen import show_fit, show_prediction
+        from experiments.steps_screen import show_fit
         from experiments.terminal import open_screen
+        from experiments.validate_screen import show_comparison
+        from experiments.validation import judge_clock
 
         _check_figure(figure)
         steps = _read(log, columns=_pair(columns or ()), skip=skip)
         fit = fit_steps(steps, holdout=holdout, seed=seed)
         options = Options(holdout=holdout, seed=seed, skip=skip)
         model = StepFile.of(fit, steps, sha256=digest(log), options=options)
-        clocks = [model.build() for _ in replay or ()]
-        predictions = [predict_run(*each) for each in zip(replay or (), clocks, strict=True)]
+        predictions = [judge_clock(run, model.build()) for run in replay or ()]
         if figure is not None:
             _draw(fit, steps, figure)
         if out is not None:
             model.write(out)
     screen = open_screen()
     show_fit(fit, steps, screen)
-    for run, clock, compared in zip(replay or (), clocks, predictions, strict=True):
-        show_prediction(run.resolve().name, compared, screen, notes=clock.notes)
+    for report in predictions:
+        show_comparison(report, screen)
     if figure is not None:
         screen.print(f"figure: {figure}", highlight=False, markup=False, soft_wrap=True)
     if out is None:

@@ -71,7 +71,7 @@ def simulate(
         notes = list(deployment.notes)
         if trace.shifted_by is not None:
             notes.append(f"arrivals count from the first request, at {trace.shifted_by}")
-        notes += _describe_clock(latency, frames, deployment.device)
+        notes += describe_clock(latency, frames, deployment.device)
         run = {"id": run_id, "versions": read_versions(), "notes": notes}
         summary = {"run": run, **summarize(frames, context)}
         draft.write_tables(frames, config=context["config"])
@@ -85,7 +85,7 @@ def simulate(
     return Outcome(load_result(draft.final), reused=False)
 
 
-def _describe_clock(latency: LatencyModel, frames: Frames, device: Device | None) -> list[str]:
+def describe_clock(latency: LatencyModel, frames: Frames, device: Device | None) -> list[str]:
     """What a measured clock does not know, and where the run, now over, left what it does."""
     if isinstance(latency, StepModel):
         return [f"latency: {what}: {n:,}" for what, n in latency.notes.items()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from rich import box
@@ -13,7 +13,6 @@ from rich.text import Text
 from calibrate.step_fit import Errors, Fit, contributions
 from calibrate.step_log import FEATURES, StepLog
 from experiments.distribution import NS_PER_MS
-from experiments.prediction import Compared
 from experiments.words import say_count, say_share, say_time
 
 _DRIFT = 0.05
@@ -41,27 +40,6 @@ def show_fit(fit: Fit, log: StepLog, screen: Console) -> None:
     screen.print(Text(_say_curve(fit), style="dim"))
     screen.print("", _tabulate_errors(fit))
     screen.print(Text(_say_spread(fit, log)))
-
-
-def show_prediction(
-    name: str, compared: Iterable[Compared], screen: Console, *, notes: Mapping[str, int]
-) -> None:
-    """What `experiments.prediction.predict_run` returns, a row for each metric; `notes` are
-    the latency model's."""
-    rows: dict[str, list[str]] = {}
-    statistics = []
-    for metric, statistic, predicted_ms, measured_ms in compared:
-        off = _say_off(predicted_ms / measured_ms - 1) if measured_ms else "-"
-        rows.setdefault(metric, []).extend([say_time(predicted_ms), say_time(measured_ms), off])
-        statistics.append(statistic)
-    columns = (each for name in dict.fromkeys(statistics) for each in (name, "real", "off"))
-    table = _table("predicted", *columns)
-    for metric, cells in rows.items():
-        table.add_row(metric.upper(), *cells)
-    screen.print(Text(f"\n{name}", style="bold cyan"))
-    for what, count in notes.items():
-        screen.print(Text(f"! {what}: {count:,}", style="yellow"))
-    screen.print(table)
 
 
 def _say_mix(log: StepLog) -> str:

@@ -80,14 +80,16 @@ class Linear:
 
     def durations(self, plan: Plan, k: int) -> list[int]:
         decodes = plan.decodes
-        tokens, context = len(decodes), decodes.context_sum
+        tokens = num_decodes = len(decodes)
+        context = decodes.context_sum
         for _, computed_before, n in plan.chunks:
             tokens += n
             context += computed_before + n
         first = self.base_ns + self.per_token_ns * tokens + self.per_context_token_ns * context
-        growth = self.per_context_token_ns * len(decodes)
+        growth = self.per_context_token_ns * num_decodes
         durations = list(range(first, first + k * growth, growth)) if growth else [first] * k
-        durations[0] += self.per_copied_block_ns * len(plan.copies)
+        if plan.copies:
+            durations[0] += self.per_copied_block_ns * len(plan.copies)
         return durations
 
     def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:

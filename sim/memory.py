@@ -10,6 +10,7 @@ anew from the block tables.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from operator import mul
 from typing import Generic, NamedTuple, TypeVar
 
@@ -239,27 +240,30 @@ def recount(
 ) -> Slots[int]:
     """The slots as the block tables have them, during a step with so many external blocks.
     AssertionError where they do not add up to the pool. Slow."""
-    size = kv.block_size
-    filled: dict[int, int] = {}
-    wanted: dict[int, int] = {}
-    savings = 0
-    for sequence in running:
-        final = final_tokens[sequence.index]
-        for index, block in enumerate(sequence.blocks):
-            here = min(size, max(0, sequence.computed - index * size))
-            savings += min(here, filled.get(block, 0))
-            filled[block] = max(here, filled.get(block, 0))
-            ever = min(size, max(0, final - index * size))
-            wanted[block] = max(ever, wanted.get(block, 0))
+    size, sequences = kv.block_size, list(running)
+    lengths = np.array([len(sequence.blocks) for sequence in sequences], dtype=np.int64)
+    tables = chain.from_iterable(sequence.blocks for sequence in sequences)
+    blocks = np.fromiter(tables, dtype=np.int64, count=int(lengths.sum()))
+    start = (np.arange(len(blocks)) - np.repeat(lengths.cumsum() - lengths, lengths)) * size
+
+    def most(reach: list[int]) -> tuple[int, int]:
+        """Slots below the reach of any holder, and the sum over holders."""
+        slots = np.clip(np.repeat(np.array(reach, dtype=np.int64), lengths) - start, 0, size)
+        by_block = np.zeros(kv.num_blocks, dtype=np.int64)
+        np.maximum.at(by_block, blocks, slots)
+        return int(by_block.sum()), int(slots.sum())
+
+    filled, filled_by_all = most([sequence.computed for sequence in sequences])
+    wanted, _ = most([final_tokens[sequence.index] for sequence in sequences])
     slots = Slots(
-        used=sum(filled.values()),
-        reserved=sum(wanted.values()) - sum(filled.values()),
-        internal=size * len(wanted) - sum(wanted.values()),
+        used=filled,
+        reserved=wanted - filled,
+        internal=size * len(np.unique(blocks)) - wanted,
         external=external * size,
         idle=kv.idle_blocks * size,
         free=(kv.free_blocks - kv.idle_blocks - external) * size,
         null=kv.null_blocks * size,
-        savings=savings,
+        savings=filled_by_all - filled,
     )
     assert sum(slots[:-1]) == kv.num_blocks * size, "slots do not add up to the pool"
     return slots

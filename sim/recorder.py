@@ -41,15 +41,16 @@ class Recorder:
         self._front_end_ns = front_end_ns
         self._check_every = check_every
         self._log = log = Log()
-        # Looked up once: these are called for everything that happens.
-        self._note_arrival = log.arrivals.extend
-        self._note_decision = log.decisions.extend
-        self._note_step_ends = log.step_ends.extend
-        self._note_admission = log.admissions.extend
-        self._note_chunk = log.chunks.extend
-        self._note_departure = log.departures.extend
-        self._note_fork = log.forks.extend
-        self._note_copy = log.copies.extend
+        # Looked up once: these are called for everything that happens. A list is appended in one
+        # go, where `extend` takes any iterable and is three times as slow.
+        self._note_arrival = log.arrivals.fromlist
+        self._note_decision = log.decisions.fromlist
+        self._note_step_ends = log.step_ends.fromlist
+        self._note_admission = log.admissions.fromlist
+        self._note_chunk = log.chunks.fromlist
+        self._note_departure = log.departures.fromlist
+        self._note_fork = log.forks.fromlist
+        self._note_copy = log.copies.fromlist
         self._decision = 0
         self._head: tuple[int, ...] = ()
         """What is known of the decision since it was made."""
@@ -66,7 +67,7 @@ class Recorder:
     ) -> None:
         index, prompt_tokens = sequence.index, sequence.prompt_tokens
         asked = (request.output_tokens, sequence.priority, request.beam)
-        self._note_arrival((index, now_ns, prompt_tokens, answer_tokens, *asked))
+        self._note_arrival([index, now_ns, prompt_tokens, answer_tokens, *asked])
         self._final_tokens[index] = prompt_tokens + answer_tokens - 1
         self._names[index % BRANCHES] = (request.id, request.tenant, request.session)
 
@@ -81,9 +82,9 @@ class Recorder:
         for sequence, hit_tokens, woken_blocks, _ in plan.admitted:
             index, stay = sequence.index, sequence.preemptions
             room = len(sequence.blocks) if kv.reserves else 0
-            self._note_admission((self._decision, index, stay, hit_tokens, woken_blocks, room))
+            self._note_admission([self._decision, index, stay, hit_tokens, woken_blocks, room])
         for _, _, sequence, position in plan.copies:
-            self._note_copy((self._decision, sequence.index, position))
+            self._note_copy([self._decision, sequence.index, position])
         if self._paused or len(decodes) != len(self._decoding):
             self._note_pauses(plan)
         self._head = (
@@ -105,25 +106,25 @@ class Recorder:
         kv, steps = self._scheduler.kv, len(ends_ns)
         self._note_step_ends(ends_ns)
         self._note_decision(
-            (
+            [
                 *self._head,
                 steps,
                 ends_ns[-1],
                 kv.free_blocks,
                 kv.idle_blocks,
                 kv.evicted_blocks,
-            )
+            ]
         )
         if takes.offsets:
             rows = ([self._decision] * len(takes.offsets), *takes)
             for column, values in zip(self._log.takes, rows, strict=True):
-                column.extend(values)
+                column.fromlist(values)
         for sequence, computed_before, n in plan.chunks:
             index, stay = sequence.index, sequence.preemptions
             completes = sequence.computed == sequence.num_tokens
             if completes:
                 self._decoding[sequence] = None
-            self._note_chunk((self._decision, index, stay, computed_before, n, completes))
+            self._note_chunk([self._decision, index, stay, computed_before, n, completes])
         if (plan.step + steps) // self._check_every > plan.step // self._check_every:
             self.check()
         self._decision += 1
@@ -131,7 +132,7 @@ class Recorder:
     def forked(self, forks: list[Fork], now_ns: int) -> None:
         final_tokens = self._final_tokens
         for parent, child in forks:
-            self._note_fork((self._decision - 1, child.index, child.computed))
+            self._note_fork([self._decision - 1, child.index, child.computed])
             self._decoding[child] = None
             final_tokens[child.index] = final_tokens[parent.index]
 
@@ -167,7 +168,7 @@ class Recorder:
         # A preemption belongs to the plan that begins, a finish to the one that just ran.
         decision = self._decision - finished
         index, generated = sequence.index, sequence.generated
-        self._note_departure((decision, index, stay, computed, shared, generated, finished))
+        self._note_departure([decision, index, stay, computed, shared, generated, finished])
         self._decoding.pop(sequence, None)
         self._paused.pop(sequence, None)
 
@@ -178,8 +179,8 @@ class Recorder:
             paused = sequence not in there
             if paused == (sequence in self._paused):
                 continue
-            row = (self._decision, sequence.index, sequence.preemptions, paused)
-            self._log.pauses.extend(row)
+            row = [self._decision, sequence.index, sequence.preemptions, paused]
+            self._log.pauses.fromlist(row)
             if paused:
                 self._paused[sequence] = None
             else:

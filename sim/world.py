@@ -100,10 +100,11 @@ class CalendarWorld(World):
 
     def ended(self, plan: Plan, k: int) -> list[Sequence]:
         calendar = self._calendar
-        for sequence in _giving_first(plan):
-            last = plan.step + self._answer_tokens[sequence] - sequence.generated - 1
-            entry = (last, sequence.admission, sequence.preemptions, sequence)
-            heapq.heappush(calendar, entry)
+        if plan.chunks:
+            for sequence in _giving_first(plan):
+                last = plan.step + self._answer_tokens[sequence] - sequence.generated - 1
+                entry = (last, sequence.admission, sequence.preemptions, sequence)
+                heapq.heappush(calendar, entry)
         last_step = plan.step + k - 1
         ended = []
         while calendar and calendar[0][0] <= last_step:

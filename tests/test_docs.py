@@ -34,6 +34,7 @@ import experiments.size
 import experiments.table_commands
 import experiments.trace_fetch
 import experiments.trace_inspect
+import experiments.validate
 from tests.test_rules import RULES
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +50,7 @@ COMMANDS: dict[tuple[str, ...], typer.Typer] = {
     ("python", "-m", "experiments.conformance"): experiments.conformance.main,
     ("python", "-m", "experiments.schema"): experiments.schema.main,
     ("python", "-m", "experiments.size"): experiments.size.main,
+    ("python", "-m", "experiments.validate"): experiments.validate.main,
     ("python", "-m", "traces.inspect"): experiments.trace_inspect.main,
     ("python", "-m", "traces.fetch"): experiments.trace_fetch.main,
 }

@@ -12,11 +12,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from calibrate.table_schema import TableError
+from experiments.case_clock import Choice
 from experiments.cli import main as pagesim
 from experiments.errors import ConfigError
-from experiments.prediction import Compared, predict_run
-from experiments.recorded import RecordingError
 from experiments.step_file import read_step_model
+from experiments.validation import judge_clock, validate_case
 from sim.contract import check_latency_model
 from tests.shared import SHARED, needs_shared
 from tests.step_logs import SAMPLE
@@ -208,48 +209,27 @@ def test_a_log_with_sums_and_other_names(tmp_path: Path) -> None:
     assert "! no time between steps is known" in result.output
 
 
-def by_name(compared: list[Compared]) -> dict[str, float]:
-    return {f"{row.metric} {row.statistic}": row.predicted_ms / row.measured_ms for row in compared}
-
-
 def test_a_recorded_run_is_predicted_from_its_own_steps(fitted: Path) -> None:
-    compared = predict_run(SAMPLE, read_step_model(fitted).build())
-    ttft = next(row for row in compared if (row.metric, row.statistic) == ("ttft", "mean"))
-    assert ttft.measured_ms == pytest.approx(140.6, abs=0.1)
-    for name, ratio in by_name(compared).items():
-        assert ratio == pytest.approx(1, abs=0.09), name
+    told = judge_clock(SAMPLE, read_step_model(fitted).build())["metrics"]
+    assert told["ttft_ms"]["mean"]["real"] == pytest.approx(140.6, abs=0.1)
+    for metric in ("ttft_ms", "tpot_ms", "e2e_ms"):
+        for name in ("mean", "p50", "p99"):
+            assert told[metric][name]["error_pct"] == pytest.approx(0, abs=9), (metric, name)
 
 
-@pytest.mark.parametrize(
-    ("file", "column"), [("requests.csv", "ttft_s"), ("steps.csv", "free_blocks")]
-)
-def test_a_run_that_lacks_a_column_is_refused(
-    fitted: Path, tmp_path: Path, file: str, column: str
-) -> None:
+def test_a_run_that_lacks_a_column_is_refused(fitted: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(SAMPLE, tmp_path / "run"))
-    path = folder / file
-    path.write_text(path.read_text().replace(column, "gone"), encoding="utf-8")
-    with pytest.raises(RecordingError, match=f"run: cannot be predicted: found no '{column}'"):
-        predict_run(folder, read_step_model(fitted).build())
+    path = folder / "requests.csv"
+    path.write_text(path.read_text().replace("ttft_s", "gone"), encoding="utf-8")
+    with pytest.raises(TableError, match=r"requests.csv: found no column ttft_s"):
+        judge_clock(folder, read_step_model(fitted).build())
 
 
 @needs_shared
-@pytest.mark.parametrize(
-    ("log", "predicted", "within"),
-    [
-        # Repeats of q-m70 differ from one another by 5 to 10 %.
-        ("q-m70", "q-m70-rep2", {"ttft mean": 0.05, "tpot mean": 0.05, "e2e mean": 0.05}),
-        ("q-m70", "q-over", {"ttft mean": 0.05, "tpot mean": 0.06, "e2e mean": 0.05}),
-        ("q-tight2", "q-tight2", {"ttft mean": 0.05, "tpot mean": 0.05, "e2e mean": 0.05}),
-    ],
-)
-def test_recorded_runs_are_predicted(
-    log: str, predicted: str, within: dict[str, float], tmp_path: Path
-) -> None:
+def test_a_file_predicts_as_the_fit_it_was_written_from(tmp_path: Path) -> None:
     path = tmp_path / "model.json"
-    assert calibrate(TRUTH / log / "steps.csv", "--out", path).exit_code == 0
-    ratios = by_name(predict_run(TRUTH / predicted, read_step_model(path).build()))
-    for name, share in within.items():
-        assert ratios[name] == pytest.approx(1, abs=share), name
-    for name, ratio in ratios.items():
-        assert ratio == pytest.approx(1, abs=0.15), name
+    assert calibrate(TRUTH / "q-m70" / "steps.csv", "--out", path).exit_code == 0
+    told = judge_clock(TRUTH / "q-over", read_step_model(path).build())
+    choice = Choice(steps_of=TRUTH / "q-m70")
+    same = validate_case(TRUTH / "q-over", choice, fitting=False, budget=False).report
+    assert told["metrics"] == same["metrics"]

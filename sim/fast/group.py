@@ -34,7 +34,7 @@ class Group:
         self._base_sum = 0
         self._base_max: int | None = None
         self._buckets: list[list[Sequence]] = [[] for _ in range(block_size)]
-        self._answers: dict[int, dict[Sequence, None]] = {}
+        self._answers: dict[int, list[Sequence]] = {}
         """Members by the stream that their answers are."""
 
     # --- the view that a plan shows
@@ -77,19 +77,23 @@ class Group:
             insort(bucket, sequence, key=_ADMISSION)
         else:
             bucket.append(sequence)
-        self._answers.setdefault(sequence.output_stream, {})[sequence] = None
+        self._answers.setdefault(sequence.output_stream, []).append(sequence)
 
-    def leave(self, sequence: Sequence) -> None:
+    def withdraw(self, sequence: Sequence, *, in_step: bool) -> bool:
+        """Bring a member up to date, and let it go; False if it was none."""
+        if sequence not in self._base:
+            return False
+        self.refresh(sequence, in_step=in_step)
         base = self._base.pop(sequence)
         self._base_sum -= base
         if base == self._base_max:
             self._base_max = None
         self._buckets[-base % self._block_size].remove(sequence)
         answers = self._answers[sequence.output_stream]
-        if len(answers) == 1:
+        answers.remove(sequence)
+        if not answers:
             del self._answers[sequence.output_stream]
-        else:
-            del answers[sequence]
+        return True
 
     def refresh(self, sequence: Sequence, *, in_step: bool) -> None:
         """Write a member's progress down: before the latest step, or while it runs."""

@@ -117,13 +117,15 @@ class FastVllm:
 
     def extend_by(self, plan: Plan, k: int) -> Takes:
         group, kv = self.group, self.kv
-        buckets = group.next_takers(k - 1)
-        counts = [len(bucket) for bucket in buckets]
-        takers = [sequence for bucket in buckets for sequence in bucket]
+        offsets, blocks, takers = [], [], []
+        for offset, bucket in enumerate(group.next_takers(k - 1), 1):
+            if bucket:
+                offsets.append(offset)
+                blocks.append(len(bucket))
+                takers += bucket
         # Who fills a block in one step takes one in the next.
-        fillers = takers[counts[0] :] + group.fillers(group.step + k - 1)
-        offsets = [offset for offset, blocks in enumerate(counts, 1) if blocks]
-        blocks = [blocks for blocks in counts if blocks]
+        soonest = len(group.takers(group.step + 1))
+        fillers = takers[soonest:] + group.fillers(group.step + k - 1)
         takes = Takes(offsets, blocks, kv.pool.idle_after(blocks))
         kv.extend(takers, fillers)
         group.step += k - 1
@@ -139,9 +141,7 @@ class FastVllm:
                     self.group.join(sequence)
         departures = []
         for sequence in ended:
-            if sequence in self.group:
-                self.group.refresh(sequence, in_step=True)
-                self.group.leave(sequence)
+            if self.group.withdraw(sequence, in_step=True):
                 sequence.generated += 1
             del self._running[sequence]
             departures.append(self.kv.release(sequence))
@@ -150,14 +150,16 @@ class FastVllm:
     # --- running sequences
 
     def _walk(self, plan: Plan, cap: int) -> int:
-        """Serve those that need blocks, fill one, or are partly computed, in admission order;
+        """Serve those that need blocks, publish one, or are partly computed, in admission order;
         where blocks are short, others give way. Returns the chunks' tokens.
 
         Decodes that do neither cannot fail; they can only be victims.
         """
         group, step = self.group, self.group.step
         chunk_tokens = 0
-        work = {*group.takers(step), *group.fillers(step), *self._partial}
+        work = {*group.takers(step), *self._partial}
+        if self.kv.publishes:
+            work.update(group.fillers(step))
         for sequence in sorted(work, key=_ADMISSION):
             if sequence not in self._running:
                 continue
@@ -182,9 +184,7 @@ class FastVllm:
         return chunk_tokens
 
     def _preempt(self, victim: Sequence) -> Departure:
-        if victim in self.group:
-            self.group.refresh(victim, in_step=False)
-            self.group.leave(victim)
+        self.group.withdraw(victim, in_step=False)
         self._partial.pop(victim, None)
         del self._running[victim]
         departure = self.kv.release(victim)
@@ -199,44 +199,40 @@ class FastVllm:
     def _admit_waiting(self, plan: Plan, cap: int, budget: int) -> Limit:
         if plan.preempted:
             return Limit.BLOCKS
-        limits, running = self.limits, self._running
+        limits, running, order, kv = self.limits, self._running, self.order, self.kv
         while True:
             if budget == 0:
                 return Limit.TOKENS
             if len(running) == limits.max_num_seqs:
                 return Limit.SEATS
-            head = self.order.head()
+            head = order.head()
             if head is None:
                 return Limit.NONE
             plan.refused = head
-            if self._still_refused(head):
+            if self._refusal is not None and self._still_refused(head):
                 return Limit.GATE
-            hit = self.kv.match(head)
-            n = min(head.num_tokens - hit.tokens, cap)
+            hit, num_tokens = kv.match(head), head.num_tokens
+            n = min(num_tokens - hit.tokens, cap)
             if n > budget and not limits.enable_chunked_prefill:
                 return Limit.TOKENS
             n = min(n, budget)
             spare = limits.watermark_blocks if running else 0
-            if limits.scheduler_reserve_full_isl and not self.kv.has_room(
-                head, head.num_tokens, hit=hit, spare_blocks=spare
-            ):
-                self._remember(head, hit, spare)
-                return Limit.GATE
-            if not self.kv.has_room(head, hit.tokens + n, hit=hit, spare_blocks=spare):
+            if limits.scheduler_reserve_full_isl:  # what the chunk needs is part of it
+                if not kv.has_room(head, num_tokens, hit=hit, spare_blocks=spare):
+                    self._remember(head, hit, spare)
+                    return Limit.GATE
+            elif not kv.has_room(head, hit.tokens + n, hit=hit, spare_blocks=spare):
                 return Limit.BLOCKS
-            plan.refused = None
-            self._admit(self.order.pop(), hit, plan)
-            self.kv.grow(head, n)
+            order.pop()
+            plan.refused = self._refusal = None
+            woken = kv.admit(head, hit)
+            head.computed = hit.tokens
+            head.admission = next(self._admissions)
+            running[head] = self._partial[head] = None
+            kv.grow(head, n)
+            plan.admitted.append(Admission(head, hit.tokens, woken, head.preemptions > 0))
             plan.chunks.append(Chunk(head, hit.tokens, n))
             budget -= n
-
-    def _admit(self, head: Sequence, hit: Hit, plan: Plan) -> None:
-        woken = self.kv.admit(head, hit)
-        head.computed = hit.tokens
-        head.admission = next(self._admissions)
-        self._running[head] = self._partial[head] = None
-        self._refusal = None
-        plan.admitted.append(Admission(head, hit.tokens, woken, head.preemptions > 0))
 
     def _remember(self, head: Sequence, hit: Hit, spare: int) -> None:
         pool = self.kv.pool
@@ -275,8 +271,10 @@ class FastVllm:
 
     def _cap(self) -> int:
         limits = self.limits
+        if not limits.long_prefill_token_threshold:
+            return limits.max_num_batched_tokens
         alone = len(self._running) + len(self.order) <= 1
-        if not limits.long_prefill_token_threshold or (alone and self.rules.lone_request_exempt):
+        if alone and self.rules.lone_request_exempt:
             return limits.max_num_batched_tokens
         return limits.long_prefill_token_threshold
 

@@ -21,6 +21,8 @@ class Paged:
 
     null_blocks = 1
     reserves = False
+    publishes = False
+    """Whether others can find a full block by its content."""
 
     def __init__(
         self, num_blocks: int, *, block_size: int, free_order: FreeOrder = "unkeyed_first"
@@ -67,6 +69,8 @@ class Paged:
 
     def admit(self, sequence: Sequence, hit: Hit) -> int:
         self._members.add(sequence)
+        if not hit.blocks:
+            return 0
         sequence.blocks = list(hit.blocks)
         return self.pool.hold(hit.blocks)
 
@@ -85,8 +89,9 @@ class Paged:
     def extend(self, takers: list[Sequence], fillers: list[Sequence]) -> None:
         """Grow a decode group step by step, where the caller knows who needs a block in turn
         (`takers`), who fills one (`fillers`), and that there is room for it."""
-        for sequence, block in zip(takers, self.pool.take(len(takers)), strict=True):
-            sequence.blocks.append(block)
+        if takers:
+            for sequence, block in zip(takers, self.pool.take(len(takers)), strict=True):
+                sequence.blocks.append(block)
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
         self._members.add(child)

@@ -96,12 +96,12 @@ class Pool:
         if self._more_holders:
             cached = [block for block in cached if not self._let_go(block)]
             rest = [block for block in rest if not self._let_go(block)]
-        cached.reverse()
         if self._free_order == "all_last":
             self._append_to_ring(reversed(rest))
         else:
             self._unkeyed += rest
-        self._append_to_ring(cached)
+        if cached:
+            self._append_to_ring(reversed(cached))
         left = len(cached) + len(rest)
         self.free += left
         self.given_back += left
@@ -146,10 +146,7 @@ class Pool:
     def queue(self) -> Iterator[int]:
         """The free queue, head first."""
         yield from reversed(self._unkeyed)
-        block = self._next[NULL_BLOCK]
-        while block != NULL_BLOCK:
-            yield block
-            block = self._next[block]
+        yield from self._ring()
 
     def key(self, block: int) -> int | None:
         """What a look-up would find the block by; None where it has no key."""
@@ -157,33 +154,43 @@ class Pool:
 
     def idle_after(self, takes: list[int]) -> list[int]:
         """What `idle_cached` will be after each of these takes, if they follow one another."""
+        unkeyed = len(self._unkeyed)
+        if sum(takes) <= unkeyed:  # the stack suffices, and nothing in it is cached
+            return [self.idle_cached] * len(takes)
         if self._free_order == "all_last":
             queue = self.queue()
             keyed = [sum(self._key[next(queue)] is not None for _ in range(n)) for n in takes]
             return [self.idle_cached - lost for lost in accumulate(keyed)]
-        unkeyed = len(self._unkeyed)
         return [self.idle_cached - max(0, taken - unkeyed) for taken in accumulate(takes)]
 
     def check(self, tables: Iterable[list[int]]) -> None:
         """Raise AssertionError where the books do not balance with these block tables, which
         are all there are. O(blocks)."""
         holders = Counter(chain.from_iterable(tables))
-        queued = list(self.queue())
-        assert len(queued) == len(set(queued)) == self.free, "free count"
-        assert holders.keys().isdisjoint(queued), "a held block is queued"
+        ring = list(self._ring())
+        queued = {*self._unkeyed, *ring}
+        assert len(queued) == len(self._unkeyed) + len(ring) == self.free, "free count"
+        assert queued.isdisjoint(holders), "a held block is queued"
         assert NULL_BLOCK not in holders, "the null block is held"
         assert len(holders) + self.free == self.num_blocks - 1, "a block was lost"
         shared = {block: n - 1 for block, n in holders.items() if n > 1}
         assert shared == self._more_holders, "holders"
-        assert self.idle_cached == len(queued) - [*map(self._key.__getitem__, queued)].count(None)
-        assert self._in_ring.count(1) == self.free - len(self._unkeyed)
+        keyed = self.num_blocks - self._key.count(None)
+        unkeyed_held = [*map(self._key.__getitem__, holders)].count(None)
+        assert self.idle_cached == keyed - (len(holders) - unkeyed_held), "idle count"
+        assert self._in_ring.count(1) == len(ring)
         keys = [*self._first, *(key for key, more in self._duplicates.items() for _ in more)]
         found = [*self._first.values(), *chain.from_iterable(self._duplicates.values())]
         assert [*map(self._key.__getitem__, found)] == keys, "the index finds other content"
-        keyed = self.num_blocks - self._key.count(None)
         assert keyed == len(found) == len(set(found)), "keyed blocks that nobody finds"
 
     # --- the ring of idle blocks, with the null block as its sentinel
+
+    def _ring(self) -> Iterator[int]:
+        block = self._next[NULL_BLOCK]
+        while block != NULL_BLOCK:
+            yield block
+            block = self._next[block]
 
     def _append_to_ring(self, blocks: Iterable[int]) -> None:
         following, previous, in_ring = self._next, self._previous, self._in_ring

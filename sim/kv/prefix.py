@@ -16,6 +16,8 @@ class PrefixCached(Paged):
     admitted later in the same step already shares them. Answers are published like prompts.
     """
 
+    publishes = True
+
     def __init__(
         self, num_blocks: int, *, block_size: int, free_order: FreeOrder = "unkeyed_first"
     ) -> None:
