@@ -34,8 +34,8 @@ BATCHES = 24
 
 
 def draw(seed: int) -> SmallWorld:
-    """FCFS, and from FCFS_WORLDS on priority by the rules of 0.33: those of older versions are
-    always run plain."""
+    """FCFS, and from FCFS_WORLDS on priority by the rules of 0.33: for those of older versions
+    see tests/test_law_steady.py."""
     if seed < FCFS_WORLDS:
         return small_world(random.Random(seed), priority=False)
     return replace(small_world(random.Random(seed), priority=True), version="0.33")
@@ -50,8 +50,8 @@ def test_fast_equals_plain(batch: int) -> None:
 
 @pytest.mark.parametrize("seed", [760, 5631])
 def test_a_run_is_the_same_twice(seed: int) -> None:
-    """Also under rules that only the plain loop knows, whose records once followed the order
-    of a set."""
+    """Also under rules of older versions, under which records once followed the order of a
+    set."""
     assert differences(small_world(random.Random(seed), priority=True)) == []
 
 
