@@ -30,6 +30,7 @@ from sim.branching import Branching, ByForking, Separately
 from sim.cluster import Cluster, LeastOutstanding, RoundRobin, Router
 from sim.engine import Engine
 from sim.executor import Simulated
+from sim.fast.steady import Steady, SteadyStatic
 from sim.fast.vllm import FastVllm
 from sim.kv.cache import KVCache
 from sim.kv.contiguous import (
@@ -150,7 +151,7 @@ def build_scheduler(engine: EngineConfig, *, num_gpu_blocks: int, world: World) 
         paged = make_cache(
             num_gpu_blocks, block_size=engine.block_size, free_order=engine.kv_cache.free_order
         )
-        if engine.loop == "fast":
+        if _suits_fast_vllm(engine):
             return FastVllm(kv=paged, order=order, limits=limits, rules=rules)
         if engine.batches_in_flight > 1:
             assert engine.max_model_len is not None
@@ -164,8 +165,30 @@ def build_scheduler(engine: EngineConfig, *, num_gpu_blocks: int, world: World) 
                 stages=engine.pipeline_parallel_size,
             )
         kv = paged
-    make_scheduler = StaticBatching if engine.scheduler.kind == "static" else VllmScheduler
+    make_scheduler = _SCHEDULERS[engine.scheduler.kind, engine.loop]
     return make_scheduler(kv=kv, order=order, limits=limits, rules=rules)
+
+
+_SCHEDULERS: dict[tuple[str, str | None], type[VllmScheduler]] = {
+    ("vllm", "plain"): VllmScheduler,
+    ("vllm", "fast"): Steady,
+    ("static", "plain"): StaticBatching,
+    ("static", "fast"): SteadyStatic,
+}
+
+
+def _suits_fast_vllm(engine: EngineConfig) -> bool:
+    """Does the fast loop know a scheduler that does not walk the batch? (Else it has `Steady`.)"""
+    rules = VERSIONS[engine.scheduler.version]
+    in_order = engine.scheduling_policy == "fcfs" or not rules.self_preemption_stops
+    return (
+        engine.loop == "fast"
+        and engine.scheduler.kind == "vllm"
+        and engine.kv_cache.kind == "paged"
+        and engine.parallel_sampling == "requests"
+        and engine.batches_in_flight == 1
+        and in_order
+    )
 
 
 def build_contiguous(
@@ -198,7 +221,7 @@ def build_contiguous(
 def build_world(engine: EngineConfig) -> World:
     """What ends answers, in the way that suits the loop."""
     assert engine.max_model_len is not None
-    make_world = CalendarWorld if engine.loop == "fast" else World
+    make_world = CalendarWorld if _suits_fast_vllm(engine) else World
     return make_world(max_model_len=engine.max_model_len)
 
 

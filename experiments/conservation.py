@@ -49,6 +49,12 @@ def _check_requests(frames: Frames, context: Context) -> None:
         requests,
         "the parts do not sum to ttft_ns",
     )
+    search_ns = requests["finish_ns"] - requests["first_token_ns"]
+    _require_rows(
+        requests["search_ns"] == search_ns.where(requests["beam"] > 0, 0),
+        requests,
+        "search_ns is not the time from a search's first token to its end",
+    )
     queue = [column for column in columns if column.startswith("queue_")]
     _require_rows(
         requests[queue].sum(axis=1) == requests["admit_ns"] - requests["arrival_ns"],
@@ -125,7 +131,8 @@ def _check_moments(frames: Frames, axis: StepAxis) -> None:
     finished = events[events["event"] == Event.FINISH].sort_values("step", kind="stable")
     lasts = finished.drop_duplicates("request", keep="last")
     check_moments(lasts, "step", axis.end_ns, "finish_ns")
-    front_end_ns = requests["ttft_ns"] - (requests["first_token_ns"] - requests["arrival_ns"])
+    shown_ns = requests["first_token_ns"] + requests["search_ns"]
+    front_end_ns = requests["ttft_ns"] - (shown_ns - requests["arrival_ns"])
     _require(front_end_ns.nunique() <= 1, "ttft_ns is not first token - arrival + a constant")
 
 

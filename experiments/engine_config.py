@@ -161,8 +161,7 @@ class Engine(Section):
     the more a beam's best one stands out, and the less beams replace each other."""
     loop: Literal["plain", "fast"] | None = None
     """How the simulator steps, with equal results: one event per step, or one per stretch of
-    equal decisions. Null: fast, except that only plain knows static batching, contiguous
-    caches, forks, batches in flight, and the policy priority of versions before 0.33."""
+    equal decisions (with batches in flight, each stands alone). Null: fast."""
     memory: Memory = Memory()
 
     @model_validator(mode="after")
@@ -174,8 +173,6 @@ class Engine(Section):
                 "contradicts num_gpu_blocks_override: each alone says how many blocks there are",
                 at="kv_cache_memory_bytes",
             )
-        if self.loop == "fast" and self.only_plain is not None:
-            refuse(f"found 'fast'; allowed with {self.only_plain}: 'plain'", at="loop")
         if self.enable_prefix_caching and self.kv_cache.kind == "contiguous":
             refuse(
                 "found true; allowed with kv_cache.kind contiguous: false, since pieces of memory"
@@ -213,20 +210,3 @@ class Engine(Section):
     def batches_in_flight(self) -> int:
         """Batches that may be under way at once: vLLM's `batch_queue_depth`."""
         return self.pipeline_parallel_size + self.async_scheduling
-
-    @property
-    def only_plain(self) -> str | None:
-        """What the fast loop does not know; None where it knows everything."""
-        version = self.scheduler.version
-        if self.scheduling_policy == "priority" and VERSIONS[version].self_preemption_stops:
-            return f"scheduling_policy priority of version {version}"
-        if self.batches_in_flight > 1:
-            option = "async_scheduling" if self.async_scheduling else "pipeline_parallel_size"
-            return f"{option} {getattr(self, option)}"
-        if self.scheduler.kind == "static":
-            return "scheduler.kind static"
-        if self.kv_cache.kind == "contiguous":
-            return "kv_cache.kind contiguous"
-        if self.parallel_sampling == "fork":
-            return "parallel_sampling fork"
-        return None

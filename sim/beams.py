@@ -76,6 +76,12 @@ class Searches:
     def __contains__(self, request: int) -> bool:
         return request in self._of
 
+    def any_of(self, plan: Plan) -> bool:
+        """Is a decode of the plan a beam?"""
+        if not self._of:
+            return False
+        return any(sequence.index % BRANCHES in self._of for sequence in plan.decodes)
+
     def begin(self, first: Sequence) -> None:
         """The first beam arrives; its `width` is that of the search."""
         seed = [*self._seed, first.index]

@@ -28,6 +28,10 @@ class Branching(Protocol):
         """The sequences to be queued, in this order, when the request arrives."""
         ...
 
+    def may_part(self, plan: Plan) -> bool:
+        """May one of the plan's decodes part with the token that it is given?"""
+        ...
+
     def part(self, plan: Plan) -> Parting:
         """Whom to fork and whom to give up, now that the plan has run and its tokens are about
         to be given."""
@@ -52,6 +56,9 @@ class Separately:
             return [first]
         first.id = f"0_{request.id}"
         return [first, *self._branches(first, request.n)]
+
+    def may_part(self, plan: Plan) -> bool:
+        return False
 
     def part(self, plan: Plan) -> Parting:
         return NOBODY_PARTS
@@ -82,6 +89,10 @@ class ByForking(Separately):
         if request.beam:
             self._searches.begin(first)
         return [first]
+
+    def may_part(self, plan: Plan) -> bool:
+        # Beams do so in every step; samples did with their first token.
+        return self._searches.any_of(plan)
 
     def part(self, plan: Plan) -> Parting:
         forks = [

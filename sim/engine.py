@@ -16,7 +16,7 @@ from sim.moment import Kind, Moment
 from sim.observer import Observer
 from sim.plan import NO_TAKES, Fork, Plan
 from sim.request import Request
-from sim.scheduling.face import ForkingScheduler, Scheduler
+from sim.scheduling.face import ONE_STEP, ForkingScheduler, Scheduler
 from sim.stuck import Watchdog
 from sim.world import World
 
@@ -137,7 +137,8 @@ class Engine:
 
     def _repeat(self, plan: Plan, now_ns: int) -> Stretch:
         """Run a plan for as long as the decision stands."""
-        k, until_ns, cut_on_arrival = self.scheduler.stable_for(plan)
+        once = self._branching.may_part(plan)
+        k, until_ns, cut_on_arrival = ONE_STEP if once else self.scheduler.stable_for(plan)
         if k > 1:
             k = min(k, self._world.steps_left(plan), LONGEST_STRETCH)
         ends_ns = list(accumulate(self._executor.run(plan, k), initial=now_ns))

@@ -95,6 +95,8 @@ class Arrivals(NamedTuple):
     wanted_tokens: Integers
     """as many as the trace has."""
     priority: Integers
+    beam: Integers
+    """Width of a beam search, whose answers are known when it ends; 0 for anything else."""
 
 
 class Admissions(NamedTuple):

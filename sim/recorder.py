@@ -73,8 +73,8 @@ class Recorder:
         self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
     ) -> None:
         index, prompt_tokens = sequence.index, sequence.prompt_tokens
-        wanted_tokens, priority = request.output_tokens, sequence.priority
-        self._note_arrival([index, now_ns, prompt_tokens, answer_tokens, wanted_tokens, priority])
+        asked = (request.output_tokens, sequence.priority, request.beam)
+        self._note_arrival([index, now_ns, prompt_tokens, answer_tokens, *asked])
         self._final_tokens[index] = prompt_tokens + answer_tokens - 1
         self._names[index % BRANCHES] = (request.id, request.tenant, request.session)
 

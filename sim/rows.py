@@ -89,12 +89,14 @@ def _requests(
     row, finish = sooner[first[order]], finished[last[order]]
     parts = {f"{part}_ns": values[row] for part, values in ttft.parts.items()}
     parts["host_ns"] = parts["host_ns"] + front_end_ns
+    first_token_ns = ttft.first_token_ns[row]
+    first_shown_ns = first_token_ns + parts["search_ns"]
     return {
         "request": request[order],
         "branches": branches,
         "arrival_ns": arrivals.arrival_ns[row],
         "admit_ns": ttft.admit_ns[row],
-        "first_token_ns": ttft.first_token_ns[row],
+        "first_token_ns": first_token_ns,
         "finish_ns": facts.decisions.end_ns[left.decision[finish]],
         "prompt_tokens": arrivals.prompt_tokens[row],
         "output_tokens": total(whole * left.generated[finished]),
@@ -102,7 +104,8 @@ def _requests(
         "hit_tokens": ttft.hit_tokens[row],
         "preemptions": total(left.stay[finished]),
         "priority": arrivals.priority[row],
-        "ttft_ns": (ttft.first_token_ns - arrivals.arrival_ns)[row] + front_end_ns,
+        "beam": arrivals.beam[row],
+        "ttft_ns": first_shown_ns - arrivals.arrival_ns[row] + front_end_ns,
         **parts,
         "saved_by_prefix_ns": ttft.saved_by_prefix[row],
     }

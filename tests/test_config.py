@@ -122,12 +122,6 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, message: s
             {"watermark": 0.1, "scheduler": {"version": "0.19"}},
             "engine.watermark: vLLM 0.19 has no such option",
         ),
-        ({"loop": "fast", "kv_cache": "naive"}, "engine.loop: found 'fast'"),
-        ({"loop": "fast", "scheduler": "static"}, "engine.loop: found 'fast'"),
-        (
-            {"loop": "fast", "scheduling_policy": "priority", "scheduler": {"version": "0.32"}},
-            "engine.loop: found 'fast'; allowed with scheduling_policy priority of version 0.32:",
-        ),
         (
             {"kv_cache": "naive", "enable_prefix_caching": True},
             "engine.enable_prefix_caching: found true; allowed with kv_cache.kind contiguous:",
@@ -350,7 +344,6 @@ def test_the_schema_knows_the_options() -> None:
     ("engine", "message"),
     [
         ({"kv_cache": "contiguous"}, "parallel_sampling: found 'fork'; allowed with kv_cache.kind"),
-        ({"loop": "fast"}, "loop: found 'fast'; allowed with parallel_sampling fork: 'plain'"),
         ({"beam_spread": -1}, "beam_spread"),
     ],
 )

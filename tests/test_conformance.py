@@ -30,10 +30,7 @@ def assert_identical(run: RecordedRun, loop: str) -> None:
 @pytest.mark.parametrize("loop", ["plain", "fast"])
 @pytest.mark.parametrize("name", LOCAL)
 def test_runs_that_come_with_the_tests(name: str, loop: str) -> None:
-    run = golden(name)
-    if loop == "fast" and run.config.engine.scheduling_policy == "priority":
-        loop = "plain"  # the fast loop knows no priorities
-    assert_identical(run, loop)
+    assert_identical(golden(name), loop)
 
 
 @needs_shared
@@ -41,9 +38,8 @@ def test_runs_that_come_with_the_tests(name: str, loop: str) -> None:
 def test_every_synchronous_run(name: str) -> None:
     run = golden(name)
     assert run.outcomes
-    assert_identical(run, "plain")
-    if run.config.engine.scheduling_policy == "fcfs":
-        assert_identical(run, "fast")
+    for loop in ("plain", "fast"):
+        assert_identical(run, loop)
 
 
 @needs_shared

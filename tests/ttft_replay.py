@@ -53,6 +53,8 @@ class _Replay:
         self.prefilling: set[int] = set()
         self.done: set[int] = set()
         self.gone: set[int] = set()
+        self.searching: set[int] = set()
+        self.unfinished = requests["branches"].to_dict()
         self.of_step: dict[str, dict[int, list[Any]]] = {"events": {}, "chunks": {}}
         for name, by_step in self.of_step.items():
             for row in tables[name].itertuples():
@@ -106,6 +108,8 @@ class _Replay:
                 if event is Event.ADMIT:
                     self.saved[request] = self.alone(0, tokens)
         self.wait(row, until_next_ns)
+        for request in self.searching:
+            self.parts[request]["search"] += duration_ns
         idle = set(self.prefilling)
         for chunk in self.of_step["chunks"].get(step, []):
             if _sequence(chunk) in self.prefilling:
@@ -118,6 +122,13 @@ class _Replay:
         self.gone |= {request for event, request, _ in events if event is Event.FINISH}
         self.queue = [request for request in self.queue if request not in self.gone]
         self.done |= {request for event, request, _ in events if event is Event.FORK}
+        for event, sequence, _ in events:
+            if event is Event.FINISH and (request := sequence % BRANCHES) in self.searching:
+                self.unfinished[request] -= 1
+                if not self.unfinished[request]:
+                    self.searching.remove(request)
+        for request in self.searching:
+            self.parts[request]["search"] += until_next_ns - duration_ns
 
     def wait(self, row: Any, duration_ns: int) -> None:
         head = self.refused_head(row)
@@ -166,6 +177,8 @@ class _Replay:
         if computed == self.requests["prompt_tokens"][request]:
             self.prefilling.remove(request)
             self.done.add(request)
+            if self.requests["beam"][request]:
+                self.searching.add(request)
 
     def alone(self, computed_before: int, n: int) -> int:
         return int(self.server.latency.alone(computed_before, n))
