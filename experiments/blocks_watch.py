@@ -18,7 +18,8 @@ from experiments.errors import ConfigError
 from experiments.follow import check_id
 from sim.latency import LatencyModel
 from sim.observer import Observer
-from sim.plan import Departure, Fork, Plan, Takes
+from sim.parting import Fork
+from sim.plan import Departure, Plan, Takes
 from sim.request import Request, Sequence
 from sim.scheduling.face import Scheduler
 from traces.schema import Trace

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from calibrate.roofline import BANDWIDTH_EFFICIENCY, COMPUTE_EFFICIENCY
 from experiments.engine_config import Count
 from experiments.section import Section, refuse
-from sim.engine import EMPTY_STEP_SLEEP_NS
+from sim.flight import EMPTY_STEP_SLEEP_NS
 
 Efficiency = Annotated[float, Field(ge=0.001, le=1)]
 Duration = Annotated[int, Field(ge=0, le=10**12)]

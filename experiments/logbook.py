@@ -7,7 +7,8 @@ from collections import deque
 from dataclasses import replace
 
 from experiments.recorded import RecordedStep
-from sim.plan import Departure, Fork, Plan, Takes
+from sim.parting import Fork
+from sim.plan import Departure, Plan, Takes
 from sim.request import Request, Sequence
 from sim.scheduling.face import Scheduler
 

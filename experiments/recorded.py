@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.config import Config, parse_config
 from experiments.errors import ConfigError
-from sim.engine import EMPTY_STEP_SLEEP_NS
+from sim.flight import EMPTY_STEP_SLEEP_NS
 from sim.request import Request
 
 Row = tuple[str, int, int]

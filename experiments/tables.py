@@ -46,6 +46,7 @@ _UNITS = {
     "waiting": "sequences",
     "decodes": "sequences",
     "decode_context": "tokens",
+    "wasted": "sequences",
     "chunks": "chunks",
     "admitted": "sequences",
     "preempted": "sequences",

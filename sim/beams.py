@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sim.plan import Fork, Parting, Plan
+from sim.parting import Fork, Parting
+from sim.plan import Plan
 from sim.request import BRANCHES, Sequence
 
 CANDIDATES_PER_BEAM = 2

@@ -11,7 +11,8 @@ from itertools import count
 from typing import Protocol
 
 from sim.beams import Searches
-from sim.plan import Fork, Parting, Plan
+from sim.parting import Fork, Parting
+from sim.plan import Plan
 from sim.request import Request, Sequence
 
 NOBODY_PARTS = Parting([], [])

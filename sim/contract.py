@@ -22,7 +22,8 @@ from sim.executor import Simulated
 from sim.kv.cache import ForkingCache, KVCache
 from sim.kv.prefix import PrefixCached
 from sim.latency import LatencyModel, Linear
-from sim.plan import Chunk, Copy, DecodeList, Departure, Fork, Plan, Takes
+from sim.parting import Fork
+from sim.plan import Chunk, Copy, DecodeList, Departure, Plan, Takes
 from sim.record import Records
 from sim.recorder import Recorder
 from sim.request import Request, Sequence

@@ -10,17 +10,16 @@ import simpy
 
 from sim.branching import Branching, Separately
 from sim.executor import Executor
-from sim.flight import Flight, Stretch
+from sim.flight import EMPTY_STEP_SLEEP_NS, Flight, Stretch
 from sim.latency import LONGEST_STRETCH
 from sim.moment import Kind, Moment
 from sim.observer import Observer
-from sim.plan import NO_TAKES, Fork, Plan
+from sim.parting import Fork
+from sim.plan import NO_TAKES, Plan
 from sim.request import Request
 from sim.scheduling.face import ONE_STEP, ForkingScheduler, Scheduler
 from sim.stuck import Watchdog
 from sim.world import World
-
-EMPTY_STEP_SLEEP_NS = 1_000_000
 
 
 class Engine:
@@ -91,17 +90,13 @@ class Engine:
                 observer.arrived(sequence, request, answer_tokens, now_ns)
         if not self._awake:
             self._awake = True
-            self.events += 1
-            Moment(self._env, now_ns, self._wake_up, kind=Kind.WAKE_UP, replica=self.replica)
+            self._look_again(now_ns)
         elif self._in_flight and self._in_flight[0].cut_on_arrival:
             self._cut(self._in_flight[0], now_ns)
 
-    def _wake_up(self, _: simpy.Event) -> None:
-        self._turn(int(self._env.now))
-
-    def _turn(self, now_ns: int) -> None:
+    def _turn(self, _: simpy.Event) -> None:
         """Plan until there is no more room in flight, then wait for the oldest batch."""
-        in_flight, self._rests = self._in_flight, True
+        now_ns, in_flight, self._rests = int(self._env.now), self._in_flight, True
         while self.scheduler.has_work:
             self._rests = self._plan(now_ns).is_empty
             if in_flight.is_full:
@@ -116,12 +111,11 @@ class Engine:
 
     def _look_again(self, at_ns: int) -> None:
         self.events += 1
-        Moment(self._env, at_ns, self._wake_up, kind=Kind.WAKE_UP, replica=self.replica)
+        Moment(self._env, at_ns, self._turn, kind=Kind.WAKE_UP, replica=self.replica)
 
     def _plan(self, now_ns: int) -> Plan:
         """Decide the next step, and put it in flight."""
-        in_flight = self._in_flight
-        plan = self.scheduler.schedule(now_ns)
+        in_flight, plan = self._in_flight, self.scheduler.schedule(now_ns)
         plan.step = self.steps + in_flight.steps
         is_empty = plan.is_empty
         if is_empty or plan.preempted:
@@ -180,7 +174,7 @@ class Engine:
         if self._rests and self.scheduler.has_work:
             self._look_again(now_ns + self._sleep_ns)
         else:
-            self._turn(now_ns)
+            self._turn(moment)
 
     def _take_in(self, stretch: Stretch, now_ns: int) -> None:
         """Give what ran its tokens, and let go of answers that end with them."""

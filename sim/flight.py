@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from sim.plan import Plan
 
+EMPTY_STEP_SLEEP_NS = 1_000_000
+"""How long vLLM's engine sleeps after a step in which nobody could run."""
+
 
 class Stretch(NamedTuple):
     """A plan that runs once or several times over."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sim.plan import Departure, Fork, Plan, Takes
+from sim.parting import Fork
+from sim.plan import Departure, Plan, Takes
 from sim.request import Request, Sequence
 
 

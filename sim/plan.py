@@ -77,21 +77,6 @@ class Copy(NamedTuple):
     """the first token it writes: the block's tokens before that one are its content."""
 
 
-class Fork(NamedTuple):
-    """A sequence that parted from another one with the token that a step gave."""
-
-    parent: Sequence
-    child: Sequence
-
-
-class Parting(NamedTuple):
-    """What becomes of branches with the tokens of a step."""
-
-    forks: list[Fork]
-    pruned: list[Sequence]
-    """They are given up: beams none of whose candidates goes on."""
-
-
 class Takes(NamedTuple):
     """Blocks that the decodes of a repeated plan took in its steps after the first: entry by
     entry, in lists of one length."""

@@ -8,7 +8,8 @@ from sim.kv.cache import KVCache
 from sim.latency import LatencyModel
 from sim.log import NOBODY, Log
 from sim.memory import Levels, Memory, Pool, Slots, recount, slots_of
-from sim.plan import Departure, Fork, Plan, Takes
+from sim.parting import Fork
+from sim.plan import Departure, Plan, Takes
 from sim.record import Records
 from sim.request import BRANCHES, Request, Sequence
 from sim.rows import make_tables

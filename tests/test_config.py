@@ -113,7 +113,15 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, message: s
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"async_scheduling": True}, "batches in flight are not simulated yet"),
+        (
+            {"async_scheduling": True, "kv_cache": "contiguous"},
+            "engine.async_scheduling: leaves several batches in flight; allowed with"
+            " kv_cache.kind contiguous: one",
+        ),
+        (
+            {"pipeline_parallel_size": 2, "scheduler": "static"},
+            "engine.pipeline_parallel_size: leaves several batches in flight",
+        ),
         (
             {"num_gpu_blocks_override": 9, "kv_cache_memory_bytes": 10**9},
             "engine.kv_cache_memory_bytes: contradicts num_gpu_blocks_override",

@@ -36,7 +36,8 @@ from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
 from sim.kv.space import Buddies, Holes, Space
 from sim.latency import Counts, Linear, Nanoseconds
-from sim.plan import Departure, Fork, Plan
+from sim.parting import Fork
+from sim.plan import Departure, Plan
 from sim.record import COLUMNS, Records
 from sim.recorder import Recorder
 from sim.request import Request
