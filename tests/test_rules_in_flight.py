@@ -37,9 +37,12 @@ def the_queue_has_one_more_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Flight, "is_full", property(lambda self: len(self) == self.depth + 1))
 
 
-@rule("a6_async_bursts", "a1b_async_nosleep", "b2_pp4_sync_tight")
-def an_empty_batch_takes_no_place(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Flight, "is_full", property(lambda self: self.steps == self.depth))
+@rule("b2_pp4_sync_tight")
+def an_empty_batch_makes_the_engine_wait(patch: pytest.MonkeyPatch) -> None:
+    def is_full(self: Flight) -> bool:
+        return len(self) == self.depth or self[-1].plan.is_empty
+
+    patch.setattr(Flight, "is_full", property(is_full))
 
 
 @rule("a6_async_bursts", "b3_pp2_async")
@@ -153,7 +156,7 @@ def decodes_rest_for_no_call(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(BatchesInFlight, "__init__", init)
 
 
-@rule("b1_pp2_sync", "b2_pp4_sync_tight")
+@rule("b2_pp4_sync_tight")
 def tokens_are_built_on_before_they_are_there(patch: pytest.MonkeyPatch) -> None:
     """Placeholders without asynchronous scheduling."""
     original = BatchesInFlight.__init__
@@ -162,18 +165,6 @@ def tokens_are_built_on_before_they_are_there(patch: pytest.MonkeyPatch) -> None
         original(self, **(options | {"asynchronous": True}))
 
     patch.setattr(BatchesInFlight, "__init__", init)
-
-
-@rule("a6_async_bursts", "b3_pp2_async")
-def an_empty_batch_waits_for_nobody(patch: pytest.MonkeyPatch) -> None:
-    original = Flight.send
-
-    def send(self: Flight, plan: Plan, now_ns: int, duration_ns: int) -> None:
-        original(self, plan, now_ns, duration_ns)
-        if plan.is_empty:
-            self.insert(0, self.pop())
-
-    patch.setattr(Flight, "send", send)
 
 
 @needs_shared
