@@ -37,7 +37,7 @@ def the_queue_has_one_more_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Flight, "is_full", property(lambda self: len(self) == self.depth + 1))
 
 
-@rule("b2_pp4_sync_tight")
+@rule("b3_pp2_async")
 def an_empty_batch_makes_the_engine_wait(patch: pytest.MonkeyPatch) -> None:
     def is_full(self: Flight) -> bool:
         return len(self) == self.depth or self[-1].plan.is_empty
@@ -162,7 +162,7 @@ def tokens_are_built_on_before_they_are_there(patch: pytest.MonkeyPatch) -> None
     original = BatchesInFlight.__init__
 
     def init(self: BatchesInFlight, **options: Any) -> None:
-        original(self, **(options | {"asynchronous": True}))
+        original(self, **(options | {"asynchronous": True, "stages": 1}))
 
     patch.setattr(BatchesInFlight, "__init__", init)
 
