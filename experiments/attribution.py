@@ -83,6 +83,11 @@ PARTS_IN_WORDS: dict[str, Part] = {
         "host time, between steps and in front of the engine",
         "fewer steps per prompt (a larger max_num_batched_tokens), or a faster host",
     ),
+    "search": Part(
+        "beam search",
+        "beam search, from its first token to its end",
+        "shorter answers, narrower beams, or fewer seats",
+    ),
 }
 """In the order in which time passes; what `compute` stands for never stands beside it."""
 

@@ -13,7 +13,7 @@ from experiments.blocks_words import say_step
 from experiments.errors import ConfigError
 from experiments.progress import ProgressBar
 from experiments.words import say_source
-from sim.engine import Observer
+from sim.observer import Observer
 
 
 def find_snapshot(

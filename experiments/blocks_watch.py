@@ -16,9 +16,10 @@ from experiments.config import Config
 from experiments.deployment import Deployment, resolve
 from experiments.errors import ConfigError
 from experiments.follow import check_id
-from sim.engine import Observer
 from sim.latency import LatencyModel
-from sim.plan import Departure, Fork, Plan, Takes
+from sim.observer import Observer
+from sim.parting import Fork
+from sim.plan import Departure, Plan, Takes
 from sim.request import Request, Sequence
 from sim.scheduling.face import Scheduler
 from traces.schema import Trace

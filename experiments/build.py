@@ -28,8 +28,9 @@ from experiments.step_file import read_step_model
 from sim.beams import Searches
 from sim.branching import Branching, ByForking, Separately
 from sim.cluster import Cluster, LeastOutstanding, RoundRobin, Router
-from sim.engine import Engine, Observer
+from sim.engine import Engine
 from sim.executor import Simulated
+from sim.fast.steady import Steady, SteadyStatic
 from sim.fast.vllm import FastVllm
 from sim.kv.cache import KVCache
 from sim.kv.contiguous import (
@@ -43,10 +44,12 @@ from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
 from sim.kv.space import Buddies, Holes, Space
 from sim.latency import LatencyModel, Linear
+from sim.observer import Observer
 from sim.record import Records
 from sim.recorder import CHECK_EVERY_STEPS, Recorder
 from sim.request import Request
 from sim.scheduling.face import Scheduler
+from sim.scheduling.in_flight import BatchesInFlight
 from sim.scheduling.orders import Fcfs, Priority
 from sim.scheduling.static import StaticBatching
 from sim.scheduling.versions import VERSIONS
@@ -114,6 +117,9 @@ def build_simulation(
             observers=[recorder, *observers, *own],
             branching=build_branching(config, world=world, replica=replica),
             replica=replica,
+            depth=config.engine.batches_in_flight,
+            stages=config.engine.pipeline_parallel_size,
+            empty_step_sleep_ns=config.latency.empty_step_sleep_ns,
         )
         engines.append(engine)
         recorders.append(recorder)
@@ -145,11 +151,44 @@ def build_scheduler(engine: EngineConfig, *, num_gpu_blocks: int, world: World) 
         paged = make_cache(
             num_gpu_blocks, block_size=engine.block_size, free_order=engine.kv_cache.free_order
         )
-        if engine.loop == "fast":
+        if _suits_fast_vllm(engine):
             return FastVllm(kv=paged, order=order, limits=limits, rules=rules)
+        if engine.batches_in_flight > 1:
+            assert engine.max_model_len is not None
+            return BatchesInFlight(
+                kv=paged,
+                order=order,
+                limits=limits,
+                rules=rules,
+                max_model_len=engine.max_model_len,
+                asynchronous=engine.async_scheduling,
+                stages=engine.pipeline_parallel_size,
+            )
         kv = paged
-    make_scheduler = StaticBatching if engine.scheduler.kind == "static" else VllmScheduler
+    make_scheduler = _SCHEDULERS[engine.scheduler.kind, engine.loop]
     return make_scheduler(kv=kv, order=order, limits=limits, rules=rules)
+
+
+_SCHEDULERS: dict[tuple[str, str | None], type[VllmScheduler]] = {
+    ("vllm", "plain"): VllmScheduler,
+    ("vllm", "fast"): Steady,
+    ("static", "plain"): StaticBatching,
+    ("static", "fast"): SteadyStatic,
+}
+
+
+def _suits_fast_vllm(engine: EngineConfig) -> bool:
+    """Does the fast loop know a scheduler that does not walk the batch? (Else it has `Steady`.)"""
+    rules = VERSIONS[engine.scheduler.version]
+    in_order = engine.scheduling_policy == "fcfs" or not rules.self_preemption_stops
+    return (
+        engine.loop == "fast"
+        and engine.scheduler.kind == "vllm"
+        and engine.kv_cache.kind == "paged"
+        and engine.parallel_sampling == "requests"
+        and engine.batches_in_flight == 1
+        and in_order
+    )
 
 
 def build_contiguous(
@@ -182,7 +221,7 @@ def build_contiguous(
 def build_world(engine: EngineConfig) -> World:
     """What ends answers, in the way that suits the loop."""
     assert engine.max_model_len is not None
-    make_world = CalendarWorld if engine.loop == "fast" else World
+    make_world = CalendarWorld if _suits_fast_vllm(engine) else World
     return make_world(max_model_len=engine.max_model_len)
 
 

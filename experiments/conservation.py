@@ -49,6 +49,12 @@ def _check_requests(frames: Frames, context: Context) -> None:
         requests,
         "the parts do not sum to ttft_ns",
     )
+    search_ns = requests["finish_ns"] - requests["first_token_ns"]
+    _require_rows(
+        requests["search_ns"] == search_ns.where(requests["beam"] > 0, 0),
+        requests,
+        "search_ns is not the time from a search's first token to its end",
+    )
     queue = [column for column in columns if column.startswith("queue_")]
     _require_rows(
         requests[queue].sum(axis=1) == requests["admit_ns"] - requests["arrival_ns"],
@@ -114,11 +120,19 @@ def _check_moments(frames: Frames, axis: StepAxis) -> None:
     check_moments(firsts, "first_step", axis.end_ns, "first_token_ns")
     admitted = events[events["event"] == Event.ADMIT]
     admitted = admitted.merge(firsts[["request", "branch"]], on=["request", "branch"])
-    check_moments(admitted, "step", start_ns, "admit_ns")
+    of_row = _find_rows(axis, steps, admitted)
+    admit_ns = of_request["admit_ns"].reindex(admitted["request"]).to_numpy()
+    decided_ns = steps["planned_ns"].to_numpy()[of_row]
+    # With pipeline stages a step begins before the one before it ends.
+    begun = (decided_ns <= admit_ns) & (
+        admit_ns <= start_ns[axis.position(admitted["replica"], admitted["step"])]
+    )
+    _require_rows(begun, admitted, "admit_ns is not that of the step")
     finished = events[events["event"] == Event.FINISH].sort_values("step", kind="stable")
     lasts = finished.drop_duplicates("request", keep="last")
     check_moments(lasts, "step", axis.end_ns, "finish_ns")
-    front_end_ns = requests["ttft_ns"] - (requests["first_token_ns"] - requests["arrival_ns"])
+    shown_ns = requests["first_token_ns"] + requests["search_ns"]
+    front_end_ns = requests["ttft_ns"] - (shown_ns - requests["arrival_ns"])
     _require(front_end_ns.nunique() <= 1, "ttft_ns is not first token - arrival + a constant")
 
 
@@ -148,14 +162,27 @@ def _check_events(frames: Frames, axis: StepAxis) -> None:
     answers = of_request[Event.FINISH].to_numpy()
     _require_rows(answers == requests["branches"], requests, "branches disagree with the events")
     preempted = requests["preemptions"].to_numpy()
-    back = (of_request[Event.PREEMPT] == preempted) & (of_request[Event.RESUME] == preempted)
-    _require_rows(back.to_numpy(), requests, "preemptions and resumptions disagree")
+    for_good = _preempted_for_good(events).groupby("request").sum()
+    never_back = for_good.reindex(requests["request"], fill_value=0).to_numpy()
+    gave_way = of_request[Event.PREEMPT] == preempted
+    back = of_request[Event.RESUME] == preempted - never_back
+    _require_rows(gave_way & back, requests, "preemptions and resumptions disagree")
+
+
+def _preempted_for_good(events: pd.DataFrame) -> pd.Series[Any]:
+    """Of each branch that was preempted: whether its last token was under way then."""
+    step = events.set_index(_BRANCH)["step"]
+    event = events.set_index(_BRANCH)["event"]
+    preempted = step[event == Event.PREEMPT].groupby(_BRANCH).max()
+    finished = step[event == Event.FINISH]
+    never_back: pd.Series[Any] = preempted > finished.reindex(preempted.index)
+    return never_back
 
 
 def _check_tokens_of_branches(frames: Frames, axis: StepAxis) -> None:
     """Computed + found in the cache or shared at birth - given up = what it holds in the end,
-    which is prompt + answer - 1 unless it is pruned; and it gave a token for each from its first
-    one on."""
+    which is prompt + answer - 1 unless it is pruned, or preempted for good; and it gave a token
+    for each from its first one on."""
     requests, events, segments = frames["requests"], frames["events"], frames["segments"]
     decodes = segments["tokens"] - _begins_with_no_decode(frames, axis)
     tokens = {event: events["tokens"].where(events["event"] == event, 0) for event in Event}
@@ -175,7 +202,10 @@ def _check_tokens_of_branches(frames: Frames, axis: StepAxis) -> None:
     }
     # The last token of an answer is never computed.
     end = np.where(happened[Event.PRUNE] > 0, happened[Event.PRUNE], prompt + answer - 1)
-    _require_rows(held == end, names, "tokens were lost or computed too often")
+    for_good = _preempted_for_good(events).reindex(held.index, fill_value=False)
+    _require_rows(
+        held == np.where(for_good, 0, end), names, "tokens were lost or computed too often"
+    )
     start = np.where(happened[Event.FORK] > 0, happened[Event.FORK], prompt)
     given = _sum_by_branch((segments, segments["tokens"])).reindex(held.index, fill_value=0)
     _require_rows(given == end + 1 - start, names, "segments do not make up the answer")
@@ -194,7 +224,8 @@ def _check_tokens_of_steps(frames: Frames, axis: StepAxis) -> None:
     decoding = count_intervals(from_step, last, length=len(axis))
     begins = axis.position(steps["replica"], steps["first_step"])
     order = np.argsort(begins)
-    said = np.repeat(steps["decodes"].to_numpy()[order], steps["steps"].to_numpy()[order])
+    useful = (steps["decodes"] - steps["wasted"]).to_numpy()
+    said = np.repeat(useful[order], steps["steps"].to_numpy()[order])
     wrong = np.flatnonzero(said != decoding)
     _require(
         not len(wrong),

@@ -139,7 +139,7 @@ def _settle_limits(engine: Engine, *, model: Model | None, device: Device | None
             "max_num_batched_tokens": tokens,
             "gpu_memory_utilization": engine.gpu_memory_utilization or utilization,
             "dtype": "bfloat16",
-            "loop": engine.loop or ("fast" if engine.only_plain is None else "plain"),
+            "loop": engine.loop or "fast",
             "kv_cache": kv_cache,
             "enable_prefix_caching": paged if caching is None else caching,
         }

@@ -137,7 +137,10 @@ class Engine(Section):
     dtype: Literal["auto", "bfloat16"] = "auto"
     """Type of weights and activations."""
     tensor_parallel_size: Annotated[int, Field(gt=0, le=1024)] = 1
+    pipeline_parallel_size: Annotated[int, Field(gt=0, le=64)] = 1
+    """Stages of equal length that a batch passes through; so many batches are in flight."""
     async_scheduling: bool = False
+    """Plan the next batch while one runs (vLLM's default today): one more batch in flight."""
     scheduler: Annotated[
         VllmScheduler | StaticBatching,
         BeforeValidator(_by_kind("vllm")),
@@ -158,24 +161,18 @@ class Engine(Section):
     the more a beam's best one stands out, and the less beams replace each other."""
     loop: Literal["plain", "fast"] | None = None
     """How the simulator steps, with equal results: one event per step, or one per stretch of
-    equal decisions. Null: fast, except that only plain knows static batching, contiguous
-    caches, forks, and the policy priority of versions before 0.33."""
+    equal decisions (with batches in flight, each stands alone). Null: fast."""
     memory: Memory = Memory()
 
     @model_validator(mode="after")
     def _check_switches(self) -> Engine:
-        if self.async_scheduling:
-            refuse(
-                "found true; allowed: false (batches in flight are not simulated yet)",
-                at="async_scheduling",
-            )
+        if self.batches_in_flight > 1:
+            self._check_batches_in_flight()
         if self.num_gpu_blocks_override and self.kv_cache_memory_bytes:
             refuse(
                 "contradicts num_gpu_blocks_override: each alone says how many blocks there are",
                 at="kv_cache_memory_bytes",
             )
-        if self.loop == "fast" and self.only_plain is not None:
-            refuse(f"found 'fast'; allowed with {self.only_plain}: 'plain'", at="loop")
         if self.enable_prefix_caching and self.kv_cache.kind == "contiguous":
             refuse(
                 "found true; allowed with kv_cache.kind contiguous: false, since pieces of memory"
@@ -195,16 +192,21 @@ class Engine(Section):
             refuse(f"vLLM {version} has no such option (since 0.31)", at="max_num_active_seqs")
         return self
 
+    def _check_batches_in_flight(self) -> None:
+        """Batches in flight are vLLM's, and those of 0.33."""
+        found = "async_scheduling" if self.async_scheduling else "pipeline_parallel_size"
+        for option, value, allowed, why in (
+            ("scheduler.kind", self.scheduler.kind, "vllm", "static batching has none"),
+            ("kv_cache.kind", self.kv_cache.kind, "paged", "contiguous caches have none"),
+            ("parallel_sampling", self.parallel_sampling, "requests", "branches part too late"),
+        ):
+            if value != allowed:
+                refuse(
+                    f"leaves several batches in flight; allowed with {option} {value}: one ({why})",
+                    at=found,
+                )
+
     @property
-    def only_plain(self) -> str | None:
-        """What the fast loop does not know; None where it knows everything."""
-        version = self.scheduler.version
-        if self.scheduling_policy == "priority" and VERSIONS[version].self_preemption_stops:
-            return f"scheduling_policy priority of version {version}"
-        if self.scheduler.kind == "static":
-            return "scheduler.kind static"
-        if self.kv_cache.kind == "contiguous":
-            return "kv_cache.kind contiguous"
-        if self.parallel_sampling == "fork":
-            return "parallel_sampling fork"
-        return None
+    def batches_in_flight(self) -> int:
+        """Batches that may be under way at once: vLLM's `batch_queue_depth`."""
+        return self.pipeline_parallel_size + self.async_scheduling

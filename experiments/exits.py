@@ -58,7 +58,7 @@ def user_errors() -> tuple[type[Exception], ...]:
     from calibrate.step_log import FitError
     from calibrate.table_schema import TableError
     from experiments.errors import ConfigError, ResultError
-    from sim.engine import Livelocked
+    from sim.stuck import Livelocked
     from traces.download import DownloadError
     from traces.schema import TraceError
 

@@ -28,7 +28,7 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
     from experiments.deployment import resolve
     from experiments.follower import Follower
     from experiments.story import Story
-    from sim.engine import Observer
+    from sim.observer import Observer
     from sim.scheduling.face import Scheduler
     from sim.ttft import PARTS
 

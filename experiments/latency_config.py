@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from calibrate.roofline import BANDWIDTH_EFFICIENCY, COMPUTE_EFFICIENCY
 from experiments.engine_config import Count
 from experiments.section import Section, refuse
+from sim.flight import EMPTY_STEP_SLEEP_NS
 
 Efficiency = Annotated[float, Field(ge=0.001, le=1)]
 Duration = Annotated[int, Field(ge=0, le=10**12)]
@@ -20,6 +21,8 @@ class Clock(Section):
 
     front_end_ns: Duration = 0
     """Time of a request outside the engine before its first token (HTTP, tokenizer)."""
+    empty_step_sleep_ns: Duration = EMPTY_STEP_SLEEP_NS
+    """How long the engine sleeps after a step in which nobody could run: vLLM's 1 ms."""
 
 
 class RooflineLatency(Clock):

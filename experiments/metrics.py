@@ -59,11 +59,12 @@ def read_latencies(requests: pd.DataFrame) -> pd.DataFrame:
     """TTFT, TPOT, E2E and queue time of each answered request, in ns.
 
     All as the user sees them: the front-end time that TTFT holds is in E2E too. An answer
-    of one token has no TPOT (NaN). Several answers to a request are equally long, begin with
-    the first of them and end with the last.
+    of one token has no TPOT (NaN), nor has a beam search, which shows all tokens at once. Several
+    answers to a request are equally long, begin with the first of them and end with the last.
     """
-    decode_ns = requests["finish_ns"] - requests["first_token_ns"]
-    gaps = requests["output_tokens"] // requests["branches"] - 1
+    shown_ns = requests["first_token_ns"] + requests["search_ns"]
+    decode_ns = requests["finish_ns"] - shown_ns
+    gaps = (requests["output_tokens"] // requests["branches"] - 1).where(requests["beam"] == 0, 0)
     return pd.DataFrame(
         {
             "ttft": requests["ttft_ns"],
@@ -122,8 +123,11 @@ def _count_reasons(refused: pd.DataFrame) -> dict[str, int]:
 
 
 def _describe_latencies(frames: Frames) -> dict[str, Any]:
-    latencies = read_latencies(frames["requests"])
-    gaps_ns, times = measure_gaps(frames["segments"], frames["step_ends"])
+    requests, segments = frames["requests"], frames["segments"]
+    latencies = read_latencies(requests)
+    searches = requests["request"][requests["beam"] > 0]
+    streamed = segments[~segments["request"].isin(searches)]
+    gaps_ns, times = measure_gaps(streamed, frames["step_ends"])
     return {
         "ttft": describe(latencies["ttft"]),
         "tpot": describe(latencies["tpot"].dropna()),

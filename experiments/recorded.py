@@ -11,6 +11,7 @@ from typing import Any
 
 from experiments.config import Config, parse_config
 from experiments.errors import ConfigError
+from sim.flight import EMPTY_STEP_SLEEP_NS
 from sim.request import Request
 
 Row = tuple[str, int, int]
@@ -23,7 +24,8 @@ class RecordingError(ConfigError):
 
 @dataclass(slots=True)
 class RecordedStep:
-    """What was written down of one step; None where the recording is silent."""
+    """What was written down of one decision, also of an empty one; None where the recording is
+    silent."""
 
     rows: list[Row]
     """In admission order."""
@@ -40,6 +42,8 @@ class RecordedStep:
     waiting: int | None = None
     blocks: dict[str, list[int]] | None = None
     """Physical blocks that each request gained."""
+    end_ns: int | None = None
+    """When its tokens were there."""
 
 
 @dataclass(slots=True)
@@ -61,21 +65,21 @@ class RecordedRun:
 def read_run(folder: Path) -> RecordedRun:
     """Read a recorded run of either form: decisions as JSON lines, or an engine's step log.
 
-    Raises RecordingError for a folder that is neither, and for runs with several batches in
-    flight.
+    Raises RecordingError for a folder that is neither, and for step logs with several batches
+    in flight, which say of a step when it was decided but not when it ran.
     """
     if not (folder / "options.json").is_file():
         raise RecordingError(f"{folder}: no recorded run here: options.json is missing")
     options = json.loads((folder / "options.json").read_text())
     engine = dict(options["engine"])
-    if engine.get("async_scheduling") or engine.get("pipeline_parallel_size", 1) > 1:
-        raise RecordingError(
-            f"{folder}: recorded with several batches in flight (asynchronous scheduling or"
-            " pipeline stages); only synchronous runs can be replayed"
-        )
     if (folder / "steps.jsonl.gz").is_file():
         return _read_decisions(folder, engine, options["latency"])
     if (folder / "steps.csv").is_file():
+        if engine.get("async_scheduling") or engine.get("pipeline_parallel_size", 1) > 1:
+            raise RecordingError(
+                f"{folder}: a step log with several batches in flight (asynchronous scheduling or"
+                " pipeline stages); allowed: decisions as JSON lines, or a synchronous engine"
+            )
         return _read_step_log(folder, engine)
     raise RecordingError(f"{folder}: neither steps.jsonl.gz nor steps.csv is there")
 
@@ -87,8 +91,12 @@ def _read_decisions(folder: Path, engine: dict[str, Any], clock: dict[str, int])
     # The recorder had no start-up check. No answer can outgrow the pool, so this changes none.
     fits = (engine["num_gpu_blocks_override"] - 1) * engine["block_size"]
     engine["max_model_len"] = min(engine["max_model_len"], fits)
-    for name in ("async_scheduling", "pipeline_parallel_size", "batch_queue_depth"):
-        engine.pop(name, None)
+    depth = engine.pop("batch_queue_depth", 1)
+    in_flight = engine.get("pipeline_parallel_size", 1) + engine.get("async_scheduling", False)
+    if depth != in_flight:
+        raise RecordingError(
+            f"{folder}: batch_queue_depth: found {depth}; allowed with these options: {in_flight}"
+        )
     requests = [
         Request(
             id=line["request_id"],
@@ -110,6 +118,7 @@ def _read_decisions(folder: Path, engine: dict[str, Any], clock: dict[str, int])
             finished=line["fin"],
             free=line["free"],
             free_end=line["free_end"],
+            end_ns=line.get("u", line["t"] + line["d"]),
             running=line["run"],
             waiting=line["wait"],
             blocks=blocks,
@@ -121,7 +130,8 @@ def _read_decisions(folder: Path, engine: dict[str, Any], clock: dict[str, int])
     outcomes = {
         line["request_id"]: {
             "arrival_ns": line["arrival_ns"],
-            "admit_ns": line["admit_ns"],
+            # Of several batches in flight, the recording has when they were decided.
+            **({"admit_ns": line["admit_ns"]} if depth == 1 else {}),
             "first_token_ns": line["first_token_ns"],
             "finish_ns": line["finish_ns"],
             "preemptions": line["preemptions"],
@@ -134,6 +144,7 @@ def _read_decisions(folder: Path, engine: dict[str, Any], clock: dict[str, int])
         "base_ns": clock["base_ns"],
         "per_token_ns": clock["per_token_ns"],
         "per_context_token_ns": clock["per_ctx_token_ns"],
+        "empty_step_sleep_ns": clock.get("empty_step_sleep_ns", EMPTY_STEP_SLEEP_NS),
     }
     return RecordedRun(
         name=folder.name,

@@ -21,8 +21,8 @@ from experiments.identity import name_run, read_versions
 from experiments.metrics import check, summarize
 from experiments.results import FIGURES, Draft, RunResult, is_finished, load_result
 from experiments.tables import make_frames
-from sim.engine import Observer
 from sim.latency import LatencyModel
+from sim.observer import Observer
 from traces.schema import Trace
 
 

@@ -28,6 +28,7 @@ PART_COLOURS = {
     "preemption": "#cb181d",
     "transfer": "#8c6d31",
     "host": "#969696",
+    "search": "#c994c7",
 }
 LIMIT_COLOURS = {
     "none": "#e3e3e3",

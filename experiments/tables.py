@@ -9,7 +9,7 @@ from sim.plan import Limit
 from sim.record import COLUMNS, Records
 from sim.rows import Event
 
-RESULT_SCHEMA = 2
+RESULT_SCHEMA = 3
 """To be raised whenever tables or summary change their meaning; part of every run id."""
 
 _TEXT = {"requests": ("id", "tenant", "session")}
@@ -39,12 +39,14 @@ _UNITS = {
     "steps": "steps",
     "priority": "lower is more urgent",
     "preemptions": "times",
+    "beam": "beams",
     "limit": "code",
     "event": "code",
     "running": "sequences",
     "waiting": "sequences",
     "decodes": "sequences",
     "decode_context": "tokens",
+    "wasted": "sequences",
     "chunks": "chunks",
     "admitted": "sequences",
     "preempted": "sequences",

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sim.plan import Fork, Parting, Plan
+from sim.parting import Fork, Parting
+from sim.plan import Plan
 from sim.request import BRANCHES, Sequence
 
 CANDIDATES_PER_BEAM = 2
@@ -76,6 +77,12 @@ class Searches:
     def __contains__(self, request: int) -> bool:
         return request in self._of
 
+    def any_of(self, plan: Plan) -> bool:
+        """Is a decode of the plan a beam?"""
+        if not self._of:
+            return False
+        return any(sequence.index % BRANCHES in self._of for sequence in plan.decodes)
+
     def begin(self, first: Sequence) -> None:
         """The first beam arrives; its `width` is that of the search."""
         seed = [*self._seed, first.index]
@@ -87,7 +94,7 @@ class Searches:
         if not self._of:
             return parting
         level: dict[tuple[int, int], list[Sequence]] = {}
-        for sequence in _with_tokens(plan):
+        for sequence in (*plan.completing, *plan.decodes):
             request = sequence.index % BRANCHES
             if request in self._of:
                 level.setdefault((request, sequence.generated), []).append(sequence)
@@ -108,9 +115,3 @@ class Searches:
                 if not search.scores:
                     del self._of[request]
         return parting
-
-
-def _with_tokens(plan: Plan) -> list[Sequence]:
-    """Whoever gives a token in this step."""
-    done = [seq for seq, _, _ in plan.chunks if seq.computed == seq.num_tokens]
-    return [*done, *plan.decodes]

@@ -11,7 +11,8 @@ from itertools import count
 from typing import Protocol
 
 from sim.beams import Searches
-from sim.plan import Fork, Parting, Plan
+from sim.parting import Fork, Parting
+from sim.plan import Plan
 from sim.request import Request, Sequence
 
 NOBODY_PARTS = Parting([], [])
@@ -26,6 +27,10 @@ class Branching(Protocol):
 
     def arriving(self, request: Request, *, index: int) -> list[Sequence]:
         """The sequences to be queued, in this order, when the request arrives."""
+        ...
+
+    def may_part(self, plan: Plan) -> bool:
+        """May one of the plan's decodes part with the token that it is given?"""
         ...
 
     def part(self, plan: Plan) -> Parting:
@@ -52,6 +57,9 @@ class Separately:
             return [first]
         first.id = f"0_{request.id}"
         return [first, *self._branches(first, request.n)]
+
+    def may_part(self, plan: Plan) -> bool:
+        return False
 
     def part(self, plan: Plan) -> Parting:
         return NOBODY_PARTS
@@ -83,12 +91,15 @@ class ByForking(Separately):
             self._searches.begin(first)
         return [first]
 
+    def may_part(self, plan: Plan) -> bool:
+        # Beams do so in every step; samples did with their first token.
+        return self._searches.any_of(plan)
+
     def part(self, plan: Plan) -> Parting:
         forks = [
             Fork(sequence, child)
-            for sequence, _, _ in plan.chunks
-            if sequence.width > 1 and sequence.computed == sequence.num_tokens
-            if sequence.index not in self._searches
+            for sequence in plan.completing
+            if sequence.width > 1 and sequence.index not in self._searches
             for child in self._branches(sequence, sequence.width)
         ]
         beams = self._searches.part(plan, lambda: next(self._streams))

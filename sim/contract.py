@@ -22,7 +22,8 @@ from sim.executor import Simulated
 from sim.kv.cache import ForkingCache, KVCache
 from sim.kv.prefix import PrefixCached
 from sim.latency import LatencyModel, Linear
-from sim.plan import Chunk, Copy, DecodeList, Departure, Fork, Plan, Takes
+from sim.parting import Fork
+from sim.plan import Chunk, Copy, DecodeList, Departure, Plan, Takes
 from sim.record import Records
 from sim.recorder import Recorder
 from sim.request import Request, Sequence
@@ -224,6 +225,8 @@ class _PlanWatch:
             assert n > 0, f"{sequence.id} computes nothing"
             assert computed_before + n == sequence.computed <= sequence.num_tokens
             self._scheduler.kv.translate(sequence, sequence.computed - 1)
+        done = [each for each, _, _ in plan.chunks if each.computed == each.num_tokens]
+        assert plan.completing == done, "plan.completing is not whose chunk is the last one"
 
     def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None: ...
 

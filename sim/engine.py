@@ -1,60 +1,41 @@
-"""The loop of one replica: schedule, run, commit."""
+"""The loop of one replica: schedule, run, commit, with one batch in flight or several."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from itertools import accumulate
-from typing import NamedTuple, Protocol, cast
+from typing import cast
 
 import simpy
 
 from sim.branching import Branching, Separately
 from sim.executor import Executor
+from sim.flight import EMPTY_STEP_SLEEP_NS, Flight, Stretch
 from sim.latency import LONGEST_STRETCH
 from sim.moment import Kind, Moment
-from sim.plan import NO_TAKES, Departure, Fork, Plan, Takes
-from sim.request import Request, Sequence
-from sim.scheduling.face import ForkingScheduler, Scheduler
+from sim.observer import Observer
+from sim.parting import Fork
+from sim.plan import NO_TAKES, Plan
+from sim.request import Request
+from sim.scheduling.face import ONE_STEP, ForkingScheduler, Scheduler
+from sim.stuck import Watchdog
 from sim.world import World
-
-MOST_PREEMPTIONS = 10_000
-"""Of one request. More, and nobody gets anywhere any more."""
-
-
-class Observer(Protocol):
-    """Sees everything that happens on a replica and changes none of it."""
-
-    def arrived(
-        self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
-    ) -> None: ...
-
-    def refused(self, request: Request, reason: str, now_ns: int) -> None: ...
-
-    def began(self, plan: Plan, now_ns: int) -> None:
-        """A plan was made, and starts to run."""
-        ...
-
-    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
-        """The plan has run, once for each of these ends, its decodes taking these blocks
-        after the first step; nothing was let go yet."""
-        ...
-
-    def forked(self, forks: list[Fork], now_ns: int) -> None:
-        """These sequences have begun, each with a token of the step that just ran."""
-        ...
-
-    def ended(self, departures: list[Departure], now_ns: int) -> None:
-        """These answers are complete, or given up, and their blocks free."""
-        ...
 
 
 class Engine:
     """Steps through simulated time, one plan after another, idle while nobody is there.
 
-    Where the scheduler promises that a plan would be decided again, its repetitions are run
-    as one stretch: one event at its end. An arrival that could change the decision cuts the
-    stretch at the first step end at or after it. What a stretch does is applied when it
-    ends, so a cut has nothing to undo.
+    Up to `depth` batches are in flight at once: the next one is planned as soon as there is room
+    for it, while those before it run. One after another is depth 1; vLLM's asynchronous
+    scheduling is depth 2; p pipeline stages, each as long as the others, are filled by depth p,
+    or p + 1 with asynchronous scheduling. A batch may then be empty, because everybody is in
+    flight: it costs nothing but its place, and `empty_step_sleep_ns` (vLLM's `time.sleep(0.001)`
+    after a step that ran nothing) until the engine looks again.
+
+    With one batch in flight a decision may stand for a while. Where the scheduler promises that a
+    plan would be decided again, its repetitions are run as one stretch: one event at its end. An
+    arrival that could change the decision cuts the stretch at the first step end at or after it.
+    What a stretch does is applied when it ends, so a cut has nothing to undo.
     """
 
     def __init__(
@@ -67,6 +48,9 @@ class Engine:
         observers: list[Observer],
         branching: Branching | None = None,
         replica: int = 0,
+        depth: int = 1,
+        stages: int = 1,
+        empty_step_sleep_ns: int = EMPTY_STEP_SLEEP_NS,
     ) -> None:
         self.scheduler = scheduler
         self.replica = replica
@@ -81,9 +65,14 @@ class Engine:
         self._world = world
         self._observers = observers
         self._branching = branching or Separately()
+        self._watchdog = Watchdog(scheduler, replica=replica, depth=depth)
+        self._sleep_ns = empty_step_sleep_ns
         self._awake = False
-        self._stretch: _Stretch | None = None
-        self._stretch_end: Moment | None = None
+        self._in_flight = Flight(depth=depth, stages=stages)
+        self._landing: Moment | None = None
+        """When the oldest one ends."""
+        self._rests = False
+        """The latest turn put nothing on the device."""
 
     def submit(self, request: Request, *, index: int) -> None:
         """A request arrives now, as the index-th of the trace."""
@@ -101,63 +90,96 @@ class Engine:
                 observer.arrived(sequence, request, answer_tokens, now_ns)
         if not self._awake:
             self._awake = True
-            self.events += 1
-            Moment(self._env, now_ns, self._wake_up, kind=Kind.WAKE_UP, replica=self.replica)
-        elif self._stretch is not None and self._stretch.cut_on_arrival:
-            self._cut(self._stretch, now_ns)
+            self._look_again(now_ns)
+        elif self._in_flight and self._in_flight[0].cut_on_arrival:
+            self._cut(self._in_flight[0], now_ns)
 
-    def _wake_up(self, _: simpy.Event) -> None:
-        self._start(int(self._env.now))
+    def _turn(self, _: simpy.Event) -> None:
+        """Plan until there is no more room in flight, then wait for the oldest batch."""
+        now_ns, in_flight, self._rests = int(self._env.now), self._in_flight, True
+        while self.scheduler.has_work:
+            self._rests = self._plan(now_ns).is_empty
+            if in_flight.is_full:
+                break
+            if self._rests and self.scheduler.has_work:
+                self._look_again(now_ns + self._sleep_ns)
+                return
+        if in_flight:
+            self._wait(in_flight[0], now_ns)
+        else:
+            self._awake = False
 
-    def _start(self, now_ns: int) -> None:
-        """Decide the next step, and see for how long the decision stands."""
-        scheduler = self.scheduler
-        plan = scheduler.schedule(now_ns)
-        if plan.is_empty and not plan.preempted:
-            raise Stalled(self.replica, now_ns, scheduler)
-        for departure in plan.preempted:
-            if departure.sequence.preemptions > MOST_PREEMPTIONS:
-                raise Livelocked(self.replica, now_ns, departure.sequence)
-        plan.step = self.steps
+    def _look_again(self, at_ns: int) -> None:
+        self.events += 1
+        Moment(self._env, at_ns, self._turn, kind=Kind.WAKE_UP, replica=self.replica)
+
+    def _plan(self, now_ns: int) -> Plan:
+        """Decide the next step, and put it in flight."""
+        in_flight, plan = self._in_flight, self.scheduler.schedule(now_ns)
+        plan.step = self.steps + in_flight.steps
+        is_empty = plan.is_empty
+        if is_empty or plan.preempted:
+            self._watchdog.see(plan, now_ns, steps_in_flight=in_flight.steps)
         self.decisions += 1
         for observer in self._observers:
             observer.began(plan, now_ns)
-        k, until_ns, cut_on_arrival = scheduler.stable_for(plan)
+        if in_flight.depth == 1 and not is_empty:
+            in_flight.append(self._repeat(plan, now_ns))
+        else:
+            in_flight.send(plan, now_ns, 0 if is_empty else self._executor.run(plan, 1)[0])
+        return plan
+
+    def _repeat(self, plan: Plan, now_ns: int) -> Stretch:
+        """Run a plan for as long as the decision stands."""
+        once = self._branching.may_part(plan)
+        k, until_ns, cut_on_arrival = ONE_STEP if once else self.scheduler.stable_for(plan)
         if k > 1:
             k = min(k, self._world.steps_left(plan), LONGEST_STRETCH)
         ends_ns = list(accumulate(self._executor.run(plan, k), initial=now_ns))
         del ends_ns[0]
         if until_ns is not None:
             del ends_ns[1 + bisect_left(ends_ns, until_ns) :]
-        self._run(_Stretch(plan, now_ns, ends_ns, cut_on_arrival))
+        return Stretch(plan, now_ns, ends_ns, cut_on_arrival)
 
-    def _run(self, stretch: _Stretch) -> None:
-        """Wait for the end of this stretch, and of no other."""
-        self._stretch = stretch
+    def _wait(self, stretch: Stretch, now_ns: int) -> None:
+        """Wait for the end of this stretch, the oldest, and of no other."""
         self.events += 1
-        self._stretch_end = Moment(
+        self._landing = Moment(
             self._env,
-            stretch.ends_ns[-1],
-            self._end,
+            max(now_ns, stretch.ends_ns[-1]),
+            self._land,
             kind=Kind.STEP_END,
             replica=self.replica,
         )
 
-    def _cut(self, stretch: _Stretch, now_ns: int) -> None:
+    def _cut(self, stretch: Stretch, now_ns: int) -> None:
         """End the stretch with the step that is running."""
         steps = 1 + bisect_left(stretch.ends_ns, now_ns)
         if steps < len(stretch.ends_ns):
-            ends_ns = stretch.ends_ns[:steps]
-            self._run(_Stretch(stretch.plan, stretch.start_ns, ends_ns, False))
+            cut = Stretch(stretch.plan, stretch.start_ns, stretch.ends_ns[:steps], False)
+            self._in_flight[0] = cut
+            self._wait(cut, now_ns)
 
-    def _end(self, moment: simpy.Event) -> None:
-        """The stretch is over, unless it was cut: then this moment is stale."""
-        if moment is not self._stretch_end:
+    def _land(self, moment: simpy.Event) -> None:
+        """The oldest stretch is over, unless it was cut: then this moment is stale."""
+        if moment is not self._landing:
             return
-        stretch, self._stretch = self._stretch, None
-        assert stretch is not None
-        plan, start_ns, ends_ns, _ = stretch
-        k, now_ns = len(ends_ns), ends_ns[-1]
+        stretch, now_ns = self._in_flight.popleft(), int(self._env.now)
+        stretch.ends_ns[-1] = now_ns
+        if stretch.plan.is_idle:
+            for observer in self._observers:
+                observer.ran(stretch.plan, now_ns, stretch.ends_ns, NO_TAKES)
+        else:
+            self._take_in(stretch, now_ns)
+        if self._rests and self.scheduler.has_work:
+            self._look_again(now_ns + self._sleep_ns)
+        else:
+            self._turn(moment)
+
+    def _take_in(self, stretch: Stretch, now_ns: int) -> None:
+        """Give what ran its tokens, and let go of answers that end with them."""
+        plan, start_ns, ends_ns, _, _ = stretch
+        k = len(ends_ns)
         self.steps += k
         takes = self.scheduler.extend_by(plan, k) if k > 1 else NO_TAKES
         for observer in self._observers:
@@ -174,10 +196,6 @@ class Engine:
         if departures:
             for observer in self._observers:
                 observer.ended(departures, now_ns)
-        if self.scheduler.has_work:
-            self._start(now_ns)
-        else:
-            self._awake = False
 
     def _fork(self, forks: list[Fork], now_ns: int) -> None:
         scheduler = cast(ForkingScheduler, self.scheduler)
@@ -186,35 +204,3 @@ class Engine:
             self._world.fork(parent, child)
         for observer in self._observers:
             observer.forked(forks, now_ns)
-
-
-class _Stretch(NamedTuple):
-    """A plan that runs once or several times over."""
-
-    plan: Plan
-    start_ns: int
-    ends_ns: list[int]
-    """When each time ends."""
-    cut_on_arrival: bool
-
-
-class Stalled(RuntimeError):
-    """Requests wait and nobody can run: a scheduler's or a configuration's mistake."""
-
-    def __init__(self, replica: int, now_ns: int, scheduler: Scheduler) -> None:
-        super().__init__(
-            f"replica {replica} stalled at {now_ns} ns: {scheduler.num_waiting} requests wait,"
-            f" {scheduler.num_running} run, {scheduler.kv.free_blocks} blocks are free,"
-            f" and the scheduler plans nothing"
-        )
-
-
-class Livelocked(RuntimeError):
-    """Requests preempt each other for ever."""
-
-    def __init__(self, replica: int, now_ns: int, sequence: Sequence) -> None:
-        super().__init__(
-            f"replica {replica} makes no progress at {now_ns} ns: request {sequence.id} was"
-            f" preempted {sequence.preemptions} times and has {sequence.generated} tokens."
-            " Give the KV cache more blocks, or let scheduler_reserve_full_isl be true"
-        )

@@ -31,7 +31,10 @@ class Decisions(NamedTuple):
 
     step: Integers
     """Number of the first of its steps."""
-    start_ns: Integers
+    oldest: Integers
+    """The decision that was the first to end after this one was made: itself, but for batches in
+    flight. From then on this one's blocks are taken, and its tokens count as computed."""
+    planned_ns: Integers
     limit: Integers
     refused: Integers
     """The sequence that was the queue's head and found no room, or NOBODY."""
@@ -49,12 +52,24 @@ class Decisions(NamedTuple):
     external: Integers
     """Free blocks that the refused head could not have, because they are scattered."""
     steps: Integers
+    start_ns: Integers
+    """When it began to run, in the first pipeline stage."""
     end_ns: Integers
+    """When the tokens of its last step were there."""
     last_free: Integers
     last_idle: Integers
     """As `free` and `idle`, during the last step."""
     evicted: Integers
     """Blocks evicted so far, on this replica."""
+    wasted: Integers
+    """Decodes of answers that had ended when the decision ran."""
+
+
+def spans(decisions: Decisions) -> tuple[Integers, Integers]:
+    """(start, end) of the time in which each decision was the oldest in flight: parts of the
+    time that steps ran."""
+    before = np.concatenate([decisions.start_ns[:1], decisions.end_ns[:-1]])
+    return np.maximum(decisions.start_ns, before), decisions.end_ns
 
 
 class Takes(NamedTuple):
@@ -80,6 +95,8 @@ class Arrivals(NamedTuple):
     wanted_tokens: Integers
     """as many as the trace has."""
     priority: Integers
+    beam: Integers
+    """Width of a beam search, whose answers are known when it ends; 0 for anything else."""
 
 
 class Admissions(NamedTuple):
@@ -107,7 +124,8 @@ class Chunks(NamedTuple):
 
 
 class Departures(NamedTuple):
-    """Ends of stays, by preemption or because the answer is complete or given up."""
+    """Ends of stays, by preemption or because the answer is complete or given up; where its last
+    token came after a preemption, the end of a wait, in which nothing is computed."""
 
     decision: Integers
     """Whose plan preempted it, or whose last step completed it."""
@@ -118,7 +136,7 @@ class Departures(NamedTuple):
     """Computed ones in blocks that others go on holding."""
     generated: Integers
     finished: Integers
-    """1, when the decision's last step has run, or 0 for a preemption."""
+    """1, when the decision's last step has run, or 0 for a preemption, when it was made."""
 
 
 class Pauses(NamedTuple):

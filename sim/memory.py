@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.kv.cache import KVCache
-from sim.log import Facts, Integers
+from sim.log import Facts, Integers, spans
 from sim.request import BRANCHES, Sequence
 from sim.stays import NEVER, Segments, Stays
 
@@ -96,6 +96,7 @@ def account(facts: Facts, stays: Stays, segments: Segments) -> Memory:
     """Work the levels out of what happened. AssertionError where the facts contradict it."""
     decisions, size = facts.decisions, facts.block_size
     step, steps, decodes = decisions.step, decisions.steps, decisions.decodes
+    oldest = decisions.oldest
     admissions, chunks, left = facts.admissions, facts.chunks, facts.departures
     copies = facts.copies
     n = len(step)
@@ -108,17 +109,23 @@ def account(facts: Facts, stays: Stays, segments: Segments) -> Memory:
 
     def standing(gained: Integers, lost: Integers) -> Integers:
         """The level in each decision's last step: what it ends itself is still there."""
-        gone_before = by_decision(left.decision[preempted], lost[preempted])
+        gone_before = by_decision(oldest[left.decision[preempted]], lost[preempted])
         gone_after = by_decision(left.decision[finished], lost[finished])
         level: Integers = (gained - gone_before - gone_after).cumsum() + gone_after
         return level
 
-    woken = admissions.woken_blocks * size
+    woken, admitted = admissions.woken_blocks * size, oldest[admissions.decision]
     copied = by_decision(copies.decision, copies.position % size)
-    gained = by_decision(admissions.decision, woken) + by_decision(chunks.decision, chunks.tokens)
-    last_used = standing(gained + copied + decodes * steps, left.computed - left.shared_tokens)
+    gained = by_decision(admitted, woken) + by_decision(oldest[chunks.decision], chunks.tokens)
+    gained += by_decision(oldest, decodes * steps)
+    # Who ends by a stop token has rows in flight that hold nothing.
+    wasted = np.where(
+        finished, np.maximum(0, left.computed - _final_tokens(facts, left.sequence)), 0
+    )
+    last_used = standing(gained + copied, left.computed - left.shared_tokens)
+    last_used -= by_decision(left.decision, wasted)
     first_used = last_used - decodes * (steps - 1)
-    hits = by_decision(admissions.decision, admissions.hit_tokens - woken)
+    hits = by_decision(admitted, admissions.hit_tokens - woken)
     # Like what a step ends, what it forks is there from the next one on.
     forked = by_decision(facts.forks.decision, facts.forks.computed)
     savings = standing(hits - copied + forked, left.shared_tokens) - forked
@@ -129,19 +136,27 @@ def account(facts: Facts, stays: Stays, segments: Segments) -> Memory:
     tails, taken_step = tail[takes_it], taken_at[takes_it]
     taken_in = step.searchsorted(taken_step, side="right") - 1
     later = taken_step > step[taken_in]
-    gone = stays.rows(left.sequence, left.stay)
+    tail_in, tail_steps = taken_in[later], taken_step[later] - step[taken_in[later]]
+    taken_in = oldest[taken_in]
+    ends_stay = left.computed > 0
+    gone = np.where(ends_stay, stays.rows(left.sequence, left.stay), 0)
     # Who leaves its partly filled block to others leaves what is behind it, too.
-    alone = left.shared_tokens % size == 0
-    lost = np.where(there[gone] & alone, tail[gone], 0)
+    unshared = left.shared_tokens % size == 0
+    lost = np.where(ends_stay & there[gone] & unshared, tail[gone], 0)
     copied_tails = by_decision(copies.decision, _copied_tails(facts))
     last_internal = standing(by_decision(taken_in, tails) + copied_tails, lost)
+    needless = (wasted > 0) & ((left.computed - wasted) % size == 0)
+    last_internal += by_decision(left.decision, needless * size)
     first_internal = last_internal - by_decision(taken_in[later], tails[later])
 
     all_but_null = facts.num_blocks - facts.null_blocks
-    held = all_but_null - decisions.free
+    # A step alone is as it ends: with batches in flight more may have been taken since.
+    alone = steps == 1
+    first_idle = np.where(alone, decisions.last_idle, decisions.idle)
+    held = all_but_null - np.where(alone, decisions.last_free, decisions.free)
     last_held = all_but_null - decisions.last_free
     external = decisions.external
-    first = Levels(held, decisions.idle, external, first_used, first_internal, savings)
+    first = Levels(held, first_idle, external, first_used, first_internal, savings)
     last = Levels(last_held, decisions.last_idle, external, last_used, last_internal, savings)
     for levels in (first, last):
         booked = levels.used + levels.internal
@@ -151,7 +166,8 @@ def account(facts: Facts, stays: Stays, segments: Segments) -> Memory:
     grown = held + by_decision(takes.decision, takes.blocks)
     assert (grown == last_held).all(), "blocks were taken that nobody noted"
 
-    duration_ns = decisions.end_ns - decisions.start_ns
+    started_ns, ended_ns = spans(decisions)
+    duration_ns = ended_ns - started_ns
     first_at = step.tolist()
     sums = np.add.reduceat(facts.step_ends, first_at) if n else facts.step_ends
     # Each change in a decision counts from the start of its step to the end of the last one.
@@ -159,14 +175,11 @@ def account(facts: Facts, stays: Stays, segments: Segments) -> Memory:
     take_ns = decisions.end_ns[takes.decision] - _start_ns(facts, takes.decision, takes.offset)
     was_idle = np.concatenate([[0], takes.idle[:-1]])[: len(takes.idle)]
     opens = np.concatenate([[True], takes.decision[1:] > takes.decision[:-1]])[: len(takes.idle)]
-    was_idle = np.where(opens, decisions.idle[takes.decision], was_idle)
-    tail_in = taken_in[later]
-    tail_ns = decisions.end_ns[tail_in] - _start_ns(
-        facts, tail_in, taken_step[later] - step[tail_in]
-    )
+    was_idle = np.where(opens, first_idle[takes.decision], was_idle)
+    tail_ns = decisions.end_ns[tail_in] - _start_ns(facts, tail_in, tail_steps)
     levels_ns = Levels(
         _over_time(held, duration_ns) + _over_time(takes.blocks, take_ns),
-        _over_time(decisions.idle, duration_ns) + _over_time(takes.idle - was_idle, take_ns),
+        _over_time(first_idle, duration_ns) + _over_time(takes.idle - was_idle, take_ns),
         _over_time(external, duration_ns),
         _over_time(first_used, duration_ns) + _over_time(decodes, tokens_ns),
         _over_time(first_internal, duration_ns) + _over_time(tails[later], tail_ns),
@@ -253,8 +266,10 @@ def recount(
         np.maximum.at(by_block, blocks, slots)
         return int(by_block.sum()), int(slots.sum())
 
-    filled, filled_by_all = most([sequence.computed for sequence in sequences])
-    wanted, _ = most([final_tokens[sequence.index] for sequence in sequences])
+    final = [final_tokens[sequence.index] for sequence in sequences]
+    computed = [sequence.computed for sequence in sequences]
+    filled, filled_by_all = most([*map(min, computed, final)])
+    wanted, _ = most(final)
     slots = Slots(
         used=filled,
         reserved=wanted - filled,

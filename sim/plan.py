@@ -77,21 +77,6 @@ class Copy(NamedTuple):
     """the first token it writes: the block's tokens before that one are its content."""
 
 
-class Fork(NamedTuple):
-    """A sequence that parted from another one with the token that a step gave."""
-
-    parent: Sequence
-    child: Sequence
-
-
-class Parting(NamedTuple):
-    """What becomes of branches with the tokens of a step."""
-
-    forks: list[Fork]
-    pruned: list[Sequence]
-    """They are given up: beams none of whose candidates goes on."""
-
-
 class Takes(NamedTuple):
     """Blocks that the decodes of a repeated plan took in its steps after the first: entry by
     entry, in lists of one length."""
@@ -171,6 +156,9 @@ class Plan:
     step: int = 0
     """Number of the step on its replica, counted from 0."""
     chunks: list[Chunk] = field(default_factory=list)
+    completing: list[Sequence] = field(default_factory=list)
+    """Whose chunk is the last that was to be computed, so that the step gives them a token, as
+    it gives one to every decode."""
     copies: list[Copy] = field(default_factory=list)
     """To be made in this order: a block may be one's source, and then another's target."""
     preempted: list[Departure] = field(default_factory=list)
@@ -181,7 +169,13 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
+        """Nobody computes anything: it takes no time."""
         return not self.chunks and not len(self.decodes)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing happens at all: it is no step."""
+        return self.is_empty and not self.preempted
 
     def rows(self) -> list[Chunk]:
         """All rows in admission order, decodes written as chunks of one token.

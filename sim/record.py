@@ -22,7 +22,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "replica",
         "arrival_ns",
         "admit_ns",  # start of the first step with a chunk of it
-        "first_token_ns",  # of any branch; so are admission and hits those of that branch
+        "first_token_ns",  # the engine's, of any branch; admission and hits are that branch's
         "finish_ns",
         "prompt_tokens",
         "output_tokens",  # of all answers together
@@ -30,7 +30,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "hit_tokens",  # of the prompt, found in the prefix cache when first admitted
         "preemptions",
         "priority",
-        "ttft_ns",
+        "beam",  # width of the search that found the answers, or 0
+        "ttft_ns",  # of a search: until it ends
         *(f"{part}_ns" for part in PARTS),
         "saved_by_prefix_ns",
     ),
@@ -41,13 +42,15 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "replica",
         "first_step",
         "steps",
-        "start_ns",
+        "planned_ns",  # when the first of them was decided: as it starts, but for batches in flight
+        "start_ns",  # with several batches in flight, when the one before ended, if that is later
         "end_ns",
         "limit",  # sim.plan.Limit
         "running",
         "waiting",  # when the first step was decided
         "decodes",  # sequences that compute one token in each step
         "decode_context",  # tokens they attend to in the first step
+        "wasted",  # of the decodes: those of answers that ended while the step was in flight
         "chunks",
         "chunk_tokens",
         "admitted",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from sim.kv.cache import KVCache
 from sim.latency import LatencyModel
 from sim.log import NOBODY, Log
 from sim.memory import Levels, Memory, Pool, Slots, recount, slots_of
-from sim.plan import Departure, Fork, Plan, Takes
+from sim.parting import Fork
+from sim.plan import Departure, Plan, Takes
 from sim.record import Records
 from sim.request import BRANCHES, Request, Sequence
 from sim.rows import make_tables
@@ -51,13 +54,18 @@ class Recorder:
         self._note_departure = log.departures.fromlist
         self._note_fork = log.forks.fromlist
         self._note_copy = log.copies.fromlist
-        self._decision = 0
-        self._head: tuple[int, ...] = ()
-        """What is known of the decision since it was made."""
+        self._decisions = 0
+        """Made so far that became steps; of them"""
+        self._ran = 0
+        """so many have run."""
+        self._heads: deque[tuple[int, ...]] = deque()
+        """What is known of the others since they were made."""
         self._decoding: dict[Sequence, None] = {}
         """Sequences that have a token and stay."""
         self._paused: dict[Sequence, None] = {}
         """Those of them that the latest plan left out."""
+        self._ended_in_flight: dict[Sequence, int] = {}
+        """Sequences whose answers have ended, and the last decision that may be about them."""
         self._final_tokens: dict[int, int] = {}
         """By sequence: the tokens that it will ever have computed."""
         self._recounts: list[tuple[int, Slots[int]]] = []
@@ -66,8 +74,8 @@ class Recorder:
         self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
     ) -> None:
         index, prompt_tokens = sequence.index, sequence.prompt_tokens
-        wanted_tokens, priority = request.output_tokens, sequence.priority
-        self._note_arrival([index, now_ns, prompt_tokens, answer_tokens, wanted_tokens, priority])
+        asked = (request.output_tokens, sequence.priority, request.beam)
+        self._note_arrival([index, now_ns, prompt_tokens, answer_tokens, *asked])
         self._final_tokens[index] = prompt_tokens + answer_tokens - 1
         self._names[index % BRANCHES] = (request.id, request.tenant, request.session)
 
@@ -76,19 +84,30 @@ class Recorder:
 
     def began(self, plan: Plan, now_ns: int) -> None:
         scheduler, decodes, head = self._scheduler, plan.decodes, plan.refused
-        kv = scheduler.kv
+        kv, decision = scheduler.kv, self._decisions
+        if plan.is_idle:
+            return
+        self._decisions += 1
         for departure in plan.preempted:
-            self._leaves(departure, stay=departure.sequence.preemptions - 1, finished=0)
+            stay = departure.sequence.preemptions - 1
+            self._leaves(departure, decision=decision, stay=stay, finished=0)
         for sequence, hit_tokens, woken_blocks, _ in plan.admitted:
             index, stay = sequence.index, sequence.preemptions
             room = len(sequence.blocks) if kv.reserves else 0
-            self._note_admission([self._decision, index, stay, hit_tokens, woken_blocks, room])
+            self._note_admission([decision, index, stay, hit_tokens, woken_blocks, room])
         for _, _, sequence, position in plan.copies:
-            self._note_copy([self._decision, sequence.index, position])
+            self._note_copy([decision, sequence.index, position])
         if self._paused or len(decodes) != len(self._decoding):
             self._note_pauses(plan)
-        self._head = (
+        completing = plan.completing
+        for sequence, computed_before, n in plan.chunks:
+            index, stay, completes = sequence.index, sequence.preemptions, sequence in completing
+            self._note_chunk([decision, index, stay, computed_before, n, completes])
+        for sequence in completing:
+            self._decoding[sequence] = None
+        facts = (
             plan.step,
+            self._ran,
             now_ns,
             plan.limit,
             NOBODY if head is None else head.index,
@@ -101,49 +120,51 @@ class Recorder:
             kv.idle_blocks,
             kv.free_blocks if head is not None and kv.is_scattered(head) else 0,
         )
+        self._heads.append(facts)
 
     def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
-        kv, steps = self._scheduler.kv, len(ends_ns)
+        if plan.is_idle:
+            return
+        kv, steps, head = self._scheduler.kv, len(ends_ns), self._heads.popleft()
         self._note_step_ends(ends_ns)
         self._note_decision(
             [
-                *self._head,
+                *head,
                 steps,
+                start_ns,
                 ends_ns[-1],
                 kv.free_blocks,
                 kv.idle_blocks,
                 kv.evicted_blocks,
+                self._count_wasted(plan) if self._ended_in_flight else 0,
             ]
         )
         if takes.offsets:
-            rows = ([self._decision] * len(takes.offsets), *takes)
+            rows = ([self._ran] * len(takes.offsets), *takes)
             for column, values in zip(self._log.takes, rows, strict=True):
                 column.fromlist(values)
-        for sequence, computed_before, n in plan.chunks:
-            index, stay = sequence.index, sequence.preemptions
-            completes = sequence.computed == sequence.num_tokens
-            if completes:
-                self._decoding[sequence] = None
-            self._note_chunk([self._decision, index, stay, computed_before, n, completes])
         if (plan.step + steps) // self._check_every > plan.step // self._check_every:
-            self.check()
-        self._decision += 1
+            self._recount(external=head[-1])
+        self._ran += 1
 
     def forked(self, forks: list[Fork], now_ns: int) -> None:
         final_tokens = self._final_tokens
         for parent, child in forks:
-            self._note_fork([self._decision - 1, child.index, child.computed])
+            self._note_fork([self._ran - 1, child.index, child.computed])
             self._decoding[child] = None
             final_tokens[child.index] = final_tokens[parent.index]
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
         for departure in departures:
-            self._leaves(departure, stay=departure.sequence.preemptions, finished=1)
-            del self._final_tokens[departure.sequence.index]
+            sequence = departure.sequence
+            self._leaves(departure, decision=self._ran - 1, stay=sequence.preemptions, finished=1)
+            del self._final_tokens[sequence.index]
+            if self._heads:
+                self._ended_in_flight[sequence] = self._decisions - 1
 
     def close(self) -> None:
         """The run is over: work out its tables, and compare them with what was recounted."""
-        self.check()
+        self._scheduler.check()
         kv = self._scheduler.kv
         facts = self._log.read(kv)
         self._log = Log()
@@ -155,22 +176,25 @@ class Recorder:
             assert counted == booked, f"decision {decision}: recounted {counted}, booked {booked}"
         self._records.add(tables, memory.slot_ns)
 
-    def check(self) -> None:
+    def _recount(self, *, external: int) -> None:
         """Raise AssertionError where the scheduler's books do not balance. Slow."""
         self._scheduler.check()
-        if self._final_tokens:
-            kv, running = self._scheduler.kv, self._scheduler.running
-            slots = recount(kv, running, self._final_tokens, external=self._head[-1])
-            self._recounts.append((self._decision, slots))
+        kv, running = self._scheduler.kv, self._scheduler.running
+        slots = recount(kv, running, self._final_tokens, external=external)
+        self._recounts.append((self._ran, slots))
 
-    def _leaves(self, departure: Departure, *, stay: int, finished: int) -> None:
+    def _leaves(self, departure: Departure, *, decision: int, stay: int, finished: int) -> None:
         sequence, computed, _, shared = departure
-        # A preemption belongs to the plan that begins, a finish to the one that just ran.
-        decision = self._decision - finished
         index, generated = sequence.index, sequence.generated
         self._note_departure([decision, index, stay, computed, shared, generated, finished])
         self._decoding.pop(sequence, None)
         self._paused.pop(sequence, None)
+
+    def _count_wasted(self, plan: Plan) -> int:
+        ended = self._ended_in_flight
+        wasted = sum(sequence in ended for sequence in plan.decodes)
+        self._ended_in_flight = {seq: last for seq, last in ended.items() if last > self._ran}
+        return wasted
 
     def _note_pauses(self, plan: Plan) -> None:
         """A decode may be left out of a plan, and be there again later."""
@@ -179,7 +203,7 @@ class Recorder:
             paused = sequence not in there
             if paused == (sequence in self._paused):
                 continue
-            row = [self._decision, sequence.index, sequence.preemptions, paused]
+            row = [self._decisions - 1, sequence.index, sequence.preemptions, paused]
             self._log.pauses.fromlist(row)
             if paused:
                 self._paused[sequence] = None

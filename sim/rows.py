@@ -7,7 +7,7 @@ from enum import IntEnum
 import numpy as np
 
 from sim.latency import LatencyModel
-from sim.log import Facts, Integers
+from sim.log import Facts, Integers, spans
 from sim.memory import Levels, Memory, Pool, Slots, account, slots_of
 from sim.request import BRANCHES
 from sim.stays import Segments, Stays
@@ -89,12 +89,14 @@ def _requests(
     row, finish = sooner[first[order]], finished[last[order]]
     parts = {f"{part}_ns": values[row] for part, values in ttft.parts.items()}
     parts["host_ns"] = parts["host_ns"] + front_end_ns
+    first_token_ns = ttft.first_token_ns[row]
+    first_shown_ns = first_token_ns + parts["search_ns"]
     return {
         "request": request[order],
         "branches": branches,
         "arrival_ns": arrivals.arrival_ns[row],
         "admit_ns": ttft.admit_ns[row],
-        "first_token_ns": ttft.first_token_ns[row],
+        "first_token_ns": first_token_ns,
         "finish_ns": facts.decisions.end_ns[left.decision[finish]],
         "prompt_tokens": arrivals.prompt_tokens[row],
         "output_tokens": total(whole * left.generated[finished]),
@@ -102,7 +104,8 @@ def _requests(
         "hit_tokens": ttft.hit_tokens[row],
         "preemptions": total(left.stay[finished]),
         "priority": arrivals.priority[row],
-        "ttft_ns": (ttft.first_token_ns - arrivals.arrival_ns)[row] + front_end_ns,
+        "beam": arrivals.beam[row],
+        "ttft_ns": first_shown_ns - arrivals.arrival_ns[row] + front_end_ns,
         **parts,
         "saved_by_prefix_ns": ttft.saved_by_prefix[row],
     }
@@ -132,7 +135,10 @@ def _steps(facts: Facts, memory: Memory) -> dict[str, Columns]:
     evicted = np.diff(decisions.evicted, prepend=0)
     eventful = (admitted + chunk_rows + preempted) > 0
     same = (np.diff(decisions.limit) == 0) & (np.diff(decisions.decodes) == 0)
+    same &= np.diff(decisions.wasted) == 0
     same &= np.diff(decisions.external > 0) == 0  # so that levels are straight within a row
+    start_ns, end_ns = spans(decisions)
+    same &= start_ns[1:] == end_ns[:-1]
     goes_on = same & ~eventful[1:] & ~eventful[:-1] & (finished[:-1] == 0)
     first = np.flatnonzero(np.concatenate([[True], ~goes_on])[:n])
     last = np.append(first[1:], n)[: len(first)] - 1
@@ -143,13 +149,15 @@ def _steps(facts: Facts, memory: Memory) -> dict[str, Columns]:
     steps = {
         "first_step": decisions.step[first],
         "steps": total(decisions.steps),
-        "start_ns": decisions.start_ns[first],
-        "end_ns": decisions.end_ns[last],
+        "planned_ns": decisions.planned_ns[first],
+        "start_ns": start_ns[first],
+        "end_ns": end_ns[last],
         "limit": decisions.limit[first],
         "running": decisions.running[first],
         "waiting": decisions.waiting[first],
         "decodes": decisions.decodes[first],
         "decode_context": decisions.context[first],
+        "wasted": decisions.wasted[first],
         "chunks": chunk_rows[first],
         "chunk_tokens": count(chunks.decision, chunks.tokens)[first],
         "admitted": admitted[first],

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.log import Facts, Integers
+from sim.log import Facts, Integers, Pauses
 
 NEVER = 1 << 62
 
@@ -60,7 +60,10 @@ class Stays:
         computed = np.zeros(len(self), dtype=np.int64)
         computed[completed] = (facts.chunks.computed_before + facts.chunks.tokens)[done]
 
-        pauses, left, forks = facts.pauses, facts.departures, facts.forks
+        left, forks = facts.departures, facts.forks
+        ends_stay = left.computed > 0
+        gone = self.rows(left.sequence, left.stay)[ends_stay]
+        pauses = self._pauses(facts, gone, left.decision[ends_stay])
         forked = self.rows(forks.sequence, 0 * forks.sequence)
         computed[forked] = forks.computed
         paused = self.rows(pauses.sequence, pauses.stay)
@@ -69,8 +72,7 @@ class Stays:
         begin_step = steps[np.concatenate([facts.chunks.decision[done], pauses.decision[~away]])]
         forked_step = (steps + lengths - 1)[forks.decision]
         begin_step = np.concatenate([begin_step, forked_step])
-        gone = self.rows(left.sequence, left.stay)
-        gone_step = steps[left.decision] + left.finished * lengths[left.decision]
+        gone_step = (steps[left.decision] + left.finished * lengths[left.decision])[ends_stay]
         # Who leaves in a pause, or before its tokens were all computed, ends no segment.
         count = np.bincount(begin, minlength=len(self))
         ends_one = (count > np.bincount(paused[away], minlength=len(self)))[gone]
@@ -84,3 +86,11 @@ class Stays:
         before = tokens.cumsum() - tokens
         earlier = before - before[stay.searchsorted(stay)]
         return Segments(stay, first, tokens, computed[stay] + earlier)
+
+    def _pauses(self, facts: Facts, gone: Integers, last: Integers) -> Pauses:
+        """Those within a stay: batches in flight when an answer ends do not matter any more."""
+        last_decision = np.empty(len(self), dtype=np.int64)
+        last_decision[gone] = last
+        pauses = facts.pauses
+        within = pauses.decision <= last_decision[self.rows(pauses.sequence, pauses.stay)]
+        return Pauses(*(column[within] for column in pauses))

@@ -10,6 +10,9 @@ one part, as docs/reference/metrics.md defines them:
 - admitted but without a chunk in a step: interference;
 - preempted until it resumes: preemption.
 
+The answers of a beam search are known when it ends. Its TTFT lasts until then, and what comes after
+the engine's first token is one part: search.
+
 Nobody's waiting is counted step by step: one clock per cause runs for all who wait, and a
 request reads the clocks when it joins the queue and when it leaves.
 """
@@ -24,6 +27,7 @@ from numpy.typing import NDArray
 
 from sim.latency import LatencyModel
 from sim.log import NOBODY, Facts, Integers
+from sim.request import BRANCHES
 from sim.stays import Stays
 
 
@@ -51,6 +55,7 @@ PARTS = (
     "preemption",
     "transfer",
     "host",
+    "search",
 )
 
 
@@ -60,6 +65,7 @@ class Ttft(NamedTuple):
     admit_ns: Integers
     """Start of the first step with a chunk of it."""
     first_token_ns: Integers
+    """The engine's."""
     parts: dict[str, Integers]
     """In the order of PARTS."""
     hit_tokens: Integers
@@ -118,31 +124,45 @@ def explain_ttft(facts: Facts, stays: Stays, latency: LatencyModel, alone_ns: In
     preemption = by_request(request, again_ns) + away
     parts = (flight, *causes, own)
     interference = first_token_ns - admit_ns - own - preemption - host
+    search = np.where(arrivals.beam > 0, _last_token_ns(facts) - first_token_ns, 0)
     hit_tokens = stays.hit_tokens[firsts]
     return Ttft(
         admit_ns,
         first_token_ns,
-        dict(zip(PARTS, (*parts, interference, preemption, 0 * own, host), strict=True)),
+        dict(zip(PARTS, (*parts, interference, preemption, 0 * own, host, search), strict=True)),
         hit_tokens,
         latency.alone(0 * hit_tokens, hit_tokens),
     )
+
+
+def _last_token_ns(facts: Facts) -> Integers:
+    """When the last of a request's branches ends; 0 for a branch that is queued by itself."""
+    left = facts.departures
+    done = left.finished == 1
+    last_ns = np.zeros(len(facts.arrivals.sequence), dtype=np.int64)
+    row = facts.arrivals.sequence.searchsorted(left.sequence[done] % BRANCHES)
+    np.maximum.at(last_ns, row, facts.decisions.end_ns[left.decision[done]])
+    return last_ns
 
 
 def _queue(facts: Facts, admitted: Integers) -> tuple[Integers, list[Integers]]:
     """The wait before the decision that admitted each request: for the step in flight to end,
     and by Cause."""
     decisions, arrival_ns = facts.decisions, facts.arrivals.arrival_ns
-    duration_ns = decisions.end_ns - decisions.start_ns
+    # Until the next one begins to run, whoever waits waits because of this one.
+    duration_ns = np.diff(decisions.start_ns, append=decisions.end_ns[-1:])
     reason = _CAUSE[decisions.limit]
     has_head = decisions.refused != NOBODY
     cause = np.where(has_head, Cause.BEHIND, reason)
 
-    # The first step to end at or after the arrival: it was running, or starts just now.
-    step = facts.step_ends.searchsorted(arrival_ns)
-    during = decisions.step.searchsorted(step, side="right") - 1
-    repeats = step > decisions.step[during]
-    start_ns = np.where(repeats, facts.step_ends[step - 1], decisions.start_ns[during])
-    joined_ns = np.where(start_ns < arrival_ns, facts.step_ends[step], arrival_ns)
+    # The first step that was decided, or begun to be repeated, at or after the arrival.
+    step = facts.step_ends.searchsorted(arrival_ns) + 1
+    decided = decisions.planned_ns.searchsorted(arrival_ns)
+    under_way = np.maximum(decided - 1, 0)
+    offset = step - decisions.step[under_way]
+    repeats = (offset > 0) & (offset < decisions.steps[under_way])
+    during = np.where(repeats, under_way, decided)
+    joined_ns = np.where(repeats, facts.step_ends[step - 1], decisions.start_ns[during])
     since_ns = joined_ns - decisions.start_ns[during]
 
     clocks = [np.where(cause == each, duration_ns, 0) for each in Cause]

@@ -66,13 +66,9 @@ class World:
         answer_tokens = self._answer_tokens
         ended = [
             sequence
-            for sequence in _giving_first(plan)
-            if sequence.generated + 1 == answer_tokens[sequence]
-        ]
-        ended += [
-            sequence
-            for sequence in plan.decodes
-            if sequence.generated + 1 == answer_tokens[sequence]
+            for sequence in (*plan.completing, *plan.decodes)
+            # Of a batch in flight, somebody's answer may have ended meanwhile.
+            if sequence.generated + 1 == answer_tokens.get(sequence)
         ]
         ended += [child for child in self._born if child.generated == answer_tokens[child]]
         self._born.clear()
@@ -100,11 +96,10 @@ class CalendarWorld(World):
 
     def ended(self, plan: Plan, k: int) -> list[Sequence]:
         calendar = self._calendar
-        if plan.chunks:
-            for sequence in _giving_first(plan):
-                last = plan.step + self._answer_tokens[sequence] - sequence.generated - 1
-                entry = (last, sequence.admission, sequence.preemptions, sequence)
-                heapq.heappush(calendar, entry)
+        for sequence in plan.completing:
+            last = plan.step + self._answer_tokens[sequence] - sequence.generated - 1
+            entry = (last, sequence.admission, sequence.preemptions, sequence)
+            heapq.heappush(calendar, entry)
         last_step = plan.step + k - 1
         ended = []
         while calendar and calendar[0][0] <= last_step:
@@ -113,8 +108,3 @@ class CalendarWorld(World):
                 ended.append(sequence)
                 del self._answer_tokens[sequence]
         return ended
-
-
-def _giving_first(plan: Plan) -> list[Sequence]:
-    """Sequences whose chunk completes them, so that the step gives a token."""
-    return [sequence for sequence, _, _ in plan.chunks if sequence.computed == sequence.num_tokens]

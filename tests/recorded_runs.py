@@ -27,6 +27,19 @@ SYNCHRONOUS = (
     "s7_bursts_same_instant",
     "s8_same_block_other_prefix",
 )
+IN_FLIGHT = (
+    "a1_async_ample",
+    "a1b_async_nosleep",
+    "a2_async_tight",
+    "a3_async_chat",
+    "a4_async_priority",
+    "a5_async_long_prompts",
+    "a6_async_bursts",
+    "b1_pp2_sync",
+    "b2_pp4_sync_tight",
+    "b3_pp2_async",
+)
+"""With two to four batches in flight."""
 STEP_LOGS = ("q-m70", "q-m70-rep2", "q-over", "q-tight2")
 
 

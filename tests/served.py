@@ -12,12 +12,13 @@ import simpy
 from experiments.context import Context
 from experiments.tables import make_frames
 from sim.cluster import Cluster, RoundRobin
-from sim.engine import Engine, Observer
+from sim.engine import Engine
 from sim.executor import Simulated
 from sim.kv.cache import KVCache
 from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
 from sim.latency import LatencyModel, Linear
+from sim.observer import Observer
 from sim.record import Records
 from sim.recorder import Recorder
 from sim.request import Request
@@ -25,7 +26,7 @@ from sim.scheduling.orders import Fcfs, Priority
 from sim.scheduling.versions import VERSIONS
 from sim.scheduling.vllm import Limits, VllmScheduler
 from sim.world import World
-from tests.worlds import SmallWorld, branching_of
+from tests.worlds import SmallWorld, branching_of, flying
 
 Frames = dict[str, pd.DataFrame]
 ROOMY = Limits(max_num_seqs=8, max_num_batched_tokens=64)
@@ -45,6 +46,9 @@ class Server:
     replicas: int = 1
     front_end_ns: int = 0
     check_every: int = 1000
+    asynchronous: bool = False
+    stages: int = 1
+    sleep_ns: int = 0
     forks: bool = False
     beam_spread: float = 1.0
     watch: Callable[[VllmScheduler], Observer] | None = None
@@ -71,6 +75,9 @@ class Server:
             "version": world.version,
             "max_model_len": world.max_model_len,
             "replicas": world.replicas,
+            "asynchronous": world.asynchronous,
+            "stages": world.stages,
+            "sleep_ns": world.sleep_ns,
             "forks": world.forks,
             "latency": latency,
         }
@@ -96,7 +103,9 @@ def serve(requests: Iterable[Request], server: Server) -> tuple[Frames, Context]
         )
         if server.cache is not None:
             kv = server.cache(world)
-        scheduler = (server.scheduler or VllmScheduler)(
+        depth = server.stages + server.asynchronous
+        policy = flying(server) if depth > 1 else server.scheduler or VllmScheduler
+        scheduler = policy(
             kv=kv,
             order=Priority() if server.priority else Fcfs(),
             limits=server.limits,
@@ -127,6 +136,9 @@ def serve(requests: Iterable[Request], server: Server) -> tuple[Frames, Context]
                     replica=replica,
                 ),
                 replica=replica,
+                depth=depth,
+                stages=server.stages,
+                empty_step_sleep_ns=server.sleep_ns,
             )
         )
     cluster = Cluster(env, engines, router=RoundRobin())

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.conservation import check
+from experiments.metrics import summarize
 from sim.beams import Search
 from sim.request import Request, Sequence
 from sim.rows import Event
 from sim.scheduling.vllm import Limits
 from tests.served import Server, ask, serve
+from tests.test_ttft_parts import parts_of, recorded
+from tests.ttft_replay import recompute
+from tests.worlds import several_answers
 
 ROOMY = Limits(max_num_seqs=64, max_num_batched_tokens=1000)
 SERVER = Server(num_gpu_blocks=500, limits=ROOMY, forks=True, check_every=1)
@@ -125,3 +131,51 @@ def test_a_beam_that_was_preempted_goes_on_by_itself() -> None:
     check(frames, context)
     assert frames["requests"]["preemptions"].sum() > 0
     assert frames["requests"]["output_tokens"].tolist() == [60] * 3
+
+
+def test_the_answers_of_a_search_come_at_its_end() -> None:
+    """10 tokens; then 2 at contexts of 11 and of 12: 1,110 + 1,042 + 1,044 ns, and 5 in front."""
+    server = Server(forks=True, front_end_ns=5)
+    frames, context = serve([ask(0, at_ns=50, output=3, beam=2)], server)
+    (row,) = frames["requests"].to_dict("records")
+    assert (row["first_token_ns"], row["finish_ns"]) == (1160, 1160 + 1042 + 1044)
+    assert (row["beam"], row["branches"]) == (2, 2)
+    assert parts_of(frames, 0) == {"own": 1110, "host": 5, "search": 2086}
+    assert row["ttft_ns"] == 1110 + 5 + 2086
+    summary = summarize(frames, context)
+    said = summary["latency_ms"]
+    assert said["e2e"]["mean"] == said["ttft"]["mean"] == 3201e-6
+    assert said["tpot"] == said["itl"] == {"count": 0}
+    assert "beam search, from its first token to its end" in summary["verdicts"]["ttft"]
+
+
+def test_a_search_delays_what_samples_stream() -> None:
+    """The two in turn: the samples' gaps count, those inside the search do not."""
+    requests = [ask(0, output=4, n=2), ask(1, at_ns=10**6, output=4, beam=2)]
+    frames, context = serve(requests, Server(forks=True))
+    samples, search = frames["requests"].sort_values("request").to_dict("records")
+    assert samples["search_ns"] == 0
+    assert samples["ttft_ns"] == samples["first_token_ns"]
+    assert search["ttft_ns"] == search["finish_ns"] - search["arrival_ns"]
+    latencies = summarize(frames, context)["latency_ms"]
+    assert (latencies["itl"]["count"], latencies["tpot"]["count"]) == (2 * 3, 1)
+    context["config"]["slo"] = {"tpot_ms": 1e-9, "ttft_ms": search["ttft_ns"] / 1e6}
+    goodput = summarize(frames, context)["throughput"]["goodput"]
+    assert goodput["requests"] == 1  # the search: it keeps any TPOT
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32))
+def test_the_parts_of_a_search_are_those_recomputed(seed: int) -> None:
+    """Also where beams are preempted, and where they run beside others."""
+    world = several_answers(random.Random(seed), forks=True)
+    requests = [
+        replace(request, n=1, beam=2 + at % 3) if at % 2 else request
+        for at, request in enumerate(world.requests)
+    ]
+    limits = replace(world.limits, max_num_seqs=max(4, world.limits.max_num_seqs))
+    server = Server.of(replace(world, limits=limits, replicas=1), check_every=20)
+    frames, context = serve(requests, server)
+    check(frames, context)
+    if len(frames["requests"]):
+        assert recorded(frames) == recompute(frames, server)

@@ -113,7 +113,15 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, message: s
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"async_scheduling": True}, "batches in flight are not simulated yet"),
+        (
+            {"async_scheduling": True, "kv_cache": "contiguous"},
+            "engine.async_scheduling: leaves several batches in flight; allowed with"
+            " kv_cache.kind contiguous: one",
+        ),
+        (
+            {"pipeline_parallel_size": 2, "scheduler": "static"},
+            "engine.pipeline_parallel_size: leaves several batches in flight",
+        ),
         (
             {"num_gpu_blocks_override": 9, "kv_cache_memory_bytes": 10**9},
             "engine.kv_cache_memory_bytes: contradicts num_gpu_blocks_override",
@@ -121,12 +129,6 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, message: s
         (
             {"watermark": 0.1, "scheduler": {"version": "0.19"}},
             "engine.watermark: vLLM 0.19 has no such option",
-        ),
-        ({"loop": "fast", "kv_cache": "naive"}, "engine.loop: found 'fast'"),
-        ({"loop": "fast", "scheduler": "static"}, "engine.loop: found 'fast'"),
-        (
-            {"loop": "fast", "scheduling_policy": "priority", "scheduler": {"version": "0.32"}},
-            "engine.loop: found 'fast'; allowed with scheduling_policy priority of version 0.32:",
         ),
         (
             {"kv_cache": "naive", "enable_prefix_caching": True},
@@ -350,7 +352,6 @@ def test_the_schema_knows_the_options() -> None:
     ("engine", "message"),
     [
         ({"kv_cache": "contiguous"}, "parallel_sampling: found 'fork'; allowed with kv_cache.kind"),
-        ({"loop": "fast"}, "loop: found 'fast'; allowed with parallel_sampling fork: 'plain'"),
         ({"beam_spread": -1}, "beam_spread"),
     ],
 )

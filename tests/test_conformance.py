@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from experiments.comparison import compare
 from experiments.conformance import main
 from experiments.recorded import RecordedRun, RecordingError, read_run
-from tests.recorded_runs import GOLDEN, HERE, STEP_LOGS, SYNCHRONOUS, golden
+from tests.recorded_runs import GOLDEN, HERE, IN_FLIGHT, STEP_LOGS, SYNCHRONOUS, golden
 from tests.shared import SHARED, needs_shared
 
 LOCAL = sorted(folder.name for folder in HERE.iterdir())
@@ -30,10 +30,7 @@ def assert_identical(run: RecordedRun, loop: str) -> None:
 @pytest.mark.parametrize("loop", ["plain", "fast"])
 @pytest.mark.parametrize("name", LOCAL)
 def test_runs_that_come_with_the_tests(name: str, loop: str) -> None:
-    run = golden(name)
-    if loop == "fast" and run.config.engine.scheduling_policy == "priority":
-        loop = "plain"  # the fast loop knows no priorities
-    assert_identical(run, loop)
+    assert_identical(golden(name), loop)
 
 
 @needs_shared
@@ -41,9 +38,16 @@ def test_runs_that_come_with_the_tests(name: str, loop: str) -> None:
 def test_every_synchronous_run(name: str) -> None:
     run = golden(name)
     assert run.outcomes
+    for loop in ("plain", "fast"):
+        assert_identical(run, loop)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", IN_FLIGHT)
+def test_every_run_with_batches_in_flight(name: str) -> None:
+    run = golden(name)
+    assert run.config.engine.batches_in_flight > 1
     assert_identical(run, "plain")
-    if run.config.engine.scheduling_policy == "fcfs":
-        assert_identical(run, "fast")
 
 
 @needs_shared
@@ -122,7 +126,20 @@ def test_unusable_folders(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
+def test_step_logs_with_batches_in_flight_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "steps.csv").touch()
+    for option in ('"async_scheduling": true', '"pipeline_parallel_size": 2'):
+        (tmp_path / "options.json").write_text(f'{{"engine": {{{option}}}}}')
+        with pytest.raises(RecordingError, match="several batches in flight"):
+            read_run(tmp_path)
+
+
 @needs_shared
-def test_runs_with_batches_in_flight_are_refused() -> None:
-    with pytest.raises(RecordingError, match="several batches in flight"):
-        read_run(GOLDEN / "a1_async_ample")
+def test_a_queue_of_another_depth_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(GOLDEN / "b3_pp2_async", folder)
+    options = json.loads((folder / "options.json").read_text())
+    options["engine"]["batch_queue_depth"] = 2
+    (folder / "options.json").write_text(json.dumps(options))
+    with pytest.raises(RecordingError, match=r"batch_queue_depth: found 2; allowed .* 3"):
+        read_run(folder)

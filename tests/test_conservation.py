@@ -100,6 +100,13 @@ CORRUPTIONS = {
         ],
         "queue parts",
     ),
+    "a search took time, and none was made": (
+        lambda frames, context: [
+            change("requests", "search_ns", 1)(frames, context),
+            change("requests", "own_ns", -1)(frames, context),
+        ],
+        "search_ns is not",
+    ),
     "admitted before it came": (change("requests", "arrival_ns", 10**6), "time runs back"),
     "finished at another time": (change("requests", "finish_ns"), "finish_ns is not"),
     "an answer is longer": (change("requests", "output_tokens"), "lost or computed too often"),

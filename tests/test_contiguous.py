@@ -8,15 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from sim.contract import check_kv_cache
-from sim.kv.contiguous import (
-    Contiguous,
-    Reserve,
-    oracle_exact,
-    oracle_pow2,
-    reserve_max,
-    reserve_now,
-)
-from sim.kv.space import Buddies, Holes, Space
+from sim.kv.contiguous import Contiguous, Reserve, reserve_max, reserve_now
+from sim.kv.space import Holes
 from sim.plan import Limit
 from sim.request import Request
 from sim.rows import Event
@@ -24,19 +17,7 @@ from sim.scheduling.static import StaticBatching
 from sim.scheduling.vllm import Limits
 from sim.world import World
 from tests.served import Frames, Server, ask, serve
-from tests.worlds import small_world
-
-SPACES: dict[str, Callable[[int], Space]] = {
-    "first_fit": lambda size: Holes(size, best=False),
-    "best_fit": lambda size: Holes(size, best=True),
-    "buddy": Buddies,
-}
-RESERVES: dict[str, Callable[[World, int], Reserve]] = {
-    "max_model_len": lambda world, longest: reserve_max(longest),
-    "oracle_pow2": lambda world, longest: oracle_pow2(world.answer_tokens, longest),
-    "oracle_exact": lambda world, longest: oracle_exact(world.answer_tokens),
-    "prompt": lambda world, longest: reserve_now,
-}
+from tests.worlds import RESERVES, SPACES, small_world
 
 
 def contiguous(

@@ -10,6 +10,7 @@ from calibrate.device import load_device
 from calibrate.model import load_model
 from calibrate.roofline import Roofline
 from sim.contract import check_kv_cache, check_latency_model, check_scheduler
+from sim.fast.steady import Steady, SteadyStatic
 from sim.fast.vllm import FastVllm
 from sim.kv.cache import KVCache
 from sim.kv.paged import Paged
@@ -35,7 +36,7 @@ def test_caches(cache: type[Paged], block_size: int, order: str, seed: int) -> N
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("scheduler", [VllmScheduler, FastVllm])
+@pytest.mark.parametrize("scheduler", [VllmScheduler, FastVllm, Steady, SteadyStatic])
 @pytest.mark.parametrize("order", [Fcfs, Priority])
 def test_schedulers(scheduler: type, order: type, seed: int) -> None:
     if scheduler is FastVllm and order is Priority:

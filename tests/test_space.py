@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.kv.space import Buddies, Holes, Space
+from sim.kv.space import Buddies, Holes
+from tests.worlds import SPACES
 
-SPACES: dict[str, Callable[[int], Space]] = {
-    "first_fit": lambda size: Holes(size, best=False),
-    "best_fit": lambda size: Holes(size, best=True),
-    "buddy": Buddies,
-}
 STEPS = st.lists(st.tuples(st.sampled_from("tttge"), st.integers(1, 40)), max_size=60)
 
 
@@ -53,6 +47,8 @@ def test_nothing_is_given_twice_or_lost(kind: str, size: int, steps: list[tuple[
             space.give_back(piece)
         elif pieces and action == "e":
             piece = pieces.pop(n % len(pieces))
+            hole = next((hole for hole in holes_of(taken) if hole.start == piece.stop), range(0))
+            assert space.above(piece) == (0 if kind == "buddy" else len(hole))
             grown = space.extend(piece, n)
             room = range(piece.stop, piece.stop + n)
             if kind != "buddy":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +14,7 @@ from sim.scheduling.vllm import Limits
 from sim.ttft import PARTS
 from tests.served import Frames, Server, ask, serve
 from tests.ttft_replay import recompute
-from tests.worlds import small_world
+from tests.worlds import in_flight, small_world
 
 
 @dataclass
@@ -55,6 +55,31 @@ def test_parts_are_those_recomputed_from_steps_and_chunks(seed: int, crooked: bo
     frames, _ = serve(world.requests, server)
     if len(frames["requests"]):
         assert recorded(frames) == recompute(frames, server)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32), st.booleans())
+def test_parts_with_two_batches_in_flight(seed: int, crooked: bool) -> None:
+    world = replace(in_flight(random.Random(seed)), asynchronous=True, stages=1)
+    server = Server.of(world)
+    if crooked:
+        base = server.latency
+        assert isinstance(base, Linear)
+        server = Server.of(world, latency=Crooked(base, host_ns=33), front_end_ns=5)
+    frames, _ = serve(world.requests, server)
+    if len(frames["requests"]):
+        assert recorded(frames) == recompute(frames, server)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32))
+def test_parts_add_up_with_pipeline_stages(seed: int) -> None:
+    world = in_flight(random.Random(seed))
+    frames, _ = serve(world.requests, Server.of(world))
+    requests = frames["requests"]
+    parts = requests[[f"{part}_ns" for part in PARTS]].sum(axis=1)
+    assert (parts == requests["ttft_ns"]).all()
+    assert (requests[[f"{part}_ns" for part in PARTS if "queue" in part]] >= 0).all(axis=None)
 
 
 @settings(deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -144,6 +145,21 @@ def test_command_line(small: list[str]) -> None:
     result = CliRunner().invoke(main, [*args, "--set", "engine.scheduling_policy=priority"])
     assert result.exit_code == 0, result.output
     assert "Verified: " in result.stderr
-    result = CliRunner().invoke(main, [*args, "--set", "engine.scheduler=static"])
-    assert result.exit_code == 0, result.output
-    assert "scheduler.kind static is always run step by step" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"scheduler": "static"},
+        {"kv_cache": {"kind": "contiguous", "reserve": "oracle_exact"}},
+        {"kv_cache": {"kind": "contiguous", "reserve": "oracle_pow2"}, "scheduler": "static"},
+        {"parallel_sampling": "fork"},
+        {"scheduling_policy": "priority", "scheduler": {"version": "0.32"}},
+    ],
+    ids=str,
+)
+def test_the_loops_agree_where_the_batch_is_walked(config: Config, engine: dict[str, Any]) -> None:
+    values = config.model_dump()
+    verification = verify(parse_config({**values, "engine": {**values["engine"], **engine}}))
+    assert verification.difference is None
+    assert verification.steps > 3 * verification.fast_decisions

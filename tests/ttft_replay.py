@@ -52,6 +52,9 @@ class _Replay:
         self.gave_way: set[int] = set()
         self.prefilling: set[int] = set()
         self.done: set[int] = set()
+        self.gone: set[int] = set()
+        self.searching: set[int] = set()
+        self.unfinished = requests["branches"].to_dict()
         self.of_step: dict[str, dict[int, list[Any]]] = {"events": {}, "chunks": {}}
         for name, by_step in self.of_step.items():
             for row in tables[name].itertuples():
@@ -59,16 +62,23 @@ class _Replay:
 
     def run(self, steps: pd.DataFrame, ends_ns: list[int]) -> dict[int, dict[str, int]]:
         not_yet = list(self.requests.index)
-        for row in steps.itertuples():
-            start_ns = row.start_ns
-            for step in range(row.first_step, row.first_step + row.steps):
-                while not_yet and self.requests["arrival_ns"][not_yet[0]] <= start_ns:
-                    request = not_yet.pop(0)
-                    flight_ns = start_ns - self.requests["arrival_ns"][request]
-                    self.parts[request]["queue_flight"] += flight_ns
-                    self.queue.append(request)
-                self.step(row, step, ends_ns[step] - start_ns)
-                start_ns = ends_ns[step]
+        unrolled = [
+            (row, step, row.start_ns if step == row.first_step else ends_ns[step - 1])
+            for row in steps.itertuples()
+            for step in range(row.first_step, row.first_step + row.steps)
+        ]
+        starts_ns = [start_ns for _, _, start_ns in unrolled] + ends_ns[-1:]
+        for row, step, start_ns in unrolled:
+            # With two batches in flight a step is decided when the one before it starts.
+            planned_ns = starts_ns[step - 1] if self.server.asynchronous else start_ns
+            if step == row.first_step:
+                planned_ns = row.planned_ns
+            while not_yet and self.requests["arrival_ns"][not_yet[0]] <= planned_ns:
+                request = not_yet.pop(0)
+                flight_ns = start_ns - self.requests["arrival_ns"][request]
+                self.parts[request]["queue_flight"] += flight_ns
+                self.queue.append(request)
+            self.step(row, step, ends_ns[step] - start_ns, starts_ns[step + 1] - start_ns)
         assert self.done >= set(self.requests.index)
         return {
             request: {
@@ -79,12 +89,12 @@ class _Replay:
             for request, parts in self.parts.items()
         }
 
-    def step(self, row: Any, step: int, duration_ns: int) -> None:
+    def step(self, row: Any, step: int, duration_ns: int, until_next_ns: int) -> None:
         events = [
             (Event(e.event), _sequence(e), e.tokens) for e in self.of_step["events"].get(step, [])
         ]
         for event, request, _ in events:
-            if event is Event.PREEMPT:
+            if event is Event.PREEMPT and request not in self.gone:
                 self.queue.insert(0, request)
                 self.gave_way.add(request)
                 self.prefilling.discard(request)
@@ -97,15 +107,28 @@ class _Replay:
                     self.most[request] = max(self.most[request], tokens)
                 if event is Event.ADMIT:
                     self.saved[request] = self.alone(0, tokens)
-        self.wait(row, duration_ns)
+        self.wait(row, until_next_ns)
+        for request in self.searching:
+            self.parts[request]["search"] += duration_ns
         idle = set(self.prefilling)
         for chunk in self.of_step["chunks"].get(step, []):
             if _sequence(chunk) in self.prefilling:
                 idle.remove(_sequence(chunk))
                 self.compute(chunk, duration_ns)
+                if _sequence(chunk) in self.prefilling:
+                    self.parts[_sequence(chunk)]["interference"] += until_next_ns - duration_ns
         for request in idle:
-            self.parts[request]["interference"] += duration_ns
+            self.parts[request]["interference"] += until_next_ns
+        self.gone |= {request for event, request, _ in events if event is Event.FINISH}
+        self.queue = [request for request in self.queue if request not in self.gone]
         self.done |= {request for event, request, _ in events if event is Event.FORK}
+        for event, sequence, _ in events:
+            if event is Event.FINISH and (request := sequence % BRANCHES) in self.searching:
+                self.unfinished[request] -= 1
+                if not self.unfinished[request]:
+                    self.searching.remove(request)
+        for request in self.searching:
+            self.parts[request]["search"] += until_next_ns - duration_ns
 
     def wait(self, row: Any, duration_ns: int) -> None:
         head = self.refused_head(row)
@@ -154,6 +177,8 @@ class _Replay:
         if computed == self.requests["prompt_tokens"][request]:
             self.prefilling.remove(request)
             self.done.add(request)
+            if self.requests["beam"][request]:
+                self.searching.add(request)
 
     def alone(self, computed_before: int, n: int) -> int:
         return int(self.server.latency.alone(computed_before, n))

@@ -9,8 +9,9 @@ one token, two requests that give the same answer.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import simpy
@@ -20,20 +21,45 @@ from sim.branching import Branching, ByForking, Separately
 from sim.cluster import Cluster, LeastOutstanding, RoundRobin
 from sim.engine import Engine
 from sim.executor import Simulated
+from sim.fast.steady import Steady, SteadyStatic
 from sim.fast.vllm import FastVllm
+from sim.kv.cache import KVCache
+from sim.kv.contiguous import (
+    Contiguous,
+    Reserve,
+    oracle_exact,
+    oracle_pow2,
+    reserve_max,
+    reserve_now,
+)
 from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
+from sim.kv.space import Buddies, Holes, Space
 from sim.latency import Counts, Linear, Nanoseconds
-from sim.plan import Departure, Fork, Plan
+from sim.parting import Fork
+from sim.plan import Departure, Plan
 from sim.record import COLUMNS, Records
 from sim.recorder import Recorder
 from sim.request import Request
+from sim.scheduling.in_flight import BatchesInFlight
 from sim.scheduling.orders import Fcfs, Priority
+from sim.scheduling.static import StaticBatching
 from sim.scheduling.versions import VERSIONS
 from sim.scheduling.vllm import Limits, VllmScheduler
 from sim.world import CalendarWorld, World
 
 BLOCK_SIZES = (1, 2, 3, 4, 5, 8, 16, 32)
+SPACES: dict[str, Callable[[int], Space]] = {
+    "first_fit": lambda size: Holes(size, best=False),
+    "best_fit": lambda size: Holes(size, best=True),
+    "buddy": Buddies,
+}
+RESERVES: dict[str, Callable[[World, int], Reserve]] = {
+    "max_model_len": lambda world, longest: reserve_max(longest),
+    "oracle_pow2": lambda world, longest: oracle_pow2(world.answer_tokens, longest),
+    "oracle_exact": lambda world, longest: oracle_exact(world.answer_tokens),
+    "prompt": lambda world, longest: reserve_now,
+}
 
 
 @dataclass(frozen=True)
@@ -51,8 +77,39 @@ class SmallWorld:
     latency: tuple[int, int, int]
     replicas: int
     router: str
+    asynchronous: bool = False
+    stages: int = 1
+    sleep_ns: int = 0
     forks: bool = False
     """What becomes of requests for several answers: one that forks, or several requests."""
+    contiguous: tuple[str, str] | None = None
+    """Of RESERVES and SPACES, over `num_blocks` slots; None for a paged cache."""
+    static: bool = False
+
+    @property
+    def suits_fast_vllm(self) -> bool:
+        unruly = self.priority and VERSIONS[self.version].self_preemption_stops
+        return not (unruly or self.forks or self.contiguous or self.static or self.depth > 1)
+
+    def make_cache(self, world: World) -> KVCache:
+        if self.contiguous:
+            reserve, space = self.contiguous
+            room = RESERVES[reserve](world, self.max_model_len)
+            return Contiguous(SPACES[space](self.num_blocks), reserve=room)
+        cache = PrefixCached if self.prefix_caching else Paged
+        free_order = VERSIONS[self.version].free_order
+        return cache(self.num_blocks, block_size=self.block_size, free_order=free_order)
+
+    def policy(self, *, fast: bool) -> Callable[..., VllmScheduler | FastVllm]:
+        if fast and self.suits_fast_vllm:
+            return FastVllm
+        if self.static:
+            return SteadyStatic if fast else StaticBatching
+        return Steady if fast else VllmScheduler
+
+    @property
+    def depth(self) -> int:
+        return self.stages + self.asynchronous
 
 
 @dataclass
@@ -123,8 +180,13 @@ class Outcome:
             "refused": [(request.id, reason) for request, reason in records.refused],
             "slot_ns": records.slot_ns,
             "blocks": [trail.entries for trail in self.trails],
-            "queues": [list(engine.scheduler.kv.pool.queue()) for engine in self.engines],
+            "free": [_free(engine.scheduler.kv) for engine in self.engines],
         }
+
+
+def _free(kv: Any) -> Any:
+    """The order in which blocks will go out, or the holes."""
+    return vars(kv._space) if isinstance(kv, Contiguous) else list(kv.pool.queue())
 
 
 def serve(
@@ -135,23 +197,27 @@ def serve(
     scheduler: Callable[..., Any] | None = None,
     watch: Callable[[Any], Any] | None = None,
 ) -> Outcome:
-    """Run a world. `fast` takes the fast scheduler where it knows the rules; `watch` makes one
-    more observer for each scheduler."""
+    """Run a world. `fast` takes a scheduler that makes promises; `watch` makes one more observer
+    for each scheduler."""
     env = simpy.Environment()
     records = Records()
     trails, engines = [], []
-    fast = fast and not (world.priority and VERSIONS[world.version].self_preemption_stops)
     base_ns, per_token_ns, per_context_token_ns = world.latency
     latency = Bumpy(
-        base_ns=base_ns, per_token_ns=per_token_ns, per_context_token_ns=per_context_token_ns
+        base_ns=base_ns,
+        per_token_ns=per_token_ns,
+        per_context_token_ns=per_context_token_ns,
+        per_copied_block_ns=17,
     )
     rules = VERSIONS[world.version]
     for replica in range(world.replicas):
-        cache = PrefixCached if world.prefix_caching else Paged
-        kv = cache(world.num_blocks, block_size=world.block_size, free_order=rules.free_order)
-        policy = scheduler or (FastVllm if fast else VllmScheduler)
+        calendar = fast and world.suits_fast_vllm
+        engine_world = (CalendarWorld if calendar else World)(max_model_len=world.max_model_len)
+        policy = scheduler or world.policy(fast=fast)
+        if world.depth > 1:
+            policy = flying(world)
         planner = policy(
-            kv=kv,
+            kv=world.make_cache(engine_world),
             order=Priority() if world.priority else Fcfs(),
             limits=world.limits,
             rules=rules,
@@ -161,7 +227,6 @@ def serve(
         )
         trails.append(Trail(replica))
         own = [] if watch is None else [watch(planner)]
-        engine_world = (CalendarWorld if fast else World)(max_model_len=world.max_model_len)
         engines.append(
             Engine(
                 env,
@@ -171,6 +236,9 @@ def serve(
                 observers=[recorder, trails[-1], *own],
                 branching=branching_of(world.limits, engine_world, forks=world.forks),
                 replica=replica,
+                depth=world.depth,
+                stages=world.stages,
+                empty_step_sleep_ns=world.sleep_ns,
             )
         )
         engines[-1].recorder = recorder  # type: ignore[attr-defined]
@@ -179,6 +247,34 @@ def serve(
     for engine in engines:
         engine.recorder.close()  # type: ignore[attr-defined]
     return Outcome(records, trails, engines)
+
+
+def flying(world: Any) -> Callable[..., BatchesInFlight]:
+    """The scheduler of a world, or of a server, with several batches in flight."""
+    return partial(
+        BatchesInFlight,
+        max_model_len=world.max_model_len,
+        asynchronous=world.asynchronous,
+        stages=world.stages,
+    )
+
+
+def differences(world: SmallWorld) -> list[Any]:
+    """What the two loops leave behind, where it is not the same."""
+    plain = serve(world, check_every=50).content()
+    fast = serve(world, fast=True, check_every=7).content()
+    return [name for name in plain if plain[name] != fast[name]]
+
+
+def tell_apart(worlds: Iterable[SmallWorld]) -> bool:
+    """Do the loops differ, or does one of them fail, in any of these worlds?"""
+    for world in worlds:
+        try:
+            if differences(world):
+                return True
+        except (AssertionError, IndexError, KeyError, ValueError, RuntimeError):
+            return True
+    return False
 
 
 def branching_of(
@@ -203,6 +299,27 @@ def several_answers(rng: random.Random, *, forks: bool, priority: bool | None = 
     if forks and rng.random() < 0.5:
         requests = [replace(r, n=1, beam=r.n if r.n > 1 else 0) for r in requests]
     return replace(world, requests=requests, forks=forks)
+
+
+def in_flight(rng: random.Random) -> SmallWorld:
+    """A small world with two to five batches in flight; some answers end by stop tokens."""
+    world = small_world(rng)
+    longest = world.max_model_len
+    requests = [
+        replace(r, max_tokens=rng.choice([None, r.output_tokens, rng.randint(1, longest)]))
+        for r in world.requests
+    ]
+    asynchronous, stages = rng.choice([(True, 1), (True, 1), (True, 2), (False, 2), (False, 4)])
+    if world.priority:
+        limits = replace(world.limits, scheduler_reserve_full_isl=True)
+        world = replace(world, limits=limits, version="0.33")
+    return replace(
+        world,
+        requests=requests,
+        asynchronous=asynchronous,
+        stages=stages,
+        sleep_ns=rng.choice([0, 7, 50, 1000]),
+    )
 
 
 def small_world(rng: random.Random, *, priority: bool | None = None) -> SmallWorld:

@@ -101,6 +101,8 @@ class FastVllm:
         plan.limit = self._admit_waiting(plan, cap, budget)
         for sequence, _, n in plan.chunks:
             sequence.computed += n
+            if sequence.computed == sequence.num_tokens:
+                plan.completing.append(sequence)
         return plan
 
     def stable_for(self, plan: Plan) -> tuple[int, int | None, bool]:
@@ -132,13 +134,12 @@ class FastVllm:
         return takes
 
     def commit(self, plan: Plan, ended: list[Sequence]) -> list[Departure]:
-        for sequence, _, _ in plan.chunks:
-            if sequence.computed == sequence.num_tokens:
-                sequence.generated += 1
-                sequence.decoding = True
-                del self._partial[sequence]
-                if sequence not in ended:
-                    self.group.join(sequence)
+        for sequence in plan.completing:
+            sequence.generated += 1
+            sequence.decoding = True
+            del self._partial[sequence]
+            if sequence not in ended:
+                self.group.join(sequence)
         departures = []
         for sequence in ended:
             if self.group.withdraw(sequence, in_step=True):

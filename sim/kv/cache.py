@@ -72,8 +72,14 @@ class KVCache(Protocol):
         ...
 
     def grow(self, sequence: Sequence, n: int) -> bool:
-        """Make room for the next n tokens after `sequence.computed`, and let others find
-        the blocks this fills. False, and nothing has changed, where blocks are short."""
+        """Make room for the next n tokens after `sequence.computed`, and let others find the
+        blocks this fills with known tokens. False, and nothing has changed, where blocks are
+        short."""
+        ...
+
+    def publish(self, sequence: Sequence, tokens: int) -> None:
+        """Let others find the blocks that are full with the first `tokens` tokens, whose
+        content is known."""
         ...
 
     def release(self, sequence: Sequence) -> Departure:

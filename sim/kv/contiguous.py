@@ -96,6 +96,17 @@ class Contiguous:
         sequence.blocks = list(grown)
         return True
 
+    def publish(self, sequence: Sequence, tokens: int) -> None:
+        """Nobody looks for anything."""
+
+    def inside(self, sequence: Sequence) -> int:
+        """Slots of its piece that wait for further tokens of it."""
+        return len(self._pieces[sequence]) - sequence.computed
+
+    def above(self, sequence: Sequence) -> int:
+        """Free slots that its piece can grow into; no other piece can."""
+        return self._space.above(self._pieces[sequence])
+
     def release(self, sequence: Sequence) -> Departure:
         piece = self._pieces.pop(sequence)
         if piece:

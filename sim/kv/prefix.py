@@ -38,12 +38,15 @@ class PrefixCached(Paged):
     def grow(self, sequence: Sequence, n: int) -> bool:
         if not super().grow(sequence, n):
             return False
-        full = (sequence.computed + n) // self.block_size
+        self.publish(sequence, min(sequence.computed + n, sequence.num_tokens))
+        return True
+
+    def publish(self, sequence: Sequence, tokens: int) -> None:
+        full = tokens // self.block_size
         if full > sequence.published:
             new = slice(sequence.published, full)
             self.pool.publish(sequence.blocks[new], self._keys(sequence, new.start, new.stop))
             sequence.published = full
-        return True
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
         super().fork(parent, child)

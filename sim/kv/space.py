@@ -20,6 +20,10 @@ class Space(Protocol):
         """A piece of at least this size, or None where there is none."""
         ...
 
+    def above(self, piece: range) -> int:
+        """By how many addresses `extend` can grow the piece."""
+        ...
+
     def extend(self, piece: range, more: int) -> range | None:
         """The piece grown upwards in place, or None, and unchanged, where its neighbour is
         not free."""
@@ -55,12 +59,15 @@ class Holes:
         self._cut(at, size)
         return range(start, start + size)
 
-    def extend(self, piece: range, more: int) -> range | None:
+    def above(self, piece: range) -> int:
         at = bisect_left(self._starts, piece.stop)
         touches = at < len(self._starts) and self._starts[at] == piece.stop
-        if not touches or self._stops[at] - piece.stop < more:
+        return self._stops[at] - piece.stop if touches else 0
+
+    def extend(self, piece: range, more: int) -> range | None:
+        if self.above(piece) < more:
             return None
-        self._cut(at, more)
+        self._cut(bisect_left(self._starts, piece.stop), more)
         return range(piece.start, piece.stop + more)
 
     def give_back(self, piece: range) -> None:
@@ -135,6 +142,9 @@ class Buddies:
             self._insert(order, start + (1 << order))
         self.free -= 1 << order
         return range(start, start + (1 << order))
+
+    def above(self, piece: range) -> int:
+        return 0
 
     def extend(self, piece: range, more: int) -> range | None:
         return None

@@ -76,11 +76,15 @@ class ForkingScheduler(Scheduler, Protocol):
         ...
 
 
+ONE_STEP = 1, None, True
+"""What `stable_for` says where nothing is promised."""
+
+
 class OneStep:
     """For schedulers that promise nothing: every step is decided anew. Always right."""
 
     def stable_for(self, plan: Plan) -> tuple[int, int | None, bool]:
-        return 1, None, True
+        return ONE_STEP
 
     def extend_by(self, plan: Plan, k: int) -> Takes:
         raise AssertionError("nobody promised that the plan repeats")

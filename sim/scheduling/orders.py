@@ -38,6 +38,10 @@ class Order(Protocol):
         """Remove and return the head. IndexError when nobody waits."""
         ...
 
+    def withdraw(self, sequence: Sequence) -> None:
+        """Take one that waits out of the queue. ValueError where it does not. Slow."""
+        ...
+
     def victim(self, running: list[Sequence]) -> int:
         """Index of the running sequence to preempt."""
         ...
@@ -69,6 +73,9 @@ class Fcfs:
     def pop(self) -> Sequence:
         return self._queue.popleft()
 
+    def withdraw(self, sequence: Sequence) -> None:
+        self._queue.remove(sequence)
+
     def victim(self, running: list[Sequence]) -> int:
         return len(running) - 1
 
@@ -92,8 +99,7 @@ class Priority:
         return (entry[-1] for entry in sorted(self._heap))
 
     def add(self, sequence: Sequence) -> None:
-        key = (sequence.priority, sequence.arrival_ns, sequence.id, sequence.index)
-        heapq.heappush(self._heap, (*key, sequence))
+        heapq.heappush(self._heap, (*_rank(sequence), sequence))
 
     add_preempted = add
 
@@ -103,5 +109,13 @@ class Priority:
     def pop(self) -> Sequence:
         return heapq.heappop(self._heap)[-1]
 
+    def withdraw(self, sequence: Sequence) -> None:
+        self._heap.remove((*_rank(sequence), sequence))
+        heapq.heapify(self._heap)
+
     def victim(self, running: list[Sequence]) -> int:
         return max(range(len(running)), key=lambda i: (running[i].priority, running[i].arrival_ns))
+
+
+def _rank(sequence: Sequence) -> tuple[int, int, str, int]:
+    return sequence.priority, sequence.arrival_ns, sequence.id, sequence.index

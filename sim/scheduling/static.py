@@ -19,7 +19,11 @@ class StaticBatching(VllmScheduler):
     def _admit_waiting(self, plan: Plan, cap: int, budget: int) -> Limit:
         self._forming |= not self.running
         if not self._forming:
-            return Limit.SEATS if len(self.order) else Limit.NONE
+            return self._shut()
         limit = super()._admit_waiting(plan, cap, budget)
         self._forming = limit == Limit.TOKENS
         return limit
+
+    def _shut(self) -> Limit:
+        """What closes a step while the batch is complete."""
+        return Limit.SEATS if len(self.order) else Limit.NONE

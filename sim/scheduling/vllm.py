@@ -78,10 +78,7 @@ class VllmScheduler(OneStep):
         budget = self._continue_running(plan, decodes, cap)
         plan.limit = self._admit_waiting(plan, cap, budget)
         plan.copies = self.kv.take_copies()
-        for sequence, _, n in plan.chunks:
-            sequence.computed += n
-        for sequence in decodes:
-            sequence.computed += 1
+        self._count(plan)
         return plan
 
     def commit(self, plan: Plan, ended: list[Sequence]) -> list[Departure]:
@@ -90,10 +87,9 @@ class VllmScheduler(OneStep):
         `ended` are the sequences whose answers ended with these tokens, in the order of
         the plan's rows; they are let go. The last token of an answer is never computed.
         """
-        for sequence, _, _ in plan.chunks:
-            if sequence.computed == sequence.num_tokens:
-                sequence.generated += 1
-                sequence.decoding = True
+        for sequence in plan.completing:
+            sequence.generated += 1
+            sequence.decoding = True
         for sequence in plan.decodes:
             sequence.generated += 1
         if not ended:
@@ -125,7 +121,10 @@ class VllmScheduler(OneStep):
         index = 0
         while index < len(running) and budget > 0:
             sequence = running[index]
-            n = min(sequence.num_tokens - sequence.computed, cap, budget)
+            n = min(self._missing(sequence), cap, budget)
+            if not n:
+                index += 1
+                continue
             while not self.kv.grow(sequence, n):
                 at = self.order.victim(running)
                 victim = running.pop(at)
@@ -136,7 +135,7 @@ class VllmScheduler(OneStep):
                     break
             else:
                 if sequence.decoding:
-                    decodes.add(sequence, context=sequence.num_tokens)
+                    decodes.add(sequence, context=sequence.computed + 1)
                 else:
                     plan.chunks.append(Chunk(sequence, sequence.computed, n))
                 budget -= n
@@ -145,6 +144,10 @@ class VllmScheduler(OneStep):
             if self.rules.self_preemption_stops:
                 break
         return budget
+
+    def _missing(self, sequence: Sequence) -> int:
+        """Tokens that a running sequence could compute now."""
+        return sequence.num_tokens - sequence.computed
 
     def _preempt(self, victim: Sequence) -> Departure:
         """Recompute: all its blocks go back, its tokens stay, it queues to be computed anew."""
@@ -171,7 +174,7 @@ class VllmScheduler(OneStep):
                 return Limit.TOKENS
             if seats == 0:
                 return Limit.SEATS
-            head = self.order.head()
+            head = self._head()
             if head is None:
                 return Limit.NONE
             plan.refused = head
@@ -196,12 +199,24 @@ class VllmScheduler(OneStep):
             budget -= n
             seats -= head.width
 
+    def _head(self) -> Sequence | None:
+        return self.order.head()
+
     def _admit(self, head: Sequence, hit: Hit, plan: Plan) -> None:
         woken = self.kv.admit(head, hit)
         head.computed = hit.tokens
         head.admission = next(self._admissions)
         self.running.append(head)
         plan.admitted.append(Admission(head, hit.tokens, woken, head.preemptions > 0))
+
+    def _count(self, plan: Plan) -> None:
+        """The plan's tokens count as computed."""
+        for sequence, _, n in plan.chunks:
+            sequence.computed += n
+            if sequence.computed == sequence.num_tokens:
+                plan.completing.append(sequence)
+        for sequence in plan.decodes:
+            sequence.computed += 1
 
     def _cap(self) -> int:
         """Most tokens that one sequence may compute in this step."""
@@ -218,7 +233,8 @@ class VllmScheduler(OneStep):
         assert admissions == sorted(set(admissions)), "running is not in admission order"
         assert sum(sequence.width for sequence in self.running) <= self.limits.max_num_seqs
         for sequence in self.running:
-            assert 0 < sequence.computed <= sequence.num_tokens, sequence.id
+            assert sequence.computed > 0, sequence.id
+            assert self._missing(sequence) >= 0, sequence.id
 
 
 def _withdraw(victim: Sequence, plan: Plan, decodes: DecodeList) -> int:

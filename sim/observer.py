@@ -1,0 +1,38 @@
+"""Who watches a replica: recorders, progress bars, debuggers."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sim.parting import Fork
+from sim.plan import Departure, Plan, Takes
+from sim.request import Request, Sequence
+
+
+class Observer(Protocol):
+    """Sees everything that happens on a replica and changes none of it."""
+
+    def arrived(
+        self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
+    ) -> None: ...
+
+    def refused(self, request: Request, reason: str, now_ns: int) -> None: ...
+
+    def began(self, plan: Plan, now_ns: int) -> None:
+        """A plan was made; it runs when those before it have. With several batches in flight it
+        may be idle, and is no step then."""
+        ...
+
+    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
+        """The plan has run, once for each of these ends, its decodes taking these blocks
+        after the first step; nothing was let go yet. Plans come in the order in which they were
+        made. The last end is now: when the tokens are there."""
+        ...
+
+    def forked(self, forks: list[Fork], now_ns: int) -> None:
+        """These sequences have begun, each with a token of the step that just ran."""
+        ...
+
+    def ended(self, departures: list[Departure], now_ns: int) -> None:
+        """These answers are complete, or given up, and their blocks free."""
+        ...
