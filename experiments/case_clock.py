@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["profile", "aiconfigurator", "steps", "replay", "roofline"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_BATCHES_IN_FLIGHT = ("async_scheduling", "pipeline_parallel_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
