@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,13 @@ from numpy.typing import NDArray
 from experiments.case import Case, CaseError
 from experiments.case_events import Event, Instant, Kind, gather_instants
 from experiments.step_count import Count, Tie, count_steps
-from experiments.step_gaps import Step, compare_gaps, guess_from_clock, guess_from_steps
+from experiments.step_gaps import (
+    Step,
+    compare_gaps,
+    guess_from_clock,
+    guess_from_steps,
+    list_doubts,
+)
 from sim.latency import LatencyModel, Nanoseconds
 from sim.request import Request
 
@@ -71,7 +78,9 @@ class Paced:
     def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
         return np.zeros(np.broadcast_shapes(np.shape(computed_before), np.shape(n)), dtype=np.int64)
 
-    def arrived(self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int) -> None:
+    def arrived(
+        self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
+    ) -> None:
         pass
 
     def refused(self, request: Request, reason: str, now_ns: int) -> None:
@@ -104,7 +113,7 @@ def replay_events(case: Case, deployment: Deployment, clock: LatencyModel) -> di
     """How many of the recorded events happen in the same step to the same requests, with the same
     ones running after them; those that do not; and what steps took beside what `clock` says.
 
-    Serving tells which steps have chunks, and that how many fit between two instants: it is
+    Serving tells which steps have chunks, and that how many steps fit between two instants: it is
     repeated until the numbers stay. Raises CaseError where nothing of the kind was recorded.
     """
     if not case.events or case.real["ttft_from_queued"].isna().any():
@@ -114,20 +123,16 @@ def replay_events(case: Case, deployment: Deployment, clock: LatencyModel) -> di
     instants = gather_instants(case.events)
     requests = _list_requests(case)
     ties = _list_ties(instants, case)
-    guesses, doubts = guess_from_clock(
-        instants, case.real, clock, depth=deployment.config.engine.batches_in_flight
-    )
-    count, passes, paced = None, 0, Paced(clock, np.zeros(0, dtype=np.int64))
-    for passes in range(1, _PASSES + 1):
-        before = count
-        count = count_steps(len(instants), ties, guesses, doubts)
-        if before is not None and np.array_equal(before.ended, count.ended):
-            break
+    guesses = guess_from_clock(instants, case, clock)
+    for _ in range(_PASSES):
+        count = count_steps(len(instants), ties, guesses, list_doubts(instants, guesses))
         paced = Paced(clock, _spread(instants, count))
         _serve(deployment, paced, requests)
-        guesses, doubts = guess_from_steps(instants, count, paced.steps)
-    assert count is not None
-    compared = list(_compare(instants, count, paced.seen))
+        compared = list(_compare(instants, count, paced.seen))
+        met = _list_met(instants, compared)
+        before, guesses = guesses, guess_from_steps(instants, count, paced.steps, guesses, met)
+        if [round(guess) for guess in guesses] == [round(guess) for guess in before]:
+            break
     different = [each.tell() for each in compared if each.differs]
     return {
         "instants": len(instants),
@@ -137,15 +142,16 @@ def replay_events(case: Case, deployment: Deployment, clock: LatencyModel) -> di
         "gaps_by_clock": count.guessed,
         "gaps_contradicted": count.contradicted,
         "requests_contradicted": count.broken,
-        "passes": passes,
         "different": different,
-        "step_times": compare_gaps(instants, count, paced.steps),
+        "step_times": compare_gaps(instants, count, paced.steps, met),
     }
 
 
 def _list_requests(case: Case) -> list[Request]:
     """Each arrives when the engine took it in."""
-    queued_ns = (case.real["arrival_ns"] + case.real["ttft"] - case.real["ttft_from_queued"]).round()
+    queued_ns = (
+        case.real["arrival_ns"] + case.real["ttft"] - case.real["ttft_from_queued"]
+    ).round()
     requests = [
         replace(request, arrival_ns=max(0, int(queued_ns[request.id]))) for request in case.requests
     ]
@@ -166,7 +172,9 @@ def _spread(instants: list[Instant], count: Count) -> NDArray[np.int64]:
     """When each step ends, by its number; index 0 is none's. Evenly between two instants."""
     ended, first = np.unique(count.ended, return_index=True)
     known_ns = [instants[at].at_ns for at in first]
-    return np.rint(np.interp(np.arange(ended[-1] + 1), ended, known_ns)).astype(np.int64)
+    ends_ns = np.interp(np.arange(ended[-1] + 1), ended, known_ns)
+    spread: NDArray[np.int64] = np.rint(ends_ns).astype(np.int64)
+    return spread
 
 
 def _serve(deployment: Deployment, paced: Paced, requests: list[Request]) -> None:
@@ -201,7 +209,13 @@ class Compared:
         }
 
 
-def _compare(instants: list[Instant], count: Count, seen: list[Seen]) -> Any:
+def _list_met(instants: list[Instant], compared: list[Compared]) -> list[bool]:
+    """Of each instant, whether all its events happen there."""
+    differing = {id(each.event) for each in compared if each.differs}
+    return [not any(id(event) in differing for event in instant.events) for instant in instants]
+
+
+def _compare(instants: list[Instant], count: Count, seen: list[Seen]) -> Iterator[Compared]:
     places = [
         (int(ended), instant.at_ns) for ended, instant in zip(count.ended, instants, strict=True)
     ]
@@ -222,7 +236,9 @@ def _compare(instants: list[Instant], count: Count, seen: list[Seen]) -> Any:
             done += 1
         for event in instant.events:
             late = {
-                name: None if (name, event.kind) not in steps else steps[name, event.kind] - places[at][0]
+                name: None
+                if (name, event.kind) not in steps
+                else steps[name, event.kind] - places[at][0]
                 for name in sorted(event.ids)
             }
             others = simulated[at, event.kind] - (instant.who[event.kind] - event.ids)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.case_clock import Choice
-from experiments.validation import Validation, validate_case
+from experiments.validation import Asked, Validation, validate_case
 from tests.shared import SHARED, needs_shared
 
 TRUTH = SHARED / "truth"
@@ -15,7 +15,7 @@ RTX = TRUTH / "rtxpro6000-llama31-8b"
 
 
 def predict(case: str, choice: Choice | None = None) -> Validation:
-    return validate_case(TRUTH / case, choice or Choice(), fitting=False, budget=False)
+    return validate_case(TRUTH / case, choice or Choice(), Asked())
 
 
 def error(validation: Validation, metric: str, statistic: str) -> float:
