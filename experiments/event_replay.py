@@ -114,15 +114,46 @@ def replay_events(case: Case, deployment: Deployment, clock: LatencyModel) -> di
     ones running after them; those that do not; and what steps took beside what `clock` says.
 
     Serving tells which steps have chunks, and that how many steps fit between two instants: it is
-    repeated until the numbers stay. Raises CaseError where nothing of the kind was recorded.
+    repeated until the numbers stay (`settled`) or for ten times. Raises CaseError where nothing of the kind was recorded.
     """
     if not case.events or case.real["ttft_from_queued"].isna().any():
         raise CaseError(
             f"{case.folder}: --events: found no truth_events.csv, or not when requests were queued"
         )
     instants = gather_instants(case.events)
-    requests = _list_requests(case)
-    ties = _list_ties(instants, case)
+    last = _settle(case, deployment, clock, instants)
+    different = [each.tell() for each in last.compared if each.differs]
+    return {
+        "instants": len(instants),
+        "events": len(last.compared),
+        "same": len(last.compared) - len(different),
+        "steps": int(last.count.ended[-1]),
+        "gaps_by_clock": last.count.guessed,
+        "gaps_contradicted": last.count.contradicted,
+        "requests_contradicted": last.count.broken,
+        "settled": last.settled,
+        "different": different,
+        "step_times": compare_gaps(instants, last.count, last.steps, last.met),
+    }
+
+
+class _Pass(NamedTuple):
+    """A case served once, with so many steps between its instants."""
+
+    count: Count
+    steps: list[Step]
+    compared: list[Compared]
+    met: list[bool]
+    """Of each instant, whether all its events happen there."""
+    settled: bool
+    """Another pass would count the same steps."""
+
+
+def _settle(
+    case: Case, deployment: Deployment, clock: LatencyModel, instants: list[Instant]
+) -> _Pass:
+    """The last pass of those that it takes."""
+    requests, ties = _list_requests(case), _list_ties(instants, case)
     guesses = guess_from_clock(instants, case, clock)
     for _ in range(_PASSES):
         count = count_steps(len(instants), ties, guesses, list_doubts(instants, guesses))
@@ -131,20 +162,10 @@ def replay_events(case: Case, deployment: Deployment, clock: LatencyModel) -> di
         compared = list(_compare(instants, count, paced.seen))
         met = _list_met(instants, compared)
         before, guesses = guesses, guess_from_steps(instants, count, paced.steps, guesses, met)
-        if [round(guess) for guess in guesses] == [round(guess) for guess in before]:
+        settled = [round(guess) for guess in guesses] == [round(guess) for guess in before]
+        if settled:
             break
-    different = [each.tell() for each in compared if each.differs]
-    return {
-        "instants": len(instants),
-        "events": len(compared),
-        "same": len(compared) - len(different),
-        "steps": int(count.ended[-1]),
-        "gaps_by_clock": count.guessed,
-        "gaps_contradicted": count.contradicted,
-        "requests_contradicted": count.broken,
-        "different": different,
-        "step_times": compare_gaps(instants, count, paced.steps, met),
-    }
+    return _Pass(count, paced.steps, compared, met, settled)
 
 
 def _list_requests(case: Case) -> list[Request]:
@@ -210,7 +231,6 @@ class Compared:
 
 
 def _list_met(instants: list[Instant], compared: list[Compared]) -> list[bool]:
-    """Of each instant, whether all its events happen there."""
     differing = {id(each.event) for each in compared if each.differs}
     return [not any(id(event) in differing for event in instant.events) for instant in instants]
 

@@ -32,6 +32,11 @@ def show_events(events: Mapping[str, Any], screen: Console) -> None:
             style="dim",
         )
     )
+    if not events["settled"]:
+        said = (
+            "! the numbers of steps did not settle: another engine or clock than the recorded one?"
+        )
+        screen.print(Text(said, style="yellow"))
     if events["different"]:
         screen.print(_tabulate_different(events["different"]))
     screen.print(Text("\nTime of a step between these instants"))

@@ -81,7 +81,7 @@ def guess_from_steps(
     instants: list[Instant], count: Count, steps: list[Step], guesses: list[float], met: list[bool]
 ) -> list[float]:
     """The same once steps were served: so many more or fewer of a gap's shortest step as it is
-    longer or shorter than its steps, at prices that are right on average over alike gaps whose
+    longer or shorter than its steps, at prices that are right in the median of alike gaps whose
     ends were `met`."""
     ratios: dict[tuple[bool, int], list[float]] = defaultdict(list)
     for gap in _list_alike(instants, count, steps, met):

@@ -145,6 +145,7 @@ def test_an_engine_like_ours_is_met_under_another_clock(tmp_path: Path) -> None:
     assert told["same"] == told["events"] == len(case.events)
     assert told["different"] == []
     assert told["requests_contradicted"] == 0
+    assert told["settled"]
     # The steps are the recorded ones: 0.3 ms shorter than this clock says.
     for row in told["step_times"]:
         assert 0 < row["priced_ms"] - row["real_ms"] < 0.6
