@@ -114,7 +114,8 @@ def replay_events(case: Case, deployment: Deployment, clock: LatencyModel) -> di
     ones running after them; those that do not; and what steps took beside what `clock` says.
 
     Serving tells which steps have chunks, and that how many steps fit between two instants: it is
-    repeated until the numbers stay (`settled`) or for ten times. Raises CaseError where nothing of the kind was recorded.
+    repeated until the numbers stay (`settled`), or ten times. Raises CaseError where nothing of the
+    kind was recorded.
     """
     if not case.events or case.real["ttft_from_queued"].isna().any():
         raise CaseError(
@@ -127,20 +128,20 @@ def replay_events(case: Case, deployment: Deployment, clock: LatencyModel) -> di
         "instants": len(instants),
         "events": len(last.compared),
         "same": len(last.compared) - len(different),
-        "steps": int(last.count.ended[-1]),
-        "gaps_by_clock": last.count.guessed,
-        "gaps_contradicted": last.count.contradicted,
-        "requests_contradicted": last.count.broken,
+        "steps": int(last.counted.ended[-1]),
+        "gaps_by_clock": last.counted.guessed,
+        "gaps_contradicted": last.counted.contradicted,
+        "requests_contradicted": last.counted.broken,
         "settled": last.settled,
         "different": different,
-        "step_times": compare_gaps(instants, last.count, last.steps, last.met),
+        "step_times": compare_gaps(instants, last.counted, last.steps, last.met),
     }
 
 
 class _Pass(NamedTuple):
     """A case served once, with so many steps between its instants."""
 
-    count: Count
+    counted: Count
     steps: list[Step]
     compared: list[Compared]
     met: list[bool]
