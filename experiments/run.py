@@ -45,6 +45,11 @@ def run(
 
         source = read_source(config, overrides=overrides or ())
         description, variants = parse_config(source.values, source=source), read_variants(source)
+        if verify:
+            from experiments.verify import check_repeatable
+
+            for each in (variants or {"": description}).values():
+                check_repeatable(each)
     if variants:
         folder = _compare(description.name, variants, out=out, force=force, quiet=quiet)
     else:
