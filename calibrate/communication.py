@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from calibrate.link import Ring, all_reduces, row_bytes, token_bytes
 from calibrate.table import Table
-from calibrate.table_schema import SHAPE, TableError
+from calibrate.table_schema import COLLECTIVES, SHAPE, TableError
 
 if TYPE_CHECKING:
     from calibrate.device import Device
     from calibrate.model import Model
 
-COLLECTIVES = ("allreduce", "allgather")
 Source = Literal["auto", "measured", "modelled", "none"]
 
 

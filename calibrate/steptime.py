@@ -20,7 +20,7 @@ from calibrate.attention_curves import (
     together,
 )
 from calibrate.curves import Floats, Line, add
-from calibrate.table_schema import OPERATORS, TableError
+from calibrate.table_schema import COLLECTIVES, OPERATORS, TableError
 from sim.latency import LONGEST_STRETCH, Counts, Nanoseconds
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Parts:
             copies=add(copied) if copied else None,
             collectives={
                 operator: max(line.last for line in found)
-                for operator in ("allreduce", "allgather")
+                for operator in COLLECTIVES
                 if (found := lines(operator))
             },
         )
@@ -294,7 +294,7 @@ def _list_gaps(table: Table, parts: Parts) -> Iterator[str]:
     """What steps have and the table does not, in words."""
     wanted = [*_EVERYWHERE]
     if max(table.points["tp"].to_pylist()) > 1:
-        wanted += ["allreduce", "allgather"]
+        wanted += COLLECTIVES
     if lacking := [operator for operator in wanted if not table.of(operator)]:
         yield f"no points of {' and '.join(lacking)}, which take no time here"
     if parts.mixing is not None and parts.mixing.filled:

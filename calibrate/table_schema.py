@@ -37,6 +37,9 @@ OPERATORS = {
     "allgather": Operator(("rows",), "logits from the GPUs of a tensor-parallel group"),
 }
 
+COLLECTIVES = ("allreduce", "allgather")
+"""What goes over the links between GPUs."""
+
 AXES = {
     "tokens": 1,
     "rows": 1,

@@ -12,6 +12,7 @@ from calibrate.device import Device, load_device
 from calibrate.link import Ring
 from calibrate.steptime import StepTime
 from calibrate.table import Table
+from calibrate.table_peak import Peak, share_of_peak
 from calibrate.table_schema import TableError
 from experiments.build import build_latency
 from experiments.config import parse_config
@@ -154,3 +155,12 @@ def test_a_profile_without_all_reduce_is_filled_in(tmp_path: Path) -> None:
     assert int(paid.alone(0, 100)) - int(free.alone(0, 100)) == pytest.approx(linked_ns(100), abs=2)
     assert isinstance(paid, StepTime)
     assert any("allreduce and allgather modelled" in note for note in paid.notes)
+
+
+def test_memory_is_no_peak_of_a_link() -> None:
+    """What was measured of a collective is not held against the bandwidth of the memory."""
+    rows = [{**row, "bytes": 8192.0} for row in make_rows(tp=2)]
+    point = {"operator": "allreduce", "variant": "allreduce", "tokens": 1, "calls": 65}
+    held = Table.of_rows([*rows, {**rows[0], **point}], name="law", provenance=TOLD)
+    seen = {each.operator for each in share_of_peak(held, Peak.of(held, H200))}
+    assert seen == {"linear", "head", "attention_decode", "attention_prefill"}
