@@ -157,6 +157,15 @@ def test_a_profile_without_all_reduce_is_filled_in(tmp_path: Path) -> None:
     assert any("allreduce and allgather modelled" in note for note in paid.notes)
 
 
+def test_a_table_without_a_head_is_filled_in_by_its_tokens() -> None:
+    rows = [row for row in make_rows(tp=2) if row["operator"] != "head"]
+    bare = Table.of_rows(rows, name="law", provenance=TOLD)
+    filled = settle_communication(bare, LLAMA, H200, gpus=2, source="auto")
+    (gather,) = filled.of("allgather")
+    assert gather.axes["rows"].tolist() == [1, 2048]
+    assert gather.ns.tolist() == [RING.all_gather_ns(rows * 256_512) for rows in (1, 2048)]
+
+
 def test_memory_is_no_peak_of_a_link() -> None:
     """What was measured of a collective is not held against the bandwidth of the memory."""
     rows = [{**row, "bytes": 8192.0} for row in make_rows(tp=2)]
