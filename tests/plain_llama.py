@@ -46,7 +46,9 @@ def _rotate(x: Tensor, theta: float) -> Tensor:
     n, _, size = x.shape
     speeds = theta ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
     angles = torch.arange(n, dtype=torch.float64)[:, None] * speeds
-    turned = torch.complex(*x.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angles), angles)[:, None]
+    turned = (
+        torch.complex(*x.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angles), angles)[:, None]
+    )
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
@@ -69,3 +71,7 @@ def as_int8(x: Tensor) -> Tensor:
 
 def as_fp8(x: Tensor) -> Tensor:
     return x.float().to(torch.float8_e4m3fn).double()
+
+
+def as_bf16(x: Tensor) -> Tensor:
+    return x.to(torch.bfloat16).double()
