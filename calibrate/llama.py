@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calibrate.kernels.face import Cache, Dense, Kernels, KernelError, rotary_angles
+from calibrate.kernels.face import Cache, Dense, KernelError, Kernels, rotary_angles
 from calibrate.kernels.pool import KVPool
 from calibrate.kernels.rows import Rows
 from calibrate.llama_shape import LlamaShape

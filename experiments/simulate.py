@@ -74,7 +74,7 @@ def simulate(
         if trace.shifted_by is not None:
             notes.append(f"arrivals count from the first request, at {trace.shifted_by}")
         notes += describe_clock(latency, frames, deployment.device)
-        notes += describe_execution(simulation, frames, config)
+        notes += describe_execution(simulation, config)
         run = {"id": run_id, "versions": read_versions(), "notes": notes}
         summary = {"run": run, **summarize(frames, context)}
         draft.write_tables(frames, config=context["config"])
