@@ -109,7 +109,7 @@ class Llama:
     def _project(self, dense: Dense, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [tokens, heads, head_size], each in one piece of memory."""
         shape = self.shape
-        sizes = (shape.query_size, shape.kv_size, shape.kv_size)
+        sizes = [shape.query_size, shape.kv_size, shape.kv_size]
         query, key, value = (
             part.reshape(len(x), -1, shape.head_size).contiguous()
             for part in torch.split(_linear(dense, x, layer.qkv), sizes, dim=-1)

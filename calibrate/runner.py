@@ -82,7 +82,7 @@ class Runner:
         device = self.model.device
         start_ns = self._read_ns()
         for pairs in at_once(step.copies):
-            cache_of(self.kernels).copy(self.pool, torch.tensor(pairs, dtype=torch.int64))
+            cache_of(self.kernels).copy(self.pool, torch.tensor(pairs, device=device))
         rows = Rows.of(
             [(row.before, len(row.ids)) for row in step.rows],
             [row.blocks for row in step.rows],

@@ -38,8 +38,8 @@ class RealKernels(Section):
     """Who wrote the kernels."""
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Tokens are drawn at this temperature; 0: the likeliest is taken."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Of weights, prompts and draws."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    """Of weights, prompts and draws; null: the config's own."""
 
 
 Executor = Annotated[

@@ -119,6 +119,11 @@ def describe_execution(simulation: Simulation, config: Config) -> list[str]:
         notes.append(f"executed with the shape of {run}; memory was planned for {planned}")
     if forced := sum(executor.ids.forced for executor in simulation.kernels):
         notes.append(f"answer tokens that a prompt or a twin had settled before: {forced:,}")
+    if stale := sum(executor.stale_tokens for executor in simulation.kernels):
+        notes.append(
+            "tokens of prefix hits that were published and never computed (as vLLM does under"
+            f" policy priority), so that what follows them is wrong: {stale:,}"
+        )
     return notes
 
 

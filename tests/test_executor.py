@@ -167,6 +167,7 @@ def test_logits_are_those_of_plain_forward_passes() -> None:
         world = draw(seed)
         executor, _ = execute(world, fast=seed % 2 == 0)
         assert executor.worst() < EXACT, seed
+        assert executor.stale_tokens == 0, seed
         happened += executor.happened
     expected = (
         "logits",
@@ -254,6 +255,28 @@ def test_a_turn_that_quotes_an_answer_quotes_what_was_generated() -> None:
     (answer, _), (quote, _) = executor.seen.values()
     assert list(quote.ids[:11]) == list(answer.ids)
     assert executor.happened["hit"] == 1
+
+
+def test_hits_on_what_was_never_computed_are_counted() -> None:
+    """vLLM's quirk: `long` is scheduled, then gives way to `urgent` in the same step; the blocks
+    that it would have filled keep their keys, and it finds one of them when it resumes."""
+    urgent = replace(ask("a", at_ns=1, prompt=4, output=8), priority=0)
+    long = replace(ask("b", prompt=60, output=2), priority=2)
+    limits = Limits(
+        max_num_seqs=8,
+        max_num_batched_tokens=12,
+        long_prefill_token_threshold=8,
+        scheduler_reserve_full_isl=False,
+    )
+    world = replace(draw(0), requests=[long, urgent], limits=limits, priority=True, block_size=4)
+    stale = []
+    for num_blocks in range(17, 24):
+        served = replace(world, num_blocks=num_blocks, max_model_len=64, prefix_caching=True)
+        executor, _ = execute(served)
+        stale.append(executor.stale_tokens)
+        assert (executor.worst() > EXACT) == (executor.stale_tokens > 0)
+    assert any(stale)
+    assert not all(stale)
 
 
 # --- bugs, each put back in turn

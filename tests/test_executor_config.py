@@ -187,3 +187,17 @@ def test_verify_has_nothing_to_compare(folder: Path) -> None:
     assert done.exit_code == 2
     assert done.output.startswith("Error: executor.kind: found kernels")
     assert not (folder / "results").exists()
+
+
+def test_memory_that_runs_out_is_the_users_to_give(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB. More words.")
+
+    (folder / "mine.yaml").write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
+    monkeypatch.setattr("calibrate.executor.KernelExecutor.run", step)
+    done = CliRunner().invoke(main, ["mine.yaml"])
+    assert done.exit_code == 2
+    assert done.output.startswith("Error: executor: out of memory (CUDA out of memory); allowed:")
+    assert list((folder / "results").iterdir()) == []
