@@ -78,7 +78,8 @@ def make_case(
     for row, count in enumerate(needed):
         rows.block_table[row, count:] = NO_BLOCK
     generator = torch.Generator().manual_seed(seed)
-    query = torch.randn(rows.tokens, heads, head_size, generator=generator).to(dtype)
+    qkv = torch.randn(rows.tokens, heads + 2 * kv_heads, head_size, generator=generator)
+    query = qkv.to(dtype)[:, :heads]
     expected = torch.empty(query.shape, dtype=torch.float64)
     starts = [0, *accumulate(n for _, n in spans)]
     for start, (before, n), table in zip(starts, spans, tables, strict=False):

@@ -1,8 +1,9 @@
 """What a provider of kernels offers: the one face that measuring and running see.
 
 Every kernel writes into tensors that its caller made, and returns nothing. Pools, rows and
-tensors of one call lie on one device. Shapes and dtypes are the caller's to keep; what a
-provider cannot do it refuses with Unsupported, before anything is written.
+tensors of one call lie on one device, and are contiguous, but that the tokens of queries, keys
+and values may lie apart (as views of one qkv tensor do). Shapes and dtypes are the caller's to
+keep; what a provider cannot do it refuses with Unsupported, before anything is written.
 """
 
 from __future__ import annotations
