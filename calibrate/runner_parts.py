@@ -5,12 +5,12 @@ Needs the standard library and torch only.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from calibrate.kernels.face import KernelError, Kernels
+from calibrate.kernels.errors import KernelError
+from calibrate.kernels.face import Kernels
 from calibrate.kernels.pool import FORMATS, KVPool
 from calibrate.kernels.providers import load_kernels
 from calibrate.llama import Llama
@@ -41,9 +41,17 @@ def say_clock(device: torch.device) -> str:
 
 
 def find_kernels(provider: str) -> Kernels:
-    """A provider's kernels, and pure torch where it has none. Raises MissingProvider."""
+    """A provider's kernels, and torch's for what it has none for; the name says so. Raises
+    MissingProvider."""
     kernels, plain = load_kernels(provider), load_kernels("torch")
-    return replace(kernels, cache=kernels.cache or plain.cache, dense=kernels.dense or plain.dense)
+    if kernels.cache is not None and kernels.dense is not None:
+        return kernels
+    return Kernels(
+        name=f"{kernels.name} and torch",
+        attention=kernels.attention,
+        cache=kernels.cache or plain.cache,
+        dense=kernels.dense or plain.dense,
+    )
 
 
 def draw_llama(

@@ -93,7 +93,7 @@ def explain_kernels() -> Iterator[None]:
         )
     import torch
 
-    from calibrate.kernels.face import KernelError
+    from calibrate.kernels.errors import KernelError
 
     try:
         yield

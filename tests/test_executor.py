@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from calibrate.executor import KernelExecutor, Text
+from calibrate.kernels.cpp_attention import missing
 from calibrate.kernels.face import Attend, Kernels
 from calibrate.kernels.pool import KVPool
 from calibrate.kernels.rows import Rows
@@ -206,6 +208,17 @@ def test_formats_cost_what_rounding_costs(
         exactly.append(executor.worst(keep=keep))
     assert max(exactly) < kept_bound
     assert format == "bfloat16" or dtype is torch.bfloat16 or sorted(exactly)[5] < EXACT
+
+
+def test_another_provider_computes_the_same() -> None:
+    """Decodes by our own kernel, everything else by torch."""
+    if (reason := missing()) and not os.environ.get("CI"):
+        pytest.skip(reason)
+    kernels = find_kernels("cpp")
+    assert kernels.name == "cpp and torch"
+    for world in blocks_worlds(6):
+        executor, _ = execute(world, format="int8_per_token_head", kernels=kernels, fast=True)
+        assert executor.worst(keep=as_int8) < 1e-3
 
 
 def test_heads_that_are_normed_and_a_head_that_is_tied() -> None:

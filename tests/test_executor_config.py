@@ -95,6 +95,10 @@ def built(values: dict[str, Any]) -> None:
             " allowed: cpu",
         ),
         (
+            changed(executor={"provider": "mine"}),
+            "executor: unknown provider 'mine'; known: torch",
+        ),
+        (
             changed(engine={"kv_cache_dtype": "int4"}),
             "executor: found a KV cache of int4_per_token_head; kernels have float32, bfloat16,"
             " float16, fp8_e4m3, int8_per_token_head",

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibrate.kernels.face import KernelError, Unsupported
+from calibrate.kernels.errors import KernelError, Unsupported
 from calibrate.llama import Llama
 from calibrate.llama_shape import TINY, LlamaShape
 from calibrate.model import ModelError, load_model, read_model, shipped_models
