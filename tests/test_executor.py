@@ -48,7 +48,7 @@ SMALL = LlamaShape(
     tied_head=False,
 )
 LONGEST_ANSWER = 12
-WORLDS = 36
+WORLDS = 27
 EXACT = 1e-5
 """fp32 over two layers, logits of standard deviation 1.1: measured 1.6e-6."""
 ROOMY = Limits(max_num_seqs=8, max_num_batched_tokens=64)
@@ -202,12 +202,12 @@ def test_formats_cost_what_rounding_costs(
 ) -> None:
     """Logits have a standard deviation of 1.1; bounds are about twice what was measured."""
     model, exactly = model_of(dtype=dtype), []
-    for world in blocks_worlds(10):
+    for world in blocks_worlds(6):
         executor, _ = execute(world, model=model, format=format, fast=True)
         assert executor.worst() < plain_bound
         exactly.append(executor.worst(keep=keep))
     assert max(exactly) < kept_bound
-    assert format == "bfloat16" or dtype is torch.bfloat16 or sorted(exactly)[5] < EXACT
+    assert format == "bfloat16" or dtype is torch.bfloat16 or sorted(exactly)[3] < EXACT
 
 
 def test_another_provider_computes_the_same() -> None:
