@@ -113,7 +113,7 @@ class KernelExecutor:
         if self.runner.temperature:
             return int(self.runner.sample(logits[None])[0])
         rank = self._children[parent] = self._children.get(parent, 0) + 1
-        return int(logits.topk(rank + 1).indices[rank])
+        return int(logits.argsort(descending=True)[rank % len(logits)])
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
         for departure in departures:

@@ -17,6 +17,7 @@ from calibrate.llama import Llama
 from calibrate.llama_shape import LlamaShape
 
 _MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def find_device(name: str) -> torch.device:
@@ -110,8 +111,23 @@ def _free_bytes(device: torch.device) -> int | None:
     """None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    free = [_left_in_group(), _available()]
+    return min((count for count in free if count is not None), default=None)
+
+
+def _available() -> int | None:
+    """Bytes that the machine can give without swapping."""
     if not _MEMINFO.exists():
         return None
     lines = _MEMINFO.read_text(encoding="ascii").splitlines()
-    told = dict(line.split(":", 1) for line in lines)
-    return int(told["MemAvailable"].split()[0]) * 1024
+    told = dict(line.split(":", 1) for line in lines).get("MemAvailable")
+    return None if told is None else int(told.split()[0]) * 1024
+
+
+def _left_in_group() -> int | None:
+    """Bytes that a container may still take; None where it has no limit."""
+    limit, used = (_CGROUP / name for name in ("memory.max", "memory.current"))
+    if not (limit.exists() and used.exists()):
+        return None
+    told = limit.read_text(encoding="ascii").strip()
+    return None if told == "max" else int(told) - int(used.read_text(encoding="ascii"))

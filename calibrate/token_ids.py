@@ -72,7 +72,7 @@ class SlotIds:
     """The token whose K and V each slot of a pool holds, so that a hit can be checked."""
 
     def __init__(self, blocks: int, *, block_size: int) -> None:
-        self._ids = np.full((blocks, block_size), -1, dtype=np.int64)
+        self._ids = np.full((blocks, block_size), -1, dtype=np.int32)
         self._block_size = block_size
 
     def copy(self, source: int, target: int) -> None:

@@ -35,7 +35,7 @@ class RealKernels(Section):
     device: Annotated[str, AfterValidator(_check_device)] = "cpu"
     """cpu (times are CPU time of one thread), cuda or cuda:1 (wall time)."""
     provider: str = "torch"
-    """Who wrote the kernels."""
+    """Of the kernels: torch, triton, cpp or flashinfer; what one does not have is torch's."""
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Tokens are drawn at this temperature; 0: the likeliest is taken."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 import yaml
 from typer.testing import CliRunner
 
 import experiments
+import experiments.blocks
 from experiments.build import build_latency, build_simulation
 from experiments.config import parse_config
 from experiments.deployment import resolve
@@ -185,11 +187,18 @@ def test_another_model_than_the_planned_one_is_noted() -> None:
     assert "executed with the shape of tiny; memory was planned for Llama-3.1-8B" in notes
 
 
-def test_verify_has_nothing_to_compare(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("program", "option", "wanted_by"),
+    [(main, "--verify", "--verify"), (experiments.blocks.main, "--step=3", "a look at blocks")],
+)
+def test_what_runs_twice_refuses_kernels(
+    folder: Path, program: typer.Typer, option: str, wanted_by: str
+) -> None:
     (folder / "mine.yaml").write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
-    done = CliRunner().invoke(main, ["mine.yaml", "--verify"])
+    done = CliRunner().invoke(program, ["mine.yaml", option])
     assert done.exit_code == 2
     assert done.output.startswith("Error: executor.kind: found kernels")
+    assert f"allowed with {wanted_by}" in done.output
     assert not (folder / "results").exists()
 
 

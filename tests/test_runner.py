@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from calibrate.llama import Llama
 from calibrate.llama_shape import TINY, LlamaShape
 from calibrate.model import ModelError, load_model, read_model, shipped_models
 from calibrate.runner import Row, Runner, Step, at_once
-from calibrate.runner_parts import draw_llama, empty_pool, find_device, find_kernels
+from calibrate.runner_parts import check_room, draw_llama, empty_pool, find_device, find_kernels
 from calibrate.token_ids import TokenIds
 from tests.plain_llama import forward
 
@@ -160,6 +161,37 @@ def test_what_cannot_be_had_is_refused() -> None:
     odd = draw_llama(replace(TINY, heads=3), dtype="float32", device=CPU, positions=8, seed=0)
     with pytest.raises(Unsupported, match="3 query heads are no multiple of 2 KV heads"):
         Runner(odd, empty_pool(odd, "float32", blocks=2, block_size=4), find_kernels("torch"))
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "limit", "used", "free"),
+    [
+        ("MemFree: 1 kB\nMemAvailable: 4 kB\n", "max", "9", 4096),
+        ("MemAvailable: 4 kB\n", "5000", "3000", 2000),
+        ("MemAvailable: 4 kB\n", "90000", "3000", 4096),
+        ("MemFree: 1 kB\n", "5000", "3000", 2000),
+        (None, None, None, None),
+    ],
+)
+def test_free_memory_is_what_machine_and_container_leave(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    meminfo: str | None,
+    limit: str | None,
+    used: str | None,
+    free: int | None,
+) -> None:
+    for name, text in (("meminfo", meminfo), ("memory.max", limit), ("memory.current", used)):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    monkeypatch.setattr("calibrate.runner_parts._MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr("calibrate.runner_parts._CGROUP", tmp_path)
+    if free is None:
+        check_room(10**18, CPU, what="it")
+        return
+    check_room(free, CPU, what="it")
+    with pytest.raises(KernelError, match="it take"):
+        check_room(free + 1, CPU, what="it")
 
 
 def test_steps_are_plain_data() -> None:
