@@ -40,6 +40,23 @@ def test_the_formats_it_says_and_no_other(provider: Provider, attention: Attenti
                 case.check(attention)
 
 
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_size", "block_size"),
+    [(3, 3, 64, 16), (8, 2, 128, 16), (8, 1, 64, 32), (16, 2, 128, 8), (5, 1, 80, 1)],
+)
+def test_shapes(
+    attention: Attention, heads: int, kv_heads: int, head_size: int, block_size: int
+) -> None:
+    make_case(
+        *("int8_per_token_head", torch.float32, [(37, 1), (0, 5), (0, 0), (66, 4), (0, 1)]),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_size=head_size,
+        block_size=block_size,
+        seed=heads,
+    ).check(attention)
+
+
 rows = st.tuples(st.integers(0, 70), st.integers(0, 9) | st.just(1))
 
 

@@ -19,22 +19,6 @@ def test_formats(format: str, dtype: torch.dtype) -> None:
     make_case(format, dtype, MIXED).check(attention)
 
 
-@pytest.mark.parametrize("format", ["bfloat16", "int8_per_token_head"])
-@pytest.mark.parametrize(
-    ("heads", "kv_heads", "head_size", "block_size"),
-    [(3, 3, 64, 16), (8, 2, 128, 16), (8, 1, 64, 32), (16, 2, 128, 8), (5, 1, 80, 1)],
-)
-def test_shapes(format: str, heads: int, kv_heads: int, head_size: int, block_size: int) -> None:
-    make_case(
-        *(format, torch.float32, MIXED),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_size=head_size,
-        block_size=block_size,
-        seed=heads,
-    ).check(attention)
-
-
 @pytest.mark.parametrize("spans", [DECODES, LONG, [(0, 1)], [(3, 0), (5, 1), (0, 0)], []])
 def test_batches(spans: Spans) -> None:
     make_case("float32", torch.float32, spans).check(attention)

@@ -35,21 +35,6 @@ def test_formats(format: str, dtype: torch.dtype) -> None:
     make_case(format, dtype, SMALL, kv_heads=1).check(attention)
 
 
-@pytest.mark.parametrize(
-    ("heads", "kv_heads", "head_size", "block_size"),
-    [(2, 2, 64, 16), (8, 2, 128, 8), (8, 1, 64, 32), (5, 1, 80, 1)],
-)
-def test_shapes(heads: int, kv_heads: int, head_size: int, block_size: int) -> None:
-    make_case(
-        *(INT8, torch.float32, SMALL),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_size=head_size,
-        block_size=block_size,
-        seed=heads,
-    ).check(attention)
-
-
 @pytest.mark.parametrize(("queries", "splits"), [(1, 1), (3, 2), (16, 4)])
 def test_however_the_work_is_cut(queries: int, splits: int) -> None:
     case = make_case("float32", torch.float32, [(150, 1), (3, 5), (0, 1)], kv_heads=1)
