@@ -29,6 +29,12 @@ def test_scores_held_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     make_case("int8_per_token_head", torch.float32, [(40, 21), (0, 9)]).check(attention)
 
 
+def test_a_pool_to_swap_to_is_not_attended_to() -> None:
+    case = make_case("float32", torch.float32, DECODES)
+    with pytest.raises(Unsupported, match="a host's pool is ordered by blocks, for swapping"):
+        attention(case.rows, case.pool.on_host(30), heads=4)
+
+
 def test_heads_that_cannot_be_shared_out() -> None:
     case = make_case("float32", torch.float32, DECODES)
     with pytest.raises(Unsupported, match="5 query heads are no multiple of 2 KV heads"):
