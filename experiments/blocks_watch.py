@@ -15,7 +15,7 @@ from experiments.build_trace import build_trace
 from experiments.config import Config, check_repeatable
 from experiments.deployment import Deployment, resolve
 from experiments.errors import ConfigError
-from experiments.follow import check_id
+from experiments.follow import check_id, check_one_batch
 from sim.latency import LatencyModel
 from sim.observer import Observer
 from sim.parting import Fork
@@ -172,6 +172,7 @@ class Theatre:
                 f"--replica: found {replica}; allowed: 0 to {config.cluster.replicas - 1}"
                 " (cluster.replicas)"
             )
+        check_one_batch(config.engine)
         if config.engine.kv_cache.kind != "paged":
             raise ConfigError(
                 f"engine.kv_cache.kind: found {config.engine.kv_cache.kind}; allowed: paged, since"

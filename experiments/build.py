@@ -290,7 +290,8 @@ def build_latency(deployment: Deployment) -> LatencyModel:
 def build_work(deployment: Deployment) -> Roofline | None:
     """What counts FLOP and bytes of the steps; None where model and device do not tell."""
     try:
-        return _build_roofline(deployment, RooflineLatency(kind="roofline"))
+        options = RooflineLatency(kind="roofline", communication="none")
+        return _build_roofline(deployment, options)
     except (ConfigError, ModelError):
         return None
 
@@ -305,8 +306,10 @@ def _build_roofline(deployment: Deployment, options: RooflineLatency) -> Rooflin
             deployment.device,
             kv_cache_dtype=engine.kv_cache_dtype,
             tensor_parallel_size=engine.tensor_parallel_size,
+            communicate=options.communication == "modelled",
             compute_efficiency=options.compute_efficiency,
             bandwidth_efficiency=options.bandwidth_efficiency,
+            link_efficiency=options.link_efficiency,
             host_ns=options.host_ns,
             block_size=engine.block_size,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from calibrate.device import Device
+from calibrate.roofline import Roofline
 from calibrate.step_model import StepModel
 from calibrate.steptime import StepTime
 from calibrate.table_peak import device_of
@@ -91,7 +92,9 @@ def simulate(
 
 
 def describe_clock(latency: LatencyModel, frames: Frames, device: Device | None) -> list[str]:
-    """What a measured clock does not know, and where the run, now over, left what it does."""
+    """What a clock does not know or assumes, and where the run, now over, left what it knows."""
+    if isinstance(latency, Roofline):
+        return [f"latency: {note}" for note in latency.notes]
     if isinstance(latency, StepModel):
         return [f"latency: {what}: {n:,}" for what, n in latency.notes.items()]
     if not isinstance(latency, StepTime):
