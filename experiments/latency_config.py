@@ -122,6 +122,18 @@ class ImportedLatency(Measured):
         return self
 
 
+class ExecutedLatency(Clock):
+    """What the steps took on real kernels: with executor.kind kernels, and only there."""
+
+    kind: Literal["executed"]
+
+
 Latency = (
-    RooflineLatency | LinearLatency | ReplayLatency | StepsLatency | TableLatency | ImportedLatency
+    RooflineLatency
+    | LinearLatency
+    | ReplayLatency
+    | StepsLatency
+    | TableLatency
+    | ImportedLatency
+    | ExecutedLatency
 )
