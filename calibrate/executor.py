@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from calibrate.runner import Row, Runner, Step
-from calibrate.token_ids import TokenIds
+from calibrate.token_ids import SlotIds, TokenIds
 from sim.parting import Fork
 from sim.plan import Departure, Plan
 from sim.request import Sequence
@@ -45,6 +45,12 @@ class KernelExecutor:
         """Of everybody who has computed something and is not done."""
         self.logits: dict[Sequence, Tensor] = {}
         """[vocabulary] of everybody whom the latest step gave a token."""
+        self.stale_tokens = 0
+        """Tokens of prefix hits in whose slots something else lies: what is computed from them
+        is wrong. Under policy priority vLLM publishes blocks of a row that is then taken out of
+        its step."""
+        pool = runner.pool
+        self._slots = SlotIds(pool.blocks, block_size=pool.block_size)
         self._children: dict[Sequence, int] = {}
         """How many have forked from whom with the tokens of the latest step."""
 
@@ -60,7 +66,19 @@ class KernelExecutor:
         self._children = {}
         for sequence, token in zip(givers, ran.tokens, strict=True):
             self._append(self.texts[sequence], token)
+        self._check_hits(plan, rows)
         return [ran.duration_ns]
+
+    def _check_hits(self, plan: Plan, rows: list[Row]) -> None:
+        for copy in plan.copies:
+            self._slots.copy(copy.source, copy.target)
+        for row in rows:
+            self._slots.write(row.blocks, row.before, row.ids)
+        for sequence, hit_tokens, _, _ in plan.admitted:
+            if hit_tokens:
+                blocks = sequence.blocks[: hit_tokens // self.runner.pool.block_size]
+                ids = self.texts[sequence].ids[:hit_tokens]
+                self.stale_tokens += self._slots.count_others(blocks, ids)
 
     def _row(self, sequence: Sequence, before: int, n: int, *, gives: bool) -> Row:
         text = self.texts.get(sequence)
@@ -95,7 +113,7 @@ class KernelExecutor:
         if self.runner.temperature:
             return int(self.runner.sample(logits[None])[0])
         rank = self._children[parent] = self._children.get(parent, 0) + 1
-        return int(logits.topk(rank + 1).indices[rank])
+        return int(logits.argsort(descending=True)[rank % len(logits)])
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
         for departure in departures:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calibrate.kernels.face import Cache, Dense, Kernels, KernelError, rotary_angles
+from calibrate.kernels.errors import KernelError
+from calibrate.kernels.face import Cache, Dense, Kernels, rotary_angles
 from calibrate.kernels.pool import KVPool
 from calibrate.kernels.rows import Rows
 from calibrate.llama_shape import LlamaShape
@@ -94,7 +95,7 @@ class Llama:
             query, key, value = self._project(dense, layer, normed)
             dense.rotary(query, key, self.angles, positions)
             cache.write(key, value, pool, index, slots)
-            attended = torch.empty_like(query)
+            attended = torch.empty(query.shape, dtype=query.dtype, device=query.device)
             attend(query, index, attended)
             x = _linear(dense, attended.flatten(1), layer.attention_out)
             normed = self._norm(dense, x, layer.mlp_norm, residual)
@@ -107,16 +108,16 @@ class Llama:
         return _linear(dense, last, self.head)
 
     def _project(self, dense: Dense, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [tokens, heads, head_size], each in one piece of memory."""
+        """Queries, keys and values [tokens, heads, head_size]: views of one tensor, or normed."""
         shape = self.shape
-        sizes = (shape.query_size, shape.kv_size, shape.kv_size)
+        sizes = [shape.query_size, shape.kv_size, shape.kv_size]
         query, key, value = (
-            part.reshape(len(x), -1, shape.head_size).contiguous()
+            part.view(len(x), -1, shape.head_size)
             for part in torch.split(_linear(dense, x, layer.qkv), sizes, dim=-1)
         )
         if layer.query_norm is not None and layer.key_norm is not None:
             query, key = (
-                self._norm(dense, part.flatten(0, 1), weight, None).view_as(part)
+                self._norm(dense, part.flatten(0, 1), weight, None).view(part.shape)
                 for part, weight in ((query, layer.query_norm), (key, layer.key_norm))
             )
         return query, key, value

@@ -53,8 +53,9 @@ class Runner:
 
     A step's time begins with plain lists and ends with its tokens in plain lists again: copies,
     the tensors that describe its rows, the model, the sampler. On CUDA it is wall time between
-    two synchronisations; on a CPU it is the process's CPU time, which neighbours disturb less,
-    and torch is held to one thread (in the whole process) so that it is the time of one core.
+    two synchronisations. On a CPU it is the CPU time of this thread, which neighbours disturb
+    less, and a progress bar in another thread not at all; torch is held to one thread (in the
+    whole process), so that it is all there is.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Runner:
         device = self.model.device
         start_ns = self._read_ns()
         for pairs in at_once(step.copies):
-            cache_of(self.kernels).copy(self.pool, torch.tensor(pairs, dtype=torch.int64))
+            cache_of(self.kernels).copy(self.pool, torch.tensor(pairs, device=device))
         rows = Rows.of(
             [(row.before, len(row.ids)) for row in step.rows],
             [row.blocks for row in step.rows],
@@ -127,7 +128,7 @@ def make_clock(device: torch.device) -> Callable[[], int]:
     """Nanoseconds, once everything that was asked of the device is done."""
     if device.type != "cuda":
         torch.set_num_threads(1)
-        return time.process_time_ns
+        return time.thread_time_ns
 
     def read_ns() -> int:
         torch.cuda.synchronize(device)

@@ -5,18 +5,19 @@ Needs the standard library and torch only.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from calibrate.kernels.face import KernelError, Kernels
+from calibrate.kernels.errors import KernelError
+from calibrate.kernels.face import Kernels
 from calibrate.kernels.pool import FORMATS, KVPool
 from calibrate.kernels.providers import load_kernels
 from calibrate.llama import Llama
 from calibrate.llama_shape import LlamaShape
 
 _MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def find_device(name: str) -> torch.device:
@@ -41,9 +42,17 @@ def say_clock(device: torch.device) -> str:
 
 
 def find_kernels(provider: str) -> Kernels:
-    """A provider's kernels, and pure torch where it has none. Raises MissingProvider."""
+    """A provider's kernels, and torch's for what it has none for; the name says so. Raises
+    MissingProvider."""
     kernels, plain = load_kernels(provider), load_kernels("torch")
-    return replace(kernels, cache=kernels.cache or plain.cache, dense=kernels.dense or plain.dense)
+    if kernels.cache is not None and kernels.dense is not None:
+        return kernels
+    return Kernels(
+        name=f"{kernels.name} and torch",
+        attention=kernels.attention,
+        cache=kernels.cache or plain.cache,
+        dense=kernels.dense or plain.dense,
+    )
 
 
 def draw_llama(
@@ -102,8 +111,23 @@ def _free_bytes(device: torch.device) -> int | None:
     """None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    free = [_left_in_group(), _available()]
+    return min((count for count in free if count is not None), default=None)
+
+
+def _available() -> int | None:
+    """Bytes that the machine can give without swapping."""
     if not _MEMINFO.exists():
         return None
     lines = _MEMINFO.read_text(encoding="ascii").splitlines()
-    told = dict(line.split(":", 1) for line in lines)
-    return int(told["MemAvailable"].split()[0]) * 1024
+    told = dict(line.split(":", 1) for line in lines).get("MemAvailable")
+    return None if told is None else int(told.split()[0]) * 1024
+
+
+def _left_in_group() -> int | None:
+    """Bytes that a container may still take; None where it has no limit."""
+    limit, used = (_CGROUP / name for name in ("memory.max", "memory.current"))
+    if not (limit.exists() and used.exists()):
+        return None
+    told = limit.read_text(encoding="ascii").strip()
+    return None if told == "max" else int(told) - int(used.read_text(encoding="ascii"))

@@ -1,9 +1,9 @@
-"""Token ids for tokens that are (stream, position): equal tokens, equal ids."""
+"""Token ids for tokens that are (stream, position), and whose K and V lie where in a pool."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,26 @@ class TokenIds:
         of_stream = _mix(_mix(key[:1]) + key[1:])
         positions: NDArray[np.uint64] = np.arange(start, end, dtype=np.uint64)
         return (_mix(positions + of_stream) % self._vocab_size).astype(np.int64)
+
+
+class SlotIds:
+    """The token whose K and V each slot of a pool holds, so that a hit can be checked."""
+
+    def __init__(self, blocks: int, *, block_size: int) -> None:
+        self._ids = np.full((blocks, block_size), -1, dtype=np.int32)
+        self._block_size = block_size
+
+    def copy(self, source: int, target: int) -> None:
+        self._ids[target] = self._ids[source]
+
+    def write(self, blocks: Sequence[int], before: int, ids: Sequence[int]) -> None:
+        """Tokens behind the first `before` of a sequence with this block table."""
+        at, offset = np.divmod(np.arange(before, before + len(ids)), self._block_size)
+        self._ids[np.asarray(blocks)[at], offset] = ids
+
+    def count_others(self, blocks: Sequence[int], ids: Sequence[int]) -> int:
+        """How many of the first tokens of a sequence are not there; they fill these blocks."""
+        return int(np.count_nonzero(self._ids[np.asarray(blocks)].ravel() != ids))
 
 
 _NOTHING: array[int] = array("q")

@@ -12,7 +12,7 @@ from typing import Self
 from experiments.blocks_snapshot import Snapshot, photograph
 from experiments.build import build_latency, build_simulation
 from experiments.build_trace import build_trace
-from experiments.config import Config
+from experiments.config import Config, check_repeatable
 from experiments.deployment import Deployment, resolve
 from experiments.errors import ConfigError
 from experiments.follow import check_id, check_one_batch
@@ -178,6 +178,7 @@ class Theatre:
                 f"engine.kv_cache.kind: found {config.engine.kv_cache.kind}; allowed: paged, since"
                 " a map shows blocks"
             )
+        check_repeatable(config, wanted_by="a look at blocks, for which it runs twice")
         engine = config.engine.model_copy(update={"loop": "plain"})
         deployment = resolve(config.model_copy(update={"engine": engine}))
         latency, trace = build_latency(deployment), build_trace(config)

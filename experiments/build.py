@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import simpy
 
 from calibrate.model import ModelError
 from calibrate.roofline import Roofline
-from experiments.build_executor import describe_kernels, kernel_executors
+from experiments.build_executor import describe_kernels, explain_kernels, kernel_executors
 from experiments.build_table import build_table_latency
 from experiments.config import Config
 from experiments.deployment import Deployment
@@ -77,10 +78,12 @@ class Simulation:
     def serve(self, requests: Iterable[Request]) -> None:
         """Run until every request is answered or refused; the records are complete then.
 
-        Raises ConfigError where simulated time outgrows the 64 bits that tables have for it.
+        Raises ConfigError where simulated time outgrows the 64 bits that tables have for it, and
+        where kernels run out of memory.
         """
         try:
-            self.cluster.serve(requests)
+            with explain_kernels() if self.kernels else nullcontext():
+                self.cluster.serve(requests)
         except OverflowError:
             raise ConfigError(
                 "found a simulated time beyond 2**63 ns (292 years); allowed: shorter steps, or"

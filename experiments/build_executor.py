@@ -24,7 +24,7 @@ _POOL_FORMATS = {"fp8": "fp8_e4m3"}
 
 def describe_kernels(deployment: Deployment, options: RealKernels) -> Executed:
     """What the clock of a run on real kernels measures. Raises ConfigError where it cannot be."""
-    with _explained():
+    with explain_kernels():
         import torch
 
         from calibrate.runner_parts import find_device, find_kernels, name_device, say_clock
@@ -45,7 +45,7 @@ def kernel_executors(
     Raises ConfigError, now or when one is made: where torch, the provider or the device is
     missing, for what the kernels cannot do, and where weights and pools do not fit in memory.
     """
-    with _explained():
+    with explain_kernels():
         from calibrate.executor import KernelExecutor
         from calibrate.runner import Runner
         from calibrate.runner_parts import draw_llama, empty_pool, find_device, find_kernels
@@ -53,19 +53,20 @@ def kernel_executors(
 
         engine, replicas = deployment.config.engine, deployment.config.cluster.replicas
         assert engine.max_model_len is not None
+        seed = deployment.config.seed if options.seed is None else options.seed
         kernels = find_kernels(options.provider)
         model = draw_llama(
             _load_shape(deployment, options),
             dtype=options.dtype,
             device=find_device(options.device),
             positions=engine.max_model_len,
-            seed=options.seed,
+            seed=seed,
         )
     name = engine.kv_cache_dtype
     format = options.dtype if name == "auto" else _POOL_FORMATS.get(name, name)
 
     def make(kv: KVCache, replica: int) -> KernelExecutor:
-        with _explained():
+        with explain_kernels():
             pool = empty_pool(
                 model,
                 format,
@@ -73,25 +74,35 @@ def kernel_executors(
                 block_size=kv.block_size,
                 replicas=replicas - replica,
             )
-            seed = options.seed + replica
-            runner = Runner(model, pool, kernels, temperature=options.temperature, seed=seed)
-        return KernelExecutor(runner, TokenIds(model.shape.vocab_size, seed=options.seed))
+            runner = Runner(
+                model, pool, kernels, temperature=options.temperature, seed=seed + replica
+            )
+        return KernelExecutor(runner, TokenIds(model.shape.vocab_size, seed=seed))
 
     return make
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """Raise what kernels refuse as a ConfigError, and say so where torch is missing."""
+def explain_kernels() -> Iterator[None]:
+    """Raise as a ConfigError what kernels refuse, memory that runs out, and torch that is not
+    there."""
     if find_spec("torch") is None:
         raise ConfigError(
             "executor.kind: kernels needs torch, which is not installed;"
             ' pip install "pagesim[calibrate]"'
         )
-    from calibrate.kernels.face import KernelError
+    import torch
+
+    from calibrate.kernels.errors import KernelError
 
     try:
         yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+        raise ConfigError(
+            f"executor: out of memory ({reason}); allowed: fewer KV blocks"
+            " (engine.num_gpu_blocks_override), or smaller steps (engine.max_num_batched_tokens)"
+        ) from None
     except KernelError as error:
         raise ConfigError(f"executor: {error}") from None
 

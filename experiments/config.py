@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from experiments.engine_config import Engine
+from experiments.errors import ConfigError
 from experiments.executor_config import Executor, RealKernels, SimulatedExecutor
 from experiments.explain import explain
 from experiments.latency_config import ExecutedLatency, Latency, ReplayLatency, RooflineLatency
@@ -115,6 +116,15 @@ def load_config(path: str | Path, *, overrides: Iterable[str] = ()) -> Config:
     """
     source = read_source(path, overrides=overrides)
     return parse_config(source.values, source=source)
+
+
+def check_repeatable(config: Config, *, wanted_by: str) -> None:
+    """Raise ConfigError where two runs of a config would not be alike, as something needs them."""
+    if isinstance(config.executor, RealKernels):
+        raise ConfigError(
+            "executor.kind: found kernels, which never take the same time twice; allowed with"
+            f" {wanted_by}: simulated (latency.kind replay has a run's durations.csv as its clock)"
+        )
 
 
 def read_source(path: str | Path, *, overrides: Iterable[str] = ()) -> Source:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from experiments.section import Section, by_kind
+from experiments.section import Section, by_kind, refuse
+
+
+def _check_device(name: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        refuse(f"found {name!r}; allowed: cpu, cuda, or one of several: cuda:0, cuda:1, ...")
+    return name
 
 
 class SimulatedExecutor(Section):
@@ -25,14 +32,14 @@ class RealKernels(Section):
     path of a Hugging Face config.json; null: the config's own model."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Of weights and activations, and of the KV cache where engine.kv_cache_dtype is auto."""
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    device: Annotated[str, AfterValidator(_check_device)] = "cpu"
     """cpu (times are CPU time of one thread), cuda or cuda:1 (wall time)."""
     provider: str = "torch"
-    """Who wrote the kernels."""
+    """Of the kernels: torch, triton, cpp or flashinfer; what one does not have is torch's."""
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Tokens are drawn at this temperature; 0: the likeliest is taken."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Of weights, prompts and draws."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    """Of weights, prompts and draws; null: the config's own."""
 
 
 Executor = Annotated[

@@ -75,7 +75,7 @@ def simulate(
         if trace.shifted_by is not None:
             notes.append(f"arrivals count from the first request, at {trace.shifted_by}")
         notes += describe_clock(latency, frames, deployment.device)
-        notes += describe_execution(simulation, frames, config)
+        notes += describe_execution(simulation, config)
         run = {"id": run_id, "versions": read_versions(), "notes": notes}
         summary = {"run": run, **summarize(frames, context)}
         draft.write_tables(frames, config=context["config"])
@@ -122,6 +122,11 @@ def describe_execution(simulation: Simulation, config: Config) -> list[str]:
         notes.append(f"executed with the shape of {run}; memory was planned for {planned}")
     if forced := sum(executor.ids.forced for executor in simulation.kernels):
         notes.append(f"answer tokens that a prompt or a twin had settled before: {forced:,}")
+    if stale := sum(executor.stale_tokens for executor in simulation.kernels):
+        notes.append(
+            "tokens of prefix hits that were published and never computed (as vLLM does under"
+            f" policy priority), so that what follows them is wrong: {stale:,}"
+        )
     return notes
 
 

@@ -16,10 +16,8 @@ import numpy as np
 
 from experiments.build import Simulation, build_latency, build_simulation
 from experiments.build_trace import build_trace
-from experiments.config import Config
+from experiments.config import Config, check_repeatable
 from experiments.deployment import resolve
-from experiments.errors import ConfigError
-from experiments.executor_config import RealKernels
 from sim.plan import Departure, Plan
 from sim.record import Records
 
@@ -67,19 +65,10 @@ class Verification:
     """The first one, in words; None where both loops agree in everything."""
 
 
-def check_repeatable(config: Config) -> None:
-    """Raise ConfigError where two runs of a config have no reason to be alike."""
-    if isinstance(config.executor, RealKernels):
-        raise ConfigError(
-            "executor.kind: found kernels, which no two runs see take the same time; allowed with"
-            " --verify: simulated (latency.kind replay has a run's durations.csv as its clock)"
-        )
-
-
 def verify(config: Config) -> Verification:
-    """Run a config with both loops and compare. Raises what `simulate` and `check_repeatable`
-    raise."""
-    check_repeatable(config)
+    """Run a config with both loops and compare. Raises what `simulate` raises, and ConfigError
+    for an executor that no run repeats."""
+    check_repeatable(config, wanted_by="--verify")
     trails = {loop: BlockTrail() for loop in ("fast", "plain")}
     fast, plain = (serve(config, loop, trail) for loop, trail in trails.items())
     difference = compare_records(fast, plain)

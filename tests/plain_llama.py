@@ -71,3 +71,7 @@ def as_int8(x: Tensor) -> Tensor:
 
 def as_fp8(x: Tensor) -> Tensor:
     return x.float().to(torch.float8_e4m3fn).double()
+
+
+def as_bf16(x: Tensor) -> Tensor:
+    return x.to(torch.bfloat16).double()

@@ -1,8 +1,9 @@
 """What a provider of kernels offers: the one face that measuring and running see.
 
 Every kernel writes into tensors that its caller made, and returns nothing. Pools, rows and
-tensors of one call lie on one device. Shapes and dtypes are the caller's to keep; what a
-provider cannot do it refuses with Unsupported, before anything is written.
+tensors of one call lie on one device, and are contiguous, but that the tokens of queries, keys
+and values may lie apart (as views of one qkv tensor do). Shapes and dtypes are the caller's to
+keep; what a provider cannot do it refuses with Unsupported, before anything is written.
 """
 
 from __future__ import annotations
@@ -14,8 +15,21 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from calibrate.kernels.errors import KernelError, MissingProvider, Unsupported
 from calibrate.kernels.pool import KVPool
 from calibrate.kernels.rows import Rows
+
+__all__ = [
+    "Attend",
+    "Attention",
+    "Cache",
+    "Dense",
+    "KernelError",
+    "Kernels",
+    "MissingProvider",
+    "Unsupported",
+    "rotary_angles",
+]
 
 Attend = Callable[[Tensor, int, Tensor], None]
 """attend(query, layer, out): one layer's attention for a step that was prepared.
@@ -23,20 +37,9 @@ Attend = Callable[[Tensor, int, Tensor], None]
 query and out are [tokens, heads, head_size] of one dtype, which is that of the arithmetic
 but for fp32 sums; the softmax is scaled by head_size ** -0.5. The K and V of the step's own
 tokens must have been written. May be called again, for other layers or after the pool's
-content or the query's has changed; on CUDA it can be captured in a graph.
+content or the query's has changed; on CUDA it can be captured in a graph, after a first call
+in which Triton compiles.
 """
-
-
-class KernelError(ValueError):
-    """Something a user asked of kernels that cannot be had; the message says why."""
-
-
-class Unsupported(KernelError):
-    """A format, shape or device that a provider has no kernel for."""
-
-
-class MissingProvider(KernelError):
-    """A provider that this machine does not have; the message says what it lacks."""
 
 
 class Attention(Protocol):
@@ -124,7 +127,7 @@ class Dense(Protocol):
     def sample(
         self, logits: Tensor, temperature: float, generator: torch.Generator, out: Tensor
     ) -> None:
-        """out int64 [rows], each drawn from softmax(logits / temperature) of its row.
+        """out int64 [rows], each drawn from softmax(logits / temperature), temperature > 0.
 
         The same generator state gives the same draw, on one device and torch version.
         """

@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from calibrate.kernels.face import Attend, Unsupported
 from calibrate.kernels.pool import KVPool
 from calibrate.kernels.rows import Rows
+from calibrate.kernels.torch_cache import as_bytes
 
 _SCORES_AT_ONCE = 1 << 24
 """How many fp32 scores are held at once where they are held at all: 64 MiB."""
@@ -48,9 +49,11 @@ def attend_rows(rows: Rows, pool: KVPool, some: range | list[int]) -> Attend:
 
 
 def check_heads(pool: KVPool, heads: int) -> None:
-    """Raise Unsupported where the query heads cannot be shared out over the KV heads."""
+    """Raise Unsupported where heads cannot be shared out, or the pool is one to swap to."""
     if heads < 1 or heads % pool.kv_heads:
         raise Unsupported(f"{heads} query heads are no multiple of {pool.kv_heads} KV heads")
+    if not pool.keys.is_contiguous():
+        raise Unsupported("a host's pool is ordered by blocks, for swapping: not to attend to")
 
 
 def _gather(
@@ -59,7 +62,9 @@ def _gather(
     """The first `length` tokens of these blocks: K, V [length, kv_heads, head_size], scales."""
 
     def gathered(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor[layer][blocks].flatten(0, 1)[:length]
+        if tensor is None:
+            return None
+        return as_bytes(tensor)[layer][blocks].view(tensor.dtype).flatten(0, 1)[:length]
 
     keys, values = gathered(pool.keys), gathered(pool.values)
     assert keys is not None
@@ -91,21 +96,23 @@ def _attend_scaled(
 ) -> Tensor:
     """The same over int8: the scales multiply scores and probabilities, not the numbers."""
     n, heads, head_size = query.shape
-    kv_heads = keys.shape[1]
-    key_scales, value_scales = (scale.transpose(0, 1)[:, None, None] for scale in scales)
-    wide_keys = keys.permute(1, 2, 0)[:, None].float()
-    wide_values = values.transpose(0, 1)[:, None].float()
-    # [kv_heads, heads that share them, n, head_size]
-    grouped = query.view(n, kv_heads, -1, head_size).permute(1, 2, 0, 3).float()
+    length, kv_heads, _ = keys.shape
+    key_scales, value_scales = (scale.transpose(0, 1)[:, None] for scale in scales)
+    wide_keys, wide_values = (kept.transpose(0, 1).float() for kept in (keys, values))
+    # [kv_heads, n, heads that share them, head_size]: one matrix of rows for each KV head.
+    grouped = query.view(n, kv_heads, -1, head_size).transpose(0, 1).float()
     out = torch.empty_like(query)
-    step = max(1, _SCORES_AT_ONCE // (heads * keys.shape[0]))
+    step = max(1, _SCORES_AT_ONCE // (heads * length))
     for first in range(0, n, step):
         last = min(n, first + step)
-        scores = grouped[:, :, first:last] @ wide_keys * key_scales * head_size**-0.5
-        seen = _seen(first, last, before, query.device, length=keys.shape[0])
-        probabilities = scores.masked_fill(~seen, -torch.inf).softmax(-1)
-        attended = probabilities * value_scales @ wide_values
-        out[first:last] = attended.permute(2, 0, 1, 3).reshape(-1, heads, head_size)
+        rows = grouped[:, first:last].flatten(1, 2)
+        scores = rows @ wide_keys.transpose(1, 2) * key_scales * head_size**-0.5
+        if n > 1:
+            seen = _seen(first, last, before, query.device, length=length)
+            scores.masked_fill_(~seen.repeat_interleave(heads // kv_heads, 0), -torch.inf)
+        attended = scores.softmax(-1) * value_scales @ wide_values
+        by_token = attended.view(kv_heads, last - first, -1, head_size).transpose(0, 1)
+        out[first:last] = by_token.reshape(-1, heads, head_size)
     return out
 
 
