@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 
+from calibrate.link import Link
 from calibrate.naming import did_you_mean
 
 _VENDOR_WORDS = ("nvidia", "geforce")
@@ -33,6 +34,9 @@ class Device:
     fp8_flop_per_s: float | None
     """None where the tensor cores have no fp8."""
     int8_op_per_s: float
+    link: Link | None
+    """To the other GPUs of its node. None where it is not known: GeForce cards, whose drivers
+    refuse peers, send through the host's memory."""
     source: str
     date: str
     """When the source was looked at."""
@@ -47,7 +51,8 @@ def shipped_devices() -> Iterator[Device]:
     """All of them, in the order of devices.json."""
     rows = json.loads(files("calibrate").joinpath("devices.json").read_text(encoding="utf-8"))
     for name, row in rows.items():
-        yield Device(name=name, **(row | {"aliases": tuple(row["aliases"])}))
+        link = None if row["link"] is None else Link(**row["link"])
+        yield Device(name=name, **(row | {"aliases": tuple(row["aliases"]), "link": link}))
 
 
 def load_device(name: str) -> Device:

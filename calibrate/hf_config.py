@@ -44,6 +44,15 @@ class Fields:
             raise self.error(f"field {field!r} must be a positive whole number, got {value!r}")
         return value
 
+    def real(self, field: str, *, default: float) -> float:
+        """A positive number; `default` where the field is absent or null."""
+        value = self._config.get(field)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise self.error(f"field {field!r} must be a positive number, got {value!r}")
+        return float(value)
+
     def flag(self, field: str, *, default: bool) -> bool:
         value = self._config.get(field, default)
         if not isinstance(value, bool):

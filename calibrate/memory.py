@@ -17,12 +17,15 @@ them from your engine's log. Against the engines whose block counts are publishe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from calibrate.activations import Version, forward_bytes, sampler_bytes
 from calibrate.device import Device
 from calibrate.model import Model
+from calibrate.stages import Stage, divide_layers
+from calibrate.weights import BYTES
+from sim.kv.spec import KVSpec
 
 NON_TORCH_BYTES = 640 << 20
 """Kernels, library workspaces and what graph profiling leaves behind. Chosen so that the RTX
@@ -122,6 +125,7 @@ def plan_memory(
     block_size: int = 16,
     kv_cache_dtype: str = "auto",
     tensor_parallel_size: int = 1,
+    pipeline_parallel_size: int = 1,
     vllm_version: str = "0.33.0",
     num_gpu_blocks_override: int | None = None,
     kv_cache_memory_bytes: int | None = None,
@@ -133,6 +137,9 @@ def plan_memory(
     cuda_graph_bytes: int | None = None,
 ) -> MemoryPlan:
     """The memory of one GPU, as vLLM of that version would divide it.
+
+    Of several pipeline stages it is a GPU of the fullest: the one with the fewest blocks, which
+    all stages take then, as vLLM takes the least of its workers.
 
     The limits left out are vLLM's defaults for the device. `num_gpu_blocks_override` replaces
     the number of blocks, `kv_cache_memory_bytes` what is available for them, and each of the
@@ -162,51 +169,52 @@ def plan_memory(
         math.ceil(total.bytes * gpu_memory_utilization),
         f"total x gpu_memory_utilization {gpu_memory_utilization:g}, rounded up",
     )
-    weights = _given(weights_bytes) or _weights(model, tp)
     rotary = _given(rotary_bytes) or Term(
         model.rotary_bytes,
         f"{model.max_position_embeddings} positions x {model.rotary_size} x 2 bytes",
-    )
-    activation = _given(activation_bytes) or _activation(
-        model, device, tokens=tokens, rows=rows, version=version, tp=tp
     )
     non_torch = _given(non_torch_bytes) or Term(
         NON_TORCH_BYTES, "uncertain: fitted to one recorded engine (RTX 4090, vLLM 0.19)"
     )
     cuda_graphs = _given(cuda_graph_bytes) or _cuda_graphs(version)
-    available = _given(kv_cache_memory_bytes) or Term(
-        requested.bytes
-        - sum(t.bytes for t in (weights, rotary, activation, non_torch, cuda_graphs)),
-        "requested - the five terms above",
+
+    def plan_stage(stage: Stage) -> MemoryPlan:
+        weights = _given(weights_bytes) or _weights(model, stage, tp)
+        activation = _given(activation_bytes) or _activation(
+            model, device, stage, tokens=tokens, rows=rows, version=version, tp=tp
+        )
+        available = _given(kv_cache_memory_bytes) or Term(
+            requested.bytes
+            - sum(t.bytes for t in (weights, rotary, activation, non_torch, cuda_graphs)),
+            "requested - the five terms above",
+        )
+        block = _block(replace(spec, layers=stage.layers), block_size)
+        num_blocks, derivation = num_gpu_blocks_override, "num_gpu_blocks_override"
+        if num_blocks is None:
+            num_blocks = max(0, available.bytes // block.bytes)
+            derivation = "available // one block"
+        cache = f"{derivation} = {num_blocks} blocks, one of them null"
+        return MemoryPlan(
+            total=total,
+            requested=requested,
+            weights=weights,
+            rotary=rotary,
+            activation=activation,
+            non_torch=non_torch,
+            cuda_graphs=cuda_graphs,
+            available=available,
+            block=block,
+            cache=Term(num_blocks * block.bytes, cache),
+            block_size=block_size,
+            num_blocks=num_blocks,
+        )
+
+    stages = divide_layers(model.layers, pipeline_parallel_size)
+    plan = min(
+        map(plan_stage, stages),
+        key=lambda plan: (plan.num_blocks, not plan.exceeds_device, -plan.excess_bytes),
     )
-    block = Term(
-        spec.block_bytes(block_size),
-        f"{block_size} tokens x {spec.bytes_per_token} bytes ({spec.layers} layers, {spec.heads}"
-        f" head{'s' * (spec.heads > 1)}, {spec.dtype})",
-    )
-    if num_gpu_blocks_override is None:
-        num_blocks = max(0, available.bytes // block.bytes)
-        derivation = "available // one block"
-    else:
-        num_blocks = num_gpu_blocks_override
-        derivation = "num_gpu_blocks_override"
-    plan = MemoryPlan(
-        total=total,
-        requested=requested,
-        weights=weights,
-        rotary=rotary,
-        activation=activation,
-        non_torch=non_torch,
-        cuda_graphs=cuda_graphs,
-        available=available,
-        block=block,
-        cache=Term(
-            num_blocks * block.bytes, f"{derivation} = {num_blocks} blocks, one of them null"
-        ),
-        block_size=block_size,
-        num_blocks=num_blocks,
-    )
-    if num_blocks < 2:
+    if plan.num_blocks < 2:
         raise DoesNotFit(_no_room(model, device, plan), plan)
     if plan.exceeds_device:
         raise DoesNotFit(_too_large(model, device, plan), plan)
@@ -227,17 +235,27 @@ def _given(value: int | None) -> Term | None:
     return None if value is None else Term(value, "given")
 
 
-def _weights(model: Model, tp: int) -> Term:
+def _weights(model: Model, stage: Stage, tp: int) -> Term:
+    parameters = stage.parameters(model)
     share = "" if tp == 1 else f", over {tp} GPUs"
-    return Term(math.ceil(model.weight_bytes / tp), f"{model.parameters} x 2 bytes{share}")
+    derivation = f"{parameters} x 2 bytes{share}{stage.describe()}"
+    return Term(math.ceil(parameters * BYTES / tp), derivation)
+
+
+def _block(spec: KVSpec, block_size: int) -> Term:
+    return Term(
+        spec.block_bytes(block_size),
+        f"{block_size} tokens x {spec.bytes_per_token} bytes ({spec.layers} layers, {spec.heads}"
+        f" head{'s' * (spec.heads > 1)}, {spec.dtype})",
+    )
 
 
 def _activation(
-    model: Model, device: Device, *, tokens: int, rows: int, version: Version, tp: int
+    model: Model, device: Device, stage: Stage, *, tokens: int, rows: int, version: Version, tp: int
 ) -> Term:
     forward = forward_bytes(model, tokens=tokens, tensor_parallel_size=tp)
     sampler = sampler_bytes(model, device, tokens=tokens, rows=rows, version=version)
-    if forward > sampler:
+    if forward > sampler or not stage.last:
         return Term(forward, f"the widest point of a layer with {tokens} tokens")
     return Term(sampler, f"the sampler's dummy run: {rows} rows of {model.vocab_size} logits")
 

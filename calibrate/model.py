@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeVar
 
 from calibrate import weights
 from calibrate.hf_config import Config, Fields, ModelError
@@ -14,7 +15,9 @@ from calibrate.naming import did_you_mean
 from calibrate.weights import Mixture, Weights, llama_weights, mixture_weights, opt_weights
 from sim.kv.spec import KVSpec
 
-__all__ = ["Model", "ModelError", "load_model", "shipped_models"]
+__all__ = ["Model", "ModelError", "load_model", "read_model", "shipped_models"]
+
+Shape = TypeVar("Shape")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,14 +133,19 @@ def load_model(name_or_path: str) -> Model:
     A path may name the file or the folder that holds it. Raises ModelError: for an unknown
     name with the nearest ones, for a file with its path.
     """
+    return read_model(name_or_path, Model.from_config)
+
+
+def read_model(name_or_path: str, make: Callable[..., Shape]) -> Shape:
+    """`make(config, name=...)` of the config.json that `load_model` reads. Raises ModelError."""
     path = Path(name_or_path)
     if path.is_dir():
         path /= "config.json"
     elif not path.is_file():
-        return _shipped(name_or_path)
+        return _shipped(name_or_path, make)
     name = path.parent.resolve().name if path.name == "config.json" else path.stem
     try:
-        return Model.from_config(_parse(path.read_bytes()), name=name)
+        return make(_parse(path.read_bytes()), name=name)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from None
     except ModelError as error:
@@ -150,14 +158,14 @@ def shipped_models() -> Iterator[tuple[str, dict[str, object]]]:
         yield entry.name.removesuffix(".json"), _parse(entry.read_bytes())
 
 
-def _shipped(name: str) -> Model:
+def _shipped(name: str, make: Callable[..., Shape]) -> Shape:
     wanted = name.casefold().rpartition("/")[2]
     known: dict[str, str] = {}
     for stem, config in shipped_models():
         aliases = config["_aliases"]
         assert isinstance(aliases, list)
         if wanted in {str(alias).casefold() for alias in (stem, *aliases)}:
-            return Model.from_config(config, name=stem)
+            return make(config, name=stem)
         known[stem.casefold()] = stem
     raise ModelError(
         f"unknown model {name!r}: no such file or folder, and none of the shipped models;"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from calibrate import weights
 from calibrate.device import Device
+from calibrate.link import LINK_EFFICIENCY, NO_COMMUNICATION, Communication, Ring
 from calibrate.model import Model
 from sim.latency import LONGEST_STRETCH, Counts, Nanoseconds
 
@@ -54,8 +55,13 @@ class Roofline:
     activations are left to the efficiencies. Every chunk and every
     decode is one row of logits. Weights are bf16 whatever the KV cache's dtype.
 
-    Raises ModelError for a mixture of experts and ValueError for tensor parallelism (the
-    all-reduce is not modelled), efficiencies outside (0, 1], or an unknown KV dtype.
+    Of a tensor-parallel group it is one GPU's step: matrices, output head and heads are divided
+    (KV heads fewer than GPUs are repeated), and `communication` comes on top, overlapping with
+    nothing (calibrate/link.py).
+
+    Raises ModelError for a mixture of experts and ValueError for efficiencies outside (0, 1],
+    an unknown KV dtype, a model that cannot be divided so, and GPUs whose link is not known
+    or does not reach so many.
     """
 
     modelled = True
@@ -68,15 +74,19 @@ class Roofline:
         *,
         kv_cache_dtype: str = "auto",
         tensor_parallel_size: int = 1,
+        communicate: bool = True,
         compute_efficiency: float = COMPUTE_EFFICIENCY,
         bandwidth_efficiency: float = BANDWIDTH_EFFICIENCY,
+        link_efficiency: float = LINK_EFFICIENCY,
         host_ns: int = 0,
         block_size: int = 16,
     ) -> None:
-        if tensor_parallel_size != 1:
+        """`communicate`: whether what the GPUs tell one another takes time."""
+        tp = tensor_parallel_size
+        if tp < 1 or model.heads % tp or model.dense.mlp_size % tp:
             raise ValueError(
-                f"the roofline has no model of the all-reduce, so tensor_parallel_size must be 1,"
-                f" got {tensor_parallel_size}; a measured table can price it"
+                f"tensor_parallel_size must divide {model.name}'s {model.heads} heads and its MLP"
+                f" of {model.dense.mlp_size}, got {tp}"
             )
         for name, share in (
             ("compute_efficiency", compute_efficiency),
@@ -85,20 +95,31 @@ class Roofline:
             if not 0 < share <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], got {share}")
         self.host_ns = host_ns
+        gpus = device.name if tp == 1 else f"{tp} x {device.name}"
         self.source = (
-            f"modelled: roofline of {model.name} on {device.name}, efficiencies"
+            f"modelled: roofline of {model.name} on {gpus}, efficiencies"
             f" {compute_efficiency:g} of {device.bf16_flop_per_s / 1e12:g} TFLOP/s and"
             f" {bandwidth_efficiency:g} of {device.bandwidth_bytes_per_s / 1e12:g} TB/s,"
             f" host {host_ns} ns a step"
         )
         self.ridge_flop_per_byte = device.ridge_flop_per_byte
 
-        matrices = model.layers * model.dense.layer_matrices
-        head = model.vocab_size * model.hidden_size
+        self.communication = NO_COMMUNICATION
+        self.notes: tuple[str, ...] = ()
+        if tp > 1:
+            self.communication, note = _communicate(
+                model, device, gpus=tp, efficiency=link_efficiency if communicate else None
+            )
+            self.notes = (note,)
+
+        matrices = model.layers * _layer_matrices(model, tp)
+        head = -(-model.vocab_size // tp) * model.hidden_size
         self._token_flop = 2 * matrices
         self._row_flop = 2 * head
-        self._pair_flop = 2 * model.layers * model.heads * (model.key_size + model.value_size)
-        self._kv_bytes = model.kv_spec(kv_cache_dtype).bytes_per_token
+        pairs = model.layers * (model.heads // tp)
+        self._pair_flop = 2 * pairs * (model.key_size + model.value_size)
+        spec = model.kv_spec(kv_cache_dtype, tensor_parallel_size=tp)
+        self._kv_bytes = spec.bytes_per_token
         self._weight_bytes = (matrices + head) * weights.BYTES
 
         flop_ns = 1e9 / (compute_efficiency * device.bf16_flop_per_s)
@@ -161,11 +182,13 @@ class Roofline:
             + max(rows * self._row_ns, self._head_ns)
             + tokens * self._kv_ns
         )
+        if self.communication is not NO_COMMUNICATION:
+            fixed_ns = fixed_ns + self.communication.at(tokens, rows)
         chunks_ns = larger(area * self._pair_ns, fetched * self._kv_ns)
         return fixed_ns + chunks_ns + context * max(self._pair_ns, self._kv_ns)
 
     def work(self, *, tokens: int, rows: int, area: int, context: int, steps: int = 1) -> Work:
-        """FLOP and bytes of a step, or of several: the weights are read once in each.
+        """FLOP and bytes of a step, or of several, on one GPU: the weights are read once in each.
 
         `tokens` are scheduled, `rows` get logits, `area` counts the (query, key) pairs of the
         attention (see `attention_area`), `context` the tokens whose K and V are fetched:
@@ -180,3 +203,23 @@ class Roofline:
 def attention_area(computed_before: Counts, n: Counts) -> Counts:
     """Pairs that n queries behind computed_before tokens attend to: n (c + (n + 1) / 2)."""
     return n * computed_before + n * (n + 1) // 2
+
+
+def _layer_matrices(model: Model, tp: int) -> int:
+    """Numbers of one layer's matrices on one of tp GPUs; K and V of heads fewer than GPUs are
+    computed on several."""
+    repeated = max(0, tp - model.kv_heads) * (model.key_size + model.value_size)
+    return (model.dense.layer_matrices + model.hidden_size * repeated) // tp
+
+
+def _communicate(
+    model: Model, device: Device, *, gpus: int, efficiency: float | None
+) -> tuple[Communication, str]:
+    """What the collectives take, and a note that says what was assumed; nothing without an
+    efficiency. Raises ValueError as Ring does, and where the device's link is not known."""
+    if efficiency is None:
+        return NO_COMMUNICATION, f"communication between the {gpus} GPUs takes no time"
+    ring = Ring.of(device, gpus, efficiency=efficiency)
+    return Communication.of(model, ring), (
+        f"communication between the {gpus} GPUs is modelled: {ring.describe()}"
+    )

@@ -20,7 +20,7 @@ from calibrate.attention_curves import (
     together,
 )
 from calibrate.curves import Floats, Line, add
-from calibrate.table_schema import OPERATORS, TableError
+from calibrate.table_schema import COLLECTIVES, OPERATORS, TableError
 from sim.latency import LONGEST_STRETCH, Counts, Nanoseconds
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 _STEPS = np.arange(LONGEST_STRETCH, dtype=np.int64)
 _BY_TOKENS = ("linear", "kv_write", "allreduce")
-_BY_ROWS = ("head", "sampling")
+_BY_ROWS = ("head", "sampling", "allgather")
+_EVERYWHERE = ("head", "sampling")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +40,14 @@ class Parts:
     tokens: Line
     """Matrices, norms, KV write and all-reduce, over scheduled tokens."""
     rows: Line
-    """Output head and sampling, over rows of logits."""
+    """Output head, sampling and all-gather, over rows of logits."""
     decodes: Decodes
     chunks: Chunks
     mixing: Mixing | None
     copies: Line | None
     """Over copied blocks; None where the table has none."""
+    collectives: Mapping[str, float]
+    """The last measured place of all-reduce (tokens) and all-gather (rows), where there are."""
 
     @classmethod
     def of(cls, table: Table) -> Parts:
@@ -80,6 +83,11 @@ class Parts:
             chunks=alone,
             mixing=mixing_of(table),
             copies=add(copied) if copied else None,
+            collectives={
+                operator: max(line.last for line in found)
+                for operator in COLLECTIVES
+                if (found := lines(operator))
+            },
         )
 
 
@@ -284,9 +292,9 @@ class StepTime:
 
 def _list_gaps(table: Table, parts: Parts) -> Iterator[str]:
     """What steps have and the table does not, in words."""
-    wanted = [*_BY_ROWS]
+    wanted = [*_EVERYWHERE]
     if max(table.points["tp"].to_pylist()) > 1:
-        wanted.append("allreduce")
+        wanted += COLLECTIVES
     if lacking := [operator for operator in wanted if not table.of(operator)]:
         yield f"no points of {' and '.join(lacking)}, which take no time here"
     if parts.mixing is not None and parts.mixing.filled:

@@ -14,7 +14,7 @@ from calibrate.device import Device, DeviceError, load_device
 from calibrate.model import ModelError, load_model
 from calibrate.steptime import line_of
 from calibrate.table import shape_of
-from calibrate.table_schema import SHAPE
+from calibrate.table_schema import COLLECTIVES, SHAPE
 from calibrate.table_seen import Seen, frames_of, points_of
 
 if TYPE_CHECKING:
@@ -107,14 +107,15 @@ def share_of_peak(table: Table, peak: Peak) -> Iterator[Seen]:
 
     From the columns `bytes` and `flop` where a variant has one of them, else from the model's
     shape: linear and head as a whole, all variants of them together. What was modelled rather
-    than measured, and operators of which the shape says nothing, are left out. The table is of
-    one kind.
+    than measured, what goes over links instead of through memory, and operators of which the
+    shape says nothing, are left out. The table is of one kind.
     """
     counted = set()
     frames = [
         (operator, variant, frame)
         for operator, variant, frame in frames_of(table)
-        if not frame["flags"].str.contains("modelled", na=False).any()
+        if operator not in COLLECTIVES
+        and not frame["flags"].str.contains("modelled", na=False).any()
     ]
     for operator, variant, frame in frames:
         known = frame[["bytes", "flop"]].fillna(0.0)

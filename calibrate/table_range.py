@@ -45,6 +45,13 @@ def count_outside(parts: Parts, steps: Columns, chunks: Columns) -> dict[str, in
         counted[f"chunks behind more than the measured {deepest:,.0f} tokens, extrapolated"] = (
             many & (before > SLACK * deepest)
         )
+    for operator, what, counts, measured in (
+        ("allreduce", "tokens in an all-reduce", tokens, parts.tokens.last),
+        ("allgather", "rows in an all-gather", rows, parts.rows.last),
+    ):
+        last = parts.collectives.get(operator, measured)
+        if last < measured:  # or else they are counted above
+            counted[_say(what, last)] = times[counts > SLACK * last]
     if parts.copies is None:
         counted["steps that copy blocks, which was not measured, priced 0"] = times[
             steps["copied_blocks"] > 0

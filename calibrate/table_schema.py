@@ -34,7 +34,11 @@ OPERATORS = {
     "swap_in": Operator(("blocks",), "blocks from the host"),
     "swap_out": Operator(("blocks",), "blocks to the host"),
     "allreduce": Operator(("tokens",), "sum over the GPUs of a tensor-parallel group"),
+    "allgather": Operator(("rows",), "logits from the GPUs of a tensor-parallel group"),
 }
+
+COLLECTIVES = ("allreduce", "allgather")
+"""What goes over the links between GPUs."""
 
 AXES = {
     "tokens": 1,

@@ -20,6 +20,12 @@ class Weights:
     """All of them; an output head tied to the embedding counts once."""
     layer_matrices: int
     """Those in the matrices of one layer: read once a step, used for every token."""
+    layer: int
+    """Those of one layer, vectors included."""
+    before: int
+    """Those in front of the layers: the embedding of tokens and, where learned, of positions."""
+    behind: int
+    """Those behind the layers: the last norm and the output head, tied or not."""
     mlp_size: int
     mlp_inputs: int
     """Matrices into the MLP: 2 where it is gated (gate and up), 1 where it is not."""
@@ -31,6 +37,10 @@ class Mixture:
 
     parameters: int
     """All of them, whichever experts a token is sent to."""
+    layer: int
+    before: int
+    behind: int
+    """As of `Weights`."""
     expert_size: int
     """Width of one expert's MLP."""
     experts_per_token: int
@@ -48,6 +58,9 @@ def llama_weights(fields: Fields, *, heads: int, kv_heads: int, head_size: int) 
     return Weights(
         parameters=layers * (matrices + vectors) + _outside(fields),
         layer_matrices=matrices,
+        layer=matrices + vectors,
+        before=_embedding(fields),
+        behind=_embedding(fields) + hidden,
         mlp_size=mlp_size,
         mlp_inputs=2,
     )
@@ -71,6 +84,9 @@ def mixture_weights(fields: Fields, *, heads: int, kv_heads: int, head_size: int
     matrices = attention + hidden * experts + experts * 3 * hidden * expert_size
     return Mixture(
         parameters=layers * (matrices + vectors) + _outside(fields),
+        layer=matrices + vectors,
+        before=_embedding(fields),
+        behind=_embedding(fields) + hidden,
         expert_size=expert_size,
         experts_per_token=fields.whole("num_experts_per_tok"),
     )
@@ -95,7 +111,12 @@ def _outside(fields: Fields) -> int:
     """The numbers outside the layers: embedding, output head, last norm."""
     hidden = fields.whole("hidden_size")
     embeddings = 1 if fields.flag("tie_word_embeddings", default=False) else 2
-    return embeddings * fields.whole("vocab_size") * hidden + hidden
+    return embeddings * _embedding(fields) + hidden
+
+
+def _embedding(fields: Fields) -> int:
+    """A vector for every token of the vocabulary."""
+    return fields.whole("vocab_size") * fields.whole("hidden_size")
 
 
 def opt_weights(fields: Fields) -> Weights:
@@ -112,11 +133,14 @@ def opt_weights(fields: Fields) -> Weights:
     vectors = 4 * hidden + (mlp_size + hidden) + 2 * 2 * hidden
 
     embeddings = 1 if fields.flag("tie_word_embeddings", default=True) else 2
-    positions = fields.whole("max_position_embeddings") + _OPT_POSITION_OFFSET
-    outside = (embeddings * fields.whole("vocab_size") + positions) * hidden + 2 * hidden
+    positions = (fields.whole("max_position_embeddings") + _OPT_POSITION_OFFSET) * hidden
+    outside = embeddings * _embedding(fields) + positions + 2 * hidden
     return Weights(
         parameters=layers * (matrices + vectors) + outside,
         layer_matrices=matrices,
+        layer=matrices + vectors,
+        before=_embedding(fields) + positions,
+        behind=_embedding(fields) + 2 * hidden,
         mlp_size=mlp_size,
         mlp_inputs=1,
     )

@@ -12,10 +12,10 @@ from typing import Self
 from experiments.blocks_snapshot import Snapshot, photograph
 from experiments.build import build_latency, build_simulation
 from experiments.build_trace import build_trace
-from experiments.config import Config
+from experiments.config import Config, check_repeatable
 from experiments.deployment import Deployment, resolve
 from experiments.errors import ConfigError
-from experiments.follow import check_id
+from experiments.follow import check_id, check_one_batch
 from sim.latency import LatencyModel
 from sim.observer import Observer
 from sim.parting import Fork
@@ -172,11 +172,13 @@ class Theatre:
                 f"--replica: found {replica}; allowed: 0 to {config.cluster.replicas - 1}"
                 " (cluster.replicas)"
             )
+        check_one_batch(config.engine)
         if config.engine.kv_cache.kind != "paged":
             raise ConfigError(
                 f"engine.kv_cache.kind: found {config.engine.kv_cache.kind}; allowed: paged, since"
                 " a map shows blocks"
             )
+        check_repeatable(config, wanted_by="a look at blocks, for which it runs twice")
         engine = config.engine.model_copy(update={"loop": "plain"})
         deployment = resolve(config.model_copy(update={"engine": engine}))
         latency, trace = build_latency(deployment), build_trace(config)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import simpy
 
 from calibrate.model import ModelError
 from calibrate.roofline import Roofline
+from experiments.build_executor import describe_kernels, explain_kernels, kernel_executors
 from experiments.build_table import build_table_latency
 from experiments.config import Config
 from experiments.deployment import Deployment
@@ -16,7 +19,9 @@ from experiments.durations import Recording
 from experiments.engine_config import ContiguousCache
 from experiments.engine_config import Engine as EngineConfig
 from experiments.errors import ConfigError
+from experiments.executor_config import RealKernels
 from experiments.latency_config import (
+    ExecutedLatency,
     ImportedLatency,
     LinearLatency,
     ReplayLatency,
@@ -29,7 +34,7 @@ from sim.beams import Searches
 from sim.branching import Branching, ByForking, Separately
 from sim.cluster import Cluster, LeastOutstanding, RoundRobin, Router
 from sim.engine import Engine
-from sim.executor import Simulated
+from sim.executor import Executor, Simulated
 from sim.fast.steady import Steady, SteadyStatic
 from sim.fast.vllm import FastVllm
 from sim.kv.cache import KVCache
@@ -56,6 +61,9 @@ from sim.scheduling.versions import VERSIONS
 from sim.scheduling.vllm import Limits, VllmScheduler
 from sim.world import CalendarWorld, World
 
+if TYPE_CHECKING:
+    from calibrate.executor import KernelExecutor
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulation:
@@ -64,14 +72,18 @@ class Simulation:
     cluster: Cluster
     recorders: list[Recorder]
     records: Records
+    kernels: list[KernelExecutor]
+    """Of all replicas, where real kernels run their steps."""
 
     def serve(self, requests: Iterable[Request]) -> None:
         """Run until every request is answered or refused; the records are complete then.
 
-        Raises ConfigError where simulated time outgrows the 64 bits that tables have for it.
+        Raises ConfigError where simulated time outgrows the 64 bits that tables have for it, and
+        where kernels run out of memory.
         """
         try:
-            self.cluster.serve(requests)
+            with explain_kernels() if self.kernels else nullcontext():
+                self.cluster.serve(requests)
         except OverflowError:
             raise ConfigError(
                 "found a simulated time beyond 2**63 ns (292 years); allowed: shorter steps, or"
@@ -93,7 +105,10 @@ def build_simulation(
     config = deployment.config
     env = simpy.Environment()
     records = Records()
-    engines, recorders = [], []
+    engines, recorders, kernels = [], [], []
+    make_kernels = None
+    if isinstance(config.executor, RealKernels):
+        make_kernels = kernel_executors(deployment, config.executor)
     for replica in range(config.cluster.replicas):
         world = build_world(config.engine)
         scheduler = build_scheduler(
@@ -108,11 +123,16 @@ def build_simulation(
             # A recount visits every block: this often, it costs a block for each step.
             check_every=max(CHECK_EVERY_STEPS, deployment.num_gpu_blocks),
         )
-        own = () if watch is None else (watch(scheduler),)
+        own: list[Observer] = [] if watch is None else [watch(scheduler)]
+        executor: Executor = Simulated(latency)
+        if make_kernels is not None:
+            executor = make_kernels(scheduler.kv, replica)
+            kernels.append(executor)
+            own.append(executor)
         engine = Engine(
             env,
             scheduler=scheduler,
-            executor=Simulated(latency),
+            executor=executor,
             world=world,
             observers=[recorder, *observers, *own],
             branching=build_branching(config, world=world, replica=replica),
@@ -125,7 +145,7 @@ def build_simulation(
         recorders.append(recorder)
     router: Router = RoundRobin() if config.cluster.router == "round_robin" else LeastOutstanding()
     cluster = Cluster(env, engines, router=router)
-    return Simulation(cluster=cluster, recorders=recorders, records=records)
+    return Simulation(cluster=cluster, recorders=recorders, records=records, kernels=kernels)
 
 
 def build_scheduler(engine: EngineConfig, *, num_gpu_blocks: int, world: World) -> Scheduler:
@@ -243,7 +263,8 @@ def _seats(engine: EngineConfig) -> int:
 
 def build_latency(deployment: Deployment) -> LatencyModel:
     """The clock. Raises ModelError or ConfigError where the roofline cannot price the model,
-    ConfigError for a file of step times that cannot be read, TableError for a table."""
+    ConfigError for a file of step times that cannot be read, and for kernels that are not there,
+    TableError for a table."""
     config = deployment.config
     match config.latency:
         case LinearLatency() as linear:
@@ -255,6 +276,9 @@ def build_latency(deployment: Deployment) -> LatencyModel:
             )
         case ReplayLatency() as replay:
             return Recording(replay.path)
+        case ExecutedLatency():
+            assert isinstance(config.executor, RealKernels)
+            return describe_kernels(deployment, config.executor)
         case StepsLatency() as steps:
             return read_step_model(steps.path).build()
         case RooflineLatency() as roofline:
@@ -266,7 +290,8 @@ def build_latency(deployment: Deployment) -> LatencyModel:
 def build_work(deployment: Deployment) -> Roofline | None:
     """What counts FLOP and bytes of the steps; None where model and device do not tell."""
     try:
-        return _build_roofline(deployment, RooflineLatency(kind="roofline"))
+        options = RooflineLatency(kind="roofline", communication="none")
+        return _build_roofline(deployment, options)
     except (ConfigError, ModelError):
         return None
 
@@ -281,8 +306,10 @@ def _build_roofline(deployment: Deployment, options: RooflineLatency) -> Rooflin
             deployment.device,
             kv_cache_dtype=engine.kv_cache_dtype,
             tensor_parallel_size=engine.tensor_parallel_size,
+            communicate=options.communication == "modelled",
             compute_efficiency=options.compute_efficiency,
             bandwidth_efficiency=options.bandwidth_efficiency,
+            link_efficiency=options.link_efficiency,
             host_ns=options.host_ns,
             block_size=engine.block_size,
         )

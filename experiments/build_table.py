@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from calibrate.communication import settle_communication
 from calibrate.device import Device
 from calibrate.importers.aiconfigurator import GEMM_DTYPES, import_aiconfigurator
 from calibrate.importers.llmservingsim import import_llmservingsim
@@ -18,7 +19,8 @@ def build_table_latency(
     deployment: Deployment, options: TableLatency | ImportedLatency
 ) -> StepTime:
     """The table's step times for the deployment's model, GPU count and KV dtype. Raises
-    TableError where it has none, ModelError for a mixture of experts."""
+    TableError where it has none or cannot price the GPUs' collectives, ModelError for a mixture
+    of experts."""
     engine, model = deployment.config.engine, deployment.model
     if model is None:
         raise ConfigError(f"latency.kind: {options.kind} needs a model")
@@ -30,8 +32,11 @@ def build_table_latency(
     chosen = table.select(
         model, tensor_parallel_size=tp, dtype=options.dtype, kv_dtype=engine.kv_cache_dtype
     )
+    settled = settle_communication(
+        chosen, model, deployment.device, gpus=tp, source=options.communication
+    )
     return StepTime(
-        chosen,
+        settled,
         host_ns=options.host_ns,
         capture_sizes=options.capture_sizes or (),
         skew=options.skew,

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from experiments.engine_config import Engine
+from experiments.errors import ConfigError
+from experiments.executor_config import Executor, RealKernels, SimulatedExecutor
 from experiments.explain import explain
-from experiments.latency_config import Latency, ReplayLatency, RooflineLatency
+from experiments.latency_config import ExecutedLatency, Latency, ReplayLatency, RooflineLatency
 from experiments.section import Section, refuse
 from experiments.source import Source
 from experiments.transform_config import AnyTransform
@@ -46,7 +48,10 @@ class Config(Section):
     device: str | None = None
     """A shipped GPU's name."""
     engine: Engine = Engine()
+    executor: Executor = SimulatedExecutor()
+    """Who runs the steps."""
     latency: AnyLatency = RooflineLatency(kind="roofline")
+    """How long they take; with executor.kind kernels it is `executed`, and need not be said."""
     trace: AnyTrace = Field(
         description="where requests come from; kind: chat, synthetic, clients, merge, or auto for a"
         " file that shows its format (`pagesim schema` lists the kinds of all formats)"
@@ -62,11 +67,46 @@ class Config(Section):
     in {few seats: {engine.max_num_seqs: 8}}. A section that says another kind is replaced whole.
     What does not run all of them takes the config without them."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_measured_times(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "latency" not in values:
+            executor = values.get("executor")
+            kind = executor.get("kind") if isinstance(executor, dict) else executor
+            if kind == "kernels":
+                return values | {"latency": {"kind": "executed"}}
+        return values
+
     @model_validator(mode="after")
     def _check_parts(self) -> Config:
+        if isinstance(self.executor, RealKernels):
+            self._check_kernels()
+        elif isinstance(self.latency, ExecutedLatency):
+            refuse("found executed; allowed: with executor.kind kernels", at="latency")
         if isinstance(self.latency, ReplayLatency) and self.cluster.replicas > 1:
             refuse("a recording is of one engine; allowed: cluster.replicas 1", at="latency")
         return self
+
+    def _check_kernels(self) -> None:
+        """One process runs whole steps of one model, one after another, and times them."""
+        engine, found = self.engine, "found kernels, which run"
+        if not isinstance(self.latency, ExecutedLatency):
+            refuse(
+                f"found {self.latency.kind}; allowed with executor.kind kernels, whose steps are"
+                " measured: executed",
+                at="latency",
+            )
+        if engine.batches_in_flight > 1:
+            refuse(
+                f"{found} one batch at a time; allowed: engine.async_scheduling false and"
+                " engine.pipeline_parallel_size 1",
+                at="executor",
+            )
+        if engine.tensor_parallel_size > 1:
+            refuse(
+                f"{found} the model on one device; allowed: engine.tensor_parallel_size 1",
+                at="executor",
+            )
 
 
 def load_config(path: str | Path, *, overrides: Iterable[str] = ()) -> Config:
@@ -76,6 +116,15 @@ def load_config(path: str | Path, *, overrides: Iterable[str] = ()) -> Config:
     """
     source = read_source(path, overrides=overrides)
     return parse_config(source.values, source=source)
+
+
+def check_repeatable(config: Config, *, wanted_by: str) -> None:
+    """Raise ConfigError where two runs of a config would not be alike, as something needs them."""
+    if isinstance(config.executor, RealKernels):
+        raise ConfigError(
+            "executor.kind: found kernels, which never take the same time twice; allowed with"
+            f" {wanted_by}: simulated (latency.kind replay has a run's durations.csv as its clock)"
+        )
 
 
 def read_source(path: str | Path, *, overrides: Iterable[str] = ()) -> Source:

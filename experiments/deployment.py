@@ -160,6 +160,7 @@ def _plan(engine: Engine, *, model: Model | None, device: Device | None) -> Memo
             block_size=engine.block_size,
             kv_cache_dtype=engine.kv_cache_dtype,
             tensor_parallel_size=engine.tensor_parallel_size,
+            pipeline_parallel_size=engine.pipeline_parallel_size,
             vllm_version=engine.scheduler.version,
             num_gpu_blocks_override=engine.num_gpu_blocks_override,
             kv_cache_memory_bytes=engine.kv_cache_memory_bytes,

@@ -45,6 +45,11 @@ def read_durations(path: str | Path) -> list[int]:
     return durations_ns
 
 
+def write_durations(path: Path, durations_ns: list[int]) -> None:
+    """A file that `read_durations` reads."""
+    path.write_text("\n".join([COLUMN, *map(str, durations_ns), ""]), encoding="utf-8")
+
+
 def _is_duration(text: str | None) -> bool:
     # Python refuses to read numbers of thousands of digits: their length comes first.
     if text is None or not (text.isascii() and text.isdigit() and len(text) < 20):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from experiments.section import Section, refuse
+from experiments.section import Section, by_kind, refuse
 from sim.kv.spec import KV_DTYPES, resolve_kv_dtype
 from sim.scheduling.versions import VERSIONS
 
@@ -29,17 +28,6 @@ def _resolve_kv_dtype(value: Any) -> Any:
         return resolve_kv_dtype(value)
     except (TypeError, ValueError):
         refuse(f"found {value!r}; allowed: {', '.join(KV_DTYPES)}")
-
-
-def _by_kind(default: str, **aliases: str) -> Callable[[Any], Any]:
-    """A part may be written as its kind alone, and without a kind it is the default one."""
-
-    def spell_out(value: Any) -> Any:
-        if isinstance(value, str):
-            return {"kind": aliases.get(value, value)}
-        return {"kind": default} | value if isinstance(value, dict) else value
-
-    return spell_out
 
 
 class Scheduler(Section):
@@ -143,12 +131,12 @@ class Engine(Section):
     """Plan the next batch while one runs (vLLM's default today): one more batch in flight."""
     scheduler: Annotated[
         VllmScheduler | StaticBatching,
-        BeforeValidator(_by_kind("vllm")),
+        BeforeValidator(by_kind("vllm")),
         Field(discriminator="kind"),
     ] = VllmScheduler()
     kv_cache: Annotated[
         PagedCache | ContiguousCache,
-        BeforeValidator(_by_kind("paged", naive="contiguous")),
+        BeforeValidator(by_kind("paged", naive="contiguous")),
         Field(discriminator="kind"),
     ] = PagedCache()
     preemption: Recompute = Recompute()

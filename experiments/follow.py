@@ -14,6 +14,7 @@ from experiments.exits import exits, make_app
 
 if TYPE_CHECKING:
     from experiments.config import Config
+    from experiments.engine_config import Engine
 
 _DETAILED_STEPS = 64
 
@@ -41,6 +42,7 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
             f"engine.kv_cache.kind: found {kv_cache.kind}; allowed: paged, since a story is told"
             " along a block table"
         )
+    check_one_batch(deployment.config.engine)
     free_order = kv_cache.free_order
     assert free_order is not None
     story = Story()
@@ -88,6 +90,16 @@ def check_id(request: str, ids: list[str]) -> None:
     raise ConfigError(
         f"--request {request}: {question}the trace has {len(ids):,} requests, {ids[0]} to {ids[-1]}"
     )
+
+
+def check_one_batch(engine: Engine) -> None:
+    """Raise ConfigError where several batches are in flight: blocks are then taken, and tokens
+    counted, before there is anything to see."""
+    if engine.batches_in_flight > 1:
+        raise ConfigError(
+            f"engine: found {engine.batches_in_flight} batches in flight; allowed: one, as with"
+            " --set engine.async_scheduling=false and engine.pipeline_parallel_size=1"
+        )
 
 
 def follow(

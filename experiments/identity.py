@@ -9,12 +9,13 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from platform import python_version
+from uuid import uuid4
 
 from calibrate.steptime import StepTime
 from experiments.deployment import Deployment
 from experiments.latency_config import ReplayLatency, StepsLatency
 from experiments.tables import RESULT_SCHEMA
-from sim.latency import LatencyModel
+from sim.latency import Executed, LatencyModel
 
 _SOURCES = ("sim", "traces", "calibrate", "experiments")
 _SHOWN_DIGITS = 12
@@ -25,6 +26,7 @@ def name_run(deployment: Deployment, *, trace_fingerprint: str, latency: Latency
 
     That is: the resolved config, the content of trace, model, device, files of step times and
     latency table, the result schema, and pagesim's own code (which names a changed checkout, too).
+    What was executed cannot be had again: every such run has a name of its own.
     """
     config = deployment.config
     contents = {
@@ -34,6 +36,7 @@ def name_run(deployment: Deployment, *, trace_fingerprint: str, latency: Latency
         "device": None if deployment.device is None else asdict(deployment.device),
         "durations": _digest_file(config.latency),
         "latency_table": latency.table.fingerprint() if isinstance(latency, StepTime) else None,
+        "executed": uuid4().hex if isinstance(latency, Executed) else None,
         "result_schema": RESULT_SCHEMA,
         "pagesim": [_version("pagesim"), digest_code()],
     }

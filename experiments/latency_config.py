@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from calibrate.link import LINK_EFFICIENCY
 from calibrate.roofline import BANDWIDTH_EFFICIENCY, COMPUTE_EFFICIENCY
 from experiments.engine_config import Count
 from experiments.section import Section, refuse
@@ -33,6 +34,10 @@ class RooflineLatency(Clock):
     """Share of the datasheet's FLOP/s that steps reach."""
     bandwidth_efficiency: Efficiency = BANDWIDTH_EFFICIENCY
     """Share of the datasheet's bytes/s that steps reach."""
+    link_efficiency: Efficiency = LINK_EFFICIENCY
+    """Share of the datasheet's bytes/s that all-reduces between GPUs reach."""
+    communication: Literal["modelled", "none"] = "modelled"
+    """All-reduces of tensor parallelism: from the device's link, or for nothing."""
     host_ns: Duration = 0
     """Host time of every step during which the GPU idles."""
 
@@ -82,6 +87,9 @@ class Measured(Clock):
     capture_sizes: list[Count] | None = None
     """Token counts of captured CUDA graphs, to which steps of decodes alone are padded; null: no
     padding."""
+    communication: Literal["auto", "measured", "modelled", "none"] = "auto"
+    """All-reduces of tensor parallelism: the table's, from the device's link, or for nothing; auto:
+    the table's, and from the link what it has not."""
     skew: bool = True
     """Use what the table knows of decodes of mixed length."""
 
@@ -114,6 +122,18 @@ class ImportedLatency(Measured):
         return self
 
 
+class ExecutedLatency(Clock):
+    """What the steps took on real kernels: with executor.kind kernels, and only there."""
+
+    kind: Literal["executed"]
+
+
 Latency = (
-    RooflineLatency | LinearLatency | ReplayLatency | StepsLatency | TableLatency | ImportedLatency
+    RooflineLatency
+    | LinearLatency
+    | ReplayLatency
+    | StepsLatency
+    | TableLatency
+    | ImportedLatency
+    | ExecutedLatency
 )

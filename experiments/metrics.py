@@ -32,7 +32,11 @@ def summarize(frames: Frames, context: Context) -> dict[str, Any]:
     latency = context["latency"]
     makespan_ns = measure_makespan(frames)
     ttft = decompose_ttft(requests, knows_alone=latency["knows_alone"])
-    limits = share_limits(steps, window_ns=makespan_ns * len(context["slot_ns"]))
+    # Batches in flight when the last answer ends run to their end.
+    after_ns = (
+        max(0, int(steps["end_ns"].max()) - int(requests["finish_ns"].max())) if makespan_ns else 0
+    )
+    limits = share_limits(steps, window_ns=(makespan_ns + after_ns) * len(context["slot_ns"]))
     return {
         "about": _introduce(context),
         "counts": _count(frames, context),

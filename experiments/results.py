@@ -22,6 +22,8 @@ from experiments.identity import read_versions
 from experiments.tables import TABLES, make_schema
 
 SUMMARY, CONFIG, FIGURES = "summary.json", "config.yaml", "figures"
+DURATIONS = "durations.csv"
+"""Of every step, where one replica executed them: `latency.kind: replay` reads it."""
 STUDY = "study.json"
 """In the folder of a comparison, beside those of its runs."""
 _FILES = (SUMMARY, CONFIG, *(f"{table}.parquet" for table in TABLES))

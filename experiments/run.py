@@ -40,11 +40,14 @@ def run(
     and summaries. --set comes before what a variant replaces."""
     with exits():
         # Not before: `--help` should not wait for pandas.
-        from experiments.config import parse_config, read_source
+        from experiments.config import check_repeatable, parse_config, read_source
         from experiments.variants import read_variants
 
         source = read_source(config, overrides=overrides or ())
         description, variants = parse_config(source.values, source=source), read_variants(source)
+        if verify:
+            for each in (variants or {"": description}).values():
+                check_repeatable(each, wanted_by="--verify")
     if variants:
         folder = _compare(description.name, variants, out=out, force=force, quiet=quiet)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -41,3 +42,14 @@ class Section(BaseModel):
 def refuse(message: str, *, at: str = "") -> NoReturn:
     """From within a validator: this section's key `at` (or the section itself) is wrong."""
     raise PydanticCustomError("refused", "{message}", {"message": message, "at": at})
+
+
+def by_kind(default: str, **aliases: str) -> Callable[[Any], Any]:
+    """A part may be written as its kind alone, and without a kind it is the default one."""
+
+    def spell_out(value: Any) -> Any:
+        if isinstance(value, str):
+            return {"kind": aliases.get(value, value)}
+        return {"kind": default} | value if isinstance(value, dict) else value
+
+    return spell_out

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from calibrate.device import Device
+from calibrate.roofline import Roofline
 from calibrate.step_model import StepModel
 from calibrate.steptime import StepTime
 from calibrate.table_peak import device_of
@@ -17,9 +18,11 @@ from experiments.build_trace import build_trace
 from experiments.config import Config
 from experiments.context import Context, Frames
 from experiments.deployment import Deployment, resolve
+from experiments.durations import write_durations
+from experiments.executor_config import RealKernels
 from experiments.identity import name_run, read_versions
 from experiments.metrics import check, summarize
-from experiments.results import FIGURES, Draft, RunResult, is_finished, load_result
+from experiments.results import DURATIONS, FIGURES, Draft, RunResult, is_finished, load_result
 from experiments.tables import make_frames
 from sim.latency import LatencyModel
 from sim.observer import Observer
@@ -72,10 +75,13 @@ def simulate(
         if trace.shifted_by is not None:
             notes.append(f"arrivals count from the first request, at {trace.shifted_by}")
         notes += describe_clock(latency, frames, deployment.device)
+        notes += describe_execution(simulation, config)
         run = {"id": run_id, "versions": read_versions(), "notes": notes}
         summary = {"run": run, **summarize(frames, context)}
         draft.write_tables(frames, config=context["config"])
         draft.write_texts(summary, config=context["config"])
+        if len(simulation.kernels) == 1:
+            write_durations(draft.path / DURATIONS, simulation.kernels[0].durations_ns)
         from experiments.figures import draw  # seaborn is slow to import
 
         figures = draft.path / FIGURES
@@ -86,7 +92,9 @@ def simulate(
 
 
 def describe_clock(latency: LatencyModel, frames: Frames, device: Device | None) -> list[str]:
-    """What a measured clock does not know, and where the run, now over, left what it does."""
+    """What a clock does not know or assumes, and where the run, now over, left what it knows."""
+    if isinstance(latency, Roofline):
+        return [f"latency: {note}" for note in latency.notes]
     if isinstance(latency, StepModel):
         return [f"latency: {what}: {n:,}" for what, n in latency.notes.items()]
     if not isinstance(latency, StepTime):
@@ -101,6 +109,25 @@ def describe_clock(latency: LatencyModel, frames: Frames, device: Device | None)
         *(f"latency table: {note}" for note in latency.notes),
         *(f"latency table: {what}: {n:,}" for what, n in counted.items()),
     ]
+
+
+def describe_execution(simulation: Simulation, config: Config) -> list[str]:
+    """What a user should know of steps that real kernels ran."""
+    if not simulation.kernels:
+        return []
+    assert isinstance(config.executor, RealKernels)
+    notes = ["steps were executed: another run measures other times, and has another name"]
+    run, planned = config.executor.model, config.model
+    if run is not None and planned is not None and run != planned:
+        notes.append(f"executed with the shape of {run}; memory was planned for {planned}")
+    if forced := sum(executor.ids.forced for executor in simulation.kernels):
+        notes.append(f"answer tokens that a prompt or a twin had settled before: {forced:,}")
+    if stale := sum(executor.stale_tokens for executor in simulation.kernels):
+        notes.append(
+            "tokens of prefix hits that were published and never computed (as vLLM does under"
+            f" policy priority), so that what follows them is wrong: {stale:,}"
+        )
+    return notes
 
 
 def _name_devices(measured_on: Device | None, device: Device | None) -> list[str]:

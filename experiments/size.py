@@ -29,6 +29,9 @@ def size(
         str, typer.Option(help="Element type of the cache: auto, fp8, int8, ...")
     ] = "auto",
     tensor_parallel_size: Annotated[int, typer.Option(help="GPUs that share the model.")] = 1,
+    pipeline_parallel_size: Annotated[
+        int, typer.Option(help="Stages that share its layers, each of so many GPUs.")
+    ] = 1,
     gpu_memory_utilization: Annotated[
         float | None, typer.Option(help="Share of GPU memory to use; else vLLM's default.")
     ] = None,
@@ -59,6 +62,7 @@ def size(
         engine: dict[str, object] = {
             "kv_cache_dtype": kv_cache_dtype,
             "tensor_parallel_size": tensor_parallel_size,
+            "pipeline_parallel_size": pipeline_parallel_size,
             "gpu_memory_utilization": gpu_memory_utilization,
             "block_size": block_size,
             "max_num_seqs": max_num_seqs,

@@ -42,8 +42,10 @@ def show_sizing(
 def _say_headline(sizing: Sizing) -> Text:
     engine, device = sizing.engine, sizing.device
     text = Text.assemble((sizing.model.name, "bold cyan"), f" on {device.name}")
-    if engine.tensor_parallel_size > 1:
-        text.append(f" x {engine.tensor_parallel_size} (all numbers per GPU)")
+    gpus = engine.tensor_parallel_size * engine.pipeline_parallel_size
+    if gpus > 1:
+        stages = f", {stages} stages" if (stages := engine.pipeline_parallel_size) > 1 else ""
+        text.append(f" x {gpus}{stages} (all numbers per GPU)")
     text.append(
         f"\nas vLLM {engine.scheduler.version} would divide its memory, KV cache in"
         f" {sizing.asked.kv_cache_dtype}",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from calibrate.device import Device, load_device
 from calibrate.memory import DoesNotFit, MemoryPlan
 from calibrate.model import Model, load_model
+from calibrate.stages import divide_layers
 from experiments.config import parse_config
 from experiments.deployment import resolve
 from experiments.engine_config import Engine
@@ -159,8 +160,12 @@ def _exists(model: Model, dtype: str) -> bool:
 
 
 def _spec(model: Model, dtype: str, engine: Engine) -> KVSpec:
+    """Of a GPU of the stage with the most layers."""
+    stages = engine.pipeline_parallel_size
     try:
-        return model.kv_spec(dtype, tensor_parallel_size=engine.tensor_parallel_size)
+        layers = max(stage.layers for stage in divide_layers(model.layers, stages))
+        spec = model.kv_spec(dtype, tensor_parallel_size=engine.tensor_parallel_size)
+        return replace(spec, layers=layers)
     except ValueError as error:
         raise ConfigError(f"engine: {error}") from None
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.build import Simulation, build_latency, build_simulation
 from experiments.build_trace import build_trace
-from experiments.config import Config
+from experiments.config import Config, check_repeatable
 from experiments.deployment import resolve
 from sim.plan import Departure, Plan
 from sim.record import Records
@@ -66,7 +66,9 @@ class Verification:
 
 
 def verify(config: Config) -> Verification:
-    """Run a config with both loops and compare. Raises what `simulate` raises."""
+    """Run a config with both loops and compare. Raises what `simulate` raises, and ConfigError
+    for an executor that no run repeats."""
+    check_repeatable(config, wanted_by="--verify")
     trails = {loop: BlockTrail() for loop in ("fast", "plain")}
     fast, plain = (serve(config, loop, trail) for loop, trail in trails.items())
     difference = compare_records(fast, plain)

@@ -15,7 +15,7 @@ from sim.latency import LONGEST_STRETCH
 from sim.moment import Kind, Moment
 from sim.observer import Observer
 from sim.parting import Fork
-from sim.plan import NO_TAKES, Plan
+from sim.plan import NO_TAKES
 from sim.request import Request
 from sim.scheduling.face import ONE_STEP, ForkingScheduler, Scheduler
 from sim.stuck import Watchdog
@@ -94,12 +94,12 @@ class Engine:
         elif self._in_flight and self._in_flight[0].cut_on_arrival:
             self._cut(self._in_flight[0], now_ns)
 
-    def _turn(self, _: simpy.Event) -> None:
+    def _turn(self, now_ns: int) -> None:
         """Plan until there is no more room in flight, then wait for the oldest batch."""
-        now_ns, in_flight, self._rests = int(self._env.now), self._in_flight, True
+        in_flight, self._rests = self._in_flight, True
         while self.scheduler.has_work:
-            self._rests = self._plan(now_ns).is_empty
-            if in_flight.is_full:
+            self._rests = self._plan(now_ns)
+            if in_flight.is_full():
                 break
             if self._rests and self.scheduler.has_work:
                 self._look_again(now_ns + self._sleep_ns)
@@ -110,27 +110,26 @@ class Engine:
             self._awake = False
 
     def _look_again(self, at_ns: int) -> None:
-        self.events += 1
-        Moment(self._env, at_ns, self._turn, kind=Kind.WAKE_UP, replica=self.replica)
+        def turn(_: simpy.Event) -> None:
+            self._turn(at_ns)
 
-    def _plan(self, now_ns: int) -> Plan:
-        """Decide the next step, and put it in flight."""
+        self.events += 1
+        Moment(self._env, at_ns, turn, kind=Kind.WAKE_UP, replica=self.replica)
+
+    def _plan(self, now_ns: int) -> bool:
+        """Decide the next step, see for how long the decision stands, and put it in flight. Is it
+        an empty one?"""
         in_flight, plan = self._in_flight, self.scheduler.schedule(now_ns)
-        plan.step = self.steps + in_flight.steps
+        plan.step = self.steps + (in_flight.steps() if in_flight else 0)
         is_empty = plan.is_empty
         if is_empty or plan.preempted:
-            self._watchdog.see(plan, now_ns, steps_in_flight=in_flight.steps)
+            self._watchdog.see(plan, now_ns, steps_in_flight=in_flight.steps())
         self.decisions += 1
         for observer in self._observers:
             observer.began(plan, now_ns)
-        if in_flight.depth == 1 and not is_empty:
-            in_flight.append(self._repeat(plan, now_ns))
-        else:
+        if is_empty or in_flight.depth > 1:
             in_flight.send(plan, now_ns, 0 if is_empty else self._executor.run(plan, 1)[0])
-        return plan
-
-    def _repeat(self, plan: Plan, now_ns: int) -> Stretch:
-        """Run a plan for as long as the decision stands."""
+            return is_empty
         once = self._branching.may_part(plan)
         k, until_ns, cut_on_arrival = ONE_STEP if once else self.scheduler.stable_for(plan)
         if k > 1:
@@ -139,7 +138,8 @@ class Engine:
         del ends_ns[0]
         if until_ns is not None:
             del ends_ns[1 + bisect_left(ends_ns, until_ns) :]
-        return Stretch(plan, now_ns, ends_ns, cut_on_arrival)
+        in_flight.append(Stretch(plan, now_ns, ends_ns, cut_on_arrival))
+        return False
 
     def _wait(self, stretch: Stretch, now_ns: int) -> None:
         """Wait for the end of this stretch, the oldest, and of no other."""
@@ -164,23 +164,10 @@ class Engine:
         """The oldest stretch is over, unless it was cut: then this moment is stale."""
         if moment is not self._landing:
             return
-        stretch, now_ns = self._in_flight.popleft(), int(self._env.now)
-        stretch.ends_ns[-1] = now_ns
-        if stretch.plan.is_idle:
-            for observer in self._observers:
-                observer.ran(stretch.plan, now_ns, stretch.ends_ns, NO_TAKES)
-        else:
-            self._take_in(stretch, now_ns)
-        if self._rests and self.scheduler.has_work:
-            self._look_again(now_ns + self._sleep_ns)
-        else:
-            self._turn(moment)
-
-    def _take_in(self, stretch: Stretch, now_ns: int) -> None:
-        """Give what ran its tokens, and let go of answers that end with them."""
-        plan, start_ns, ends_ns, _, _ = stretch
+        plan, start_ns, ends_ns, _, is_step, _ = self._in_flight.popleft()
+        ends_ns[-1] = now_ns = int(self._env.now)
         k = len(ends_ns)
-        self.steps += k
+        self.steps += k if is_step else 0
         takes = self.scheduler.extend_by(plan, k) if k > 1 else NO_TAKES
         for observer in self._observers:
             observer.ran(plan, start_ns, ends_ns, takes)
@@ -196,6 +183,10 @@ class Engine:
         if departures:
             for observer in self._observers:
                 observer.ended(departures, now_ns)
+        if self._rests and self.scheduler.has_work:
+            self._look_again(now_ns + self._sleep_ns)
+        else:
+            self._turn(now_ns)
 
     def _fork(self, forks: list[Fork], now_ns: int) -> None:
         scheduler = cast(ForkingScheduler, self.scheduler)

@@ -19,6 +19,8 @@ class Stretch(NamedTuple):
     ends_ns: list[int]
     """When each time ends."""
     cut_on_arrival: bool
+    is_step: bool = True
+    """Not where the plan is idle."""
     leaves_ns: tuple[int, ...] = ()
     """When it leaves each pipeline stage; nothing where it is not one of several in flight."""
 
@@ -35,13 +37,12 @@ class Flight(deque[Stretch]):
         self.depth = depth
         self.stages = stages
 
-    @property
     def is_full(self) -> bool:
         return len(self) == self.depth
 
-    @property
     def steps(self) -> int:
-        return sum(not batch.plan.is_idle for batch in self)
+        """How many of them are steps."""
+        return sum(batch.is_step for batch in self)
 
     def send(self, plan: Plan, now_ns: int, duration_ns: int) -> None:
         """Add a batch behind the others; `duration_ns` is its time in all stages together, each
@@ -50,10 +51,11 @@ class Flight(deque[Stretch]):
         left_ns = ahead[-1] if ahead else (now_ns,) * self.stages
         start_ns = max(now_ns, left_ns[0])
         if plan.is_empty:
-            self.append(Stretch(plan, start_ns, [max(now_ns, left_ns[-1])], False))
+            back_ns, is_step = max(now_ns, left_ns[-1]), not plan.is_idle
+            self.append(Stretch(plan, start_ns, [back_ns], False, is_step))
             return
         at_ns, leaves_ns = now_ns, []
         for free_ns in left_ns:
             at_ns = max(at_ns, free_ns) + duration_ns // self.stages
             leaves_ns.append(at_ns)
-        self.append(Stretch(plan, start_ns, [at_ns], False, tuple(leaves_ns)))
+        self.append(Stretch(plan, start_ns, [at_ns], False, leaves_ns=tuple(leaves_ns)))

@@ -98,17 +98,34 @@ class Linear:
         return np.where(n, chunk_ns, 0)
 
 
-class Replay:
+class WholeSteps:
+    """What clocks of whole steps have in common: nothing is known of a chunk by itself."""
+
+    modelled = False
+    host_ns = 0
+    knows_alone = False
+
+    def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
+        return np.zeros(np.broadcast_shapes(np.shape(computed_before), np.shape(n)), dtype=np.int64)
+
+
+class Executed(WholeSteps):
+    """For steps that a real executor runs and measures: nobody asks what they would take."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def durations(self, plan: Plan, k: int) -> list[int]:
+        raise AssertionError("steps are executed; this clock only knows whose time they took")
+
+
+class Replay(WholeSteps):
     """Recorded step durations; for replaying a real engine's log.
 
     Step i of a plan costs the i-th recorded duration, whatever the plan holds. Raises
     IndexError with the step's number when the run outlives the recording: its decisions
     have then left the recorded ones.
     """
-
-    modelled = False
-    host_ns = 0
-    knows_alone = False
 
     def __init__(self, recorded_ns: list[int], *, source: str) -> None:
         self._recorded_ns = recorded_ns
@@ -120,6 +137,3 @@ class Replay:
             known = len(self._recorded_ns)
             raise IndexError(f"step {plan.step} is beyond the {known} recorded steps")
         return steps
-
-    def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
-        return np.zeros(np.broadcast_shapes(np.shape(computed_before), np.shape(n)), dtype=np.int64)

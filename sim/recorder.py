@@ -58,8 +58,8 @@ class Recorder:
         """Made so far that became steps; of them"""
         self._ran = 0
         """so many have run."""
-        self._heads: deque[tuple[int, ...]] = deque()
-        """What is known of the others since they were made."""
+        self._heads: deque[list[int] | None] = deque()
+        """What is known of the plans in flight since they were made; None of idle ones."""
         self._decoding: dict[Sequence, None] = {}
         """Sequences that have a token and stay."""
         self._paused: dict[Sequence, None] = {}
@@ -85,7 +85,9 @@ class Recorder:
     def began(self, plan: Plan, now_ns: int) -> None:
         scheduler, decodes, head = self._scheduler, plan.decodes, plan.refused
         kv, decision = scheduler.kv, self._decisions
-        if plan.is_idle:
+        num_decodes = len(decodes)
+        if not (num_decodes or plan.chunks or plan.preempted):
+            self._heads.append(None)
             return
         self._decisions += 1
         for departure in plan.preempted:
@@ -97,7 +99,7 @@ class Recorder:
             self._note_admission([decision, index, stay, hit_tokens, woken_blocks, room])
         for _, _, sequence, position in plan.copies:
             self._note_copy([decision, sequence.index, position])
-        if self._paused or len(decodes) != len(self._decoding):
+        if self._paused or num_decodes != len(self._decoding):
             self._note_pauses(plan)
         completing = plan.completing
         for sequence, computed_before, n in plan.chunks:
@@ -105,7 +107,7 @@ class Recorder:
             self._note_chunk([decision, index, stay, computed_before, n, completes])
         for sequence in completing:
             self._decoding[sequence] = None
-        facts = (
+        facts = [
             plan.step,
             self._ran,
             now_ns,
@@ -114,18 +116,18 @@ class Recorder:
             0 if head is None else head.preemptions,
             scheduler.num_running,
             scheduler.num_waiting,
-            len(decodes),
+            num_decodes,
             decodes.context_sum,
             kv.free_blocks,
             kv.idle_blocks,
             kv.free_blocks if head is not None and kv.is_scattered(head) else 0,
-        )
+        ]
         self._heads.append(facts)
 
     def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
-        if plan.is_idle:
-            return
         kv, steps, head = self._scheduler.kv, len(ends_ns), self._heads.popleft()
+        if head is None:
+            return
         self._note_step_ends(ends_ns)
         self._note_decision(
             [

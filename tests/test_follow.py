@@ -99,6 +99,18 @@ def test_both_loops_tell_the_same(config: Path) -> None:
             assert story(config, request, "--set", "engine.loop=fast", *options) == plain
 
 
+@pytest.mark.parametrize("option", ["async_scheduling=true", "pipeline_parallel_size=2"])
+def test_batches_in_flight_are_refused(config: Path, option: str) -> None:
+    result = follow(config, "c", "--set", f"engine.{option}")
+    assert result.exit_code == 2
+    assert "found 2 batches in flight; allowed: one" in result.stderr
+    result = CliRunner().invoke(
+        pagesim, ["blocks", str(config), "--at", "1ms", "--set", f"engine.{option}"]
+    )
+    assert result.exit_code == 2
+    assert "found 2 batches in flight; allowed: one" in result.stderr
+
+
 def test_why_a_request_waits(config: Path) -> None:
     told = story(config, "c")
     for line in (

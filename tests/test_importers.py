@@ -149,7 +149,7 @@ def test_llmservingsims_real_profile() -> None:
         import_llmservingsim(PROFILE, LLAMA, tensor_parallel_size=2), tensor_parallel_size=2
     )
     assert two.alone(0, 2048) < 0.6 * clock.alone(0, 2048)
-    assert "no points of allreduce, which take no time here" in two.notes
+    assert "no points of allreduce and allgather, which take no time here" in two.notes
 
 
 def aiconfigurator(folder: Path, *, kv_heads: int = 8) -> Path:
@@ -187,14 +187,22 @@ def aiconfigurator(folder: Path, *, kv_heads: int = 8) -> Path:
         for n in (4096, 409_600)
         for kind, slow in (("graph", 1e-9), ("eager", 1e-3))
     ]
+    nccl = [
+        {"num_gpus": 2, "message_size": n, "op_name": op, "nccl_dtype": dtype, "latency": slow * n}
+        for n in (128_256, 128_256_000)
+        for op, slow in (("all_gather", 2e-9), ("all_reduce", 1e-3))
+        for dtype, slow in (("half", slow), ("int8", slow / 8))
+    ]
     for family, version, file, rows in (
         ("gemm", "0.24.0", "gemm_perf", gemm),
         ("gemm", "0.9.0", "gemm_perf", gemm[:1]),
         ("attention", "0.24.0", "context_attention_perf", context),
         ("attention", "0.24.0", "generation_attention_perf", generation),
         ("comm", "0.24.0", "custom_allreduce_perf", comm),
+        ("comm", "2.9.1", "nccl_perf", nccl),
     ):
-        path = data / family / "vllm" / version / f"{file}.parquet"
+        who = "nccl" if file == "nccl_perf" else "vllm"
+        path = data / family / who / version / f"{file}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(rows).to_parquet(path)
     return folder
@@ -230,10 +238,22 @@ def test_aiconfigurator_dtypes_and_two_gpus(tmp_path: Path) -> None:
         cut.assign(num_heads=16, num_key_value_heads=4).to_parquet(path)
     two = import_aiconfigurator(folder, LLAMA, H200, tensor_parallel_size=2)
     (allreduce,) = two.of("allreduce")
-    assert allreduce.calls == 64
+    assert allreduce.calls == 65
     assert allreduce.ns == pytest.approx([4.096, 409.6])  # in a graph, of tokens x 4096 numbers
+    (gather,) = two.of("allgather")
+    assert (gather.calls, gather.axes["rows"].tolist()) == (1, [1, 100])
+    assert gather.ns == pytest.approx([2e-3 * 128_256, 0.2 * 128_256])  # of rows x vocabulary
+    assert two.provenance.versions["nccl (all-gather)"] == "2.9.1"
     gate = {points.variant: points for points in two.of("linear")}["gate_up"]
     assert gate.ns[0] == pytest.approx(1e6 * 1e-10 * 4096 * 14_336)
+    next(folder.rglob("nccl_perf.parquet")).unlink()
+    for path in folder.rglob("custom_allreduce_perf.parquet"):
+        pd.read_parquet(path).assign(num_gpus=4).to_parquet(path)
+    without = import_aiconfigurator(folder, LLAMA, H200, tensor_parallel_size=2)
+    assert without.of("allreduce") == without.of("allgather") == []
+    reduce, gather_note = without.provenance.notes[-2:]
+    assert re.search(r"no measured all-reduce: .*found no points of num_gpus 2; allowed: 4", reduce)
+    assert "no measured all-gather: " in gather_note
 
 
 @pytest.mark.parametrize(
@@ -367,13 +387,16 @@ def test_vidur_all_reduce(tmp_path: Path) -> None:
     (lacking,) = (
         note for note in clock_of(without, tensor_parallel_size=2).notes if "no p" in note
     )
-    assert lacking == "no points of head and sampling and allreduce, which take no time here"
+    assert (
+        lacking
+        == "no points of head and sampling and allreduce and allgather, which take no time here"
+    )
     sizes = [8192 * n for n in (1, 100)] + [10_000]
     columns = {"num_workers": 2, "size": sizes, "time_stats.all_reduce.median": [0.001, 0.1, 9]}
     pd.DataFrame(columns).to_csv(folder / "all_reduce.csv", index=False)
     (points,) = import_vidur(folder, LLAMA, tensor_parallel_size=2).of("allreduce")
     assert points.axes["tokens"].tolist() == [1, 100]
-    assert (points.calls, points.ns.tolist()) == (64, pytest.approx([1e3, 1e5]))
+    assert (points.calls, points.ns.tolist()) == (65, pytest.approx([1e3, 1e5]))
 
 
 def test_vidur_that_lacks_something(tmp_path: Path) -> None:

@@ -391,4 +391,6 @@ def test_every_device_has_its_line_in_the_reference() -> None:
     page = PAGE.read_text(encoding="utf-8")
     for device in shipped_devices():
         rates = f"{device.bandwidth_bytes_per_s / 1e12:g} | {device.bf16_flop_per_s / 1e12:g}"
-        assert f"| {device.name} | {device.memory_bytes / 2**30:.2f} | {rates} |" in page
+        link = device.link
+        said = "not known" if link is None else f"{link.name}, {link.bytes_per_s / 1e9:g}"
+        assert f"| {device.name} | {device.memory_bytes / 2**30:.2f} | {rates} | {said} |" in page

@@ -175,7 +175,7 @@ def test_mixture_is_refused() -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"tensor_parallel_size": 2}, "no model of the all-reduce.*got 2"),
+        ({"tensor_parallel_size": 0}, "tensor_parallel_size must divide.*got 0"),
         ({"compute_efficiency": 0.0}, r"compute_efficiency must lie in \(0, 1\], got 0"),
         ({"bandwidth_efficiency": 1.5}, r"bandwidth_efficiency must lie in \(0, 1\], got 1.5"),
         ({"kv_cache_dtype": "int7"}, "unknown kv_cache_dtype 'int7'"),

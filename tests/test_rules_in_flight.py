@@ -34,7 +34,7 @@ def rule(*noticed_by: str) -> Callable[[Patch], Patch]:
 
 @rule("a6_async_bursts", "b1_pp2_sync", "b3_pp2_async")
 def the_queue_has_one_more_place(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Flight, "is_full", property(lambda self: len(self) == self.depth + 1))
+    patch.setattr(Flight, "is_full", lambda self: len(self) == self.depth + 1)
 
 
 @rule("b3_pp2_async")
@@ -42,7 +42,7 @@ def an_empty_batch_makes_the_engine_wait(patch: pytest.MonkeyPatch) -> None:
     def is_full(self: Flight) -> bool:
         return len(self) == self.depth or self[-1].plan.is_empty
 
-    patch.setattr(Flight, "is_full", property(is_full))
+    patch.setattr(Flight, "is_full", is_full)
 
 
 @rule("a6_async_bursts", "b3_pp2_async")

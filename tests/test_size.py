@@ -83,6 +83,7 @@ def test_what_fits_fits_and_one_more_does_not(
         {},
         {"kv_cache_dtype": "int8", "block_size": 32},
         {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.8},
+        {"tensor_parallel_size": 2, "pipeline_parallel_size": 4},
         {"max_num_seqs": 16, "scheduler": {"kind": "vllm", "version": "0.19"}},
         {"memory": {"activation_bytes": 1 << 30}},
     ],
@@ -95,6 +96,13 @@ def test_it_is_the_plan_of_a_run(engine: dict[str, Any]) -> None:
     assert asked.pool is not None
     assert asked.pool.blocks == deployment.num_gpu_blocks - 1
     assert asked.seats == deployment.config.engine.max_num_seqs
+
+
+def test_stages_share_the_layers() -> None:
+    done = run("--tensor-parallel-size", 2, "--pipeline-parallel-size", 5)
+    assert done.exit_code == 0, done.output
+    assert "H200 x 10, 5 stages (all numbers per GPU)" in done.output
+    assert "7 layers x 2 (K, V) x 4 KV heads" in done.output
 
 
 @pytest.mark.parametrize(("head_size", "more"), [(128, 1.94), (64, 1.88)])

@@ -196,9 +196,10 @@ def serve(
     check_every: int = 1,
     scheduler: Callable[..., Any] | None = None,
     watch: Callable[[Any], Any] | None = None,
+    execute: Callable[[Any], Any] | None = None,
 ) -> Outcome:
     """Run a world. `fast` takes a scheduler that makes promises; `watch` makes one more observer
-    for each scheduler."""
+    for each scheduler, `execute` what runs its plans, and observes them."""
     env = simpy.Environment()
     records = Records()
     trails, engines = [], []
@@ -227,11 +228,15 @@ def serve(
         )
         trails.append(Trail(replica))
         own = [] if watch is None else [watch(planner)]
+        executor: Any = Simulated(latency)
+        if execute is not None:
+            executor = execute(planner)
+            own.append(executor)
         engines.append(
             Engine(
                 env,
                 scheduler=planner,
-                executor=Simulated(latency),
+                executor=executor,
                 world=engine_world,
                 observers=[recorder, trails[-1], *own],
                 branching=branching_of(world.limits, engine_world, forks=world.forks),

@@ -2,7 +2,8 @@
 
 The wheel has systems/<gpu>.yaml and, under systems/data/<gpu>/<family>/vllm/<version>/,
 gemm_perf, context_attention_perf, generation_attention_perf and custom_allreduce_perf as
-parquet: milliseconds of one call. It is read as files, and never imported.
+parquet, and nccl_perf under comm/nccl/<version>/: milliseconds of one call. It is read as files,
+and never imported.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from calibrate.curves import Line
 from calibrate.device import Device
+from calibrate.importers.aic_comm import read_collectives
 from calibrate.importers.aic_wheel import find_systems, newest, read_points, wheel_version
 from calibrate.model import Model
 from calibrate.table import Provenance, Table, shape_of
@@ -91,18 +92,18 @@ def import_aiconfigurator(
         "rotation and KV write were not measured apart from attention, and take no time here",
         "attention of decodes may be too fast: their caches fitted in L2 where small",
     ]
+    versions = {f"vllm ({family})": file.parent.name for family, file in tables.items()}
     if tp > 1:
-        comm = newest(data / "comm" / "vllm", "custom_allreduce_perf", None)
-        tables["comm"] = comm
-        rows += _read_allreduce(comm, model, tp, measured)
-        notes.append("logits are gathered from the GPUs for nothing")
-    versions = {family: file.parent.name for family, file in tables.items()}
+        found = read_collectives(data / "comm", model, tp, at=measured)
+        rows += found.rows
+        versions |= found.versions
+        notes += found.notes
     told = Provenance(
         source=f"aiconfigurator-core{wheel_version(path)}'s kernels of {model.name}, vLLM"
-        f" {versions['attention']}, {gemm_dtype} weights",
+        f" {tables['attention'].parent.name}, {gemm_dtype} weights",
         device=f"{tp} x {device.name}" if tp > 1 else device.name,
         licence="Apache-2.0 (NVIDIA, aiconfigurator-core)",
-        versions={f"vllm ({family})": found for family, found in versions.items()},
+        versions=versions,
         settings={"system": name},
         notes=tuple(notes),
     )
@@ -244,25 +245,4 @@ def _read_attention(folder: Path, model: Model, tp: int) -> Iterator[dict[str, o
                 **point,
                 "calls": model.layers,
                 "median_ns": latency_ms * 1e6,
-            }
-
-
-def _read_allreduce(
-    path: Path, model: Model, tp: int, measured: list[int]
-) -> Iterator[dict[str, object]]:
-    """Two a layer, of tokens x hidden_size numbers (`message_size` counts them), in a graph."""
-    frame = read_points(path, ("num_gpus", "message_size", "kernel_source"), num_gpus=tp)
-    graph = frame["kernel_source"].str.contains("graph")
-    times = (frame[graph] if graph.any() else frame).groupby("message_size")["latency"].median()
-    line = Line(times.index.tolist(), times.tolist())
-    for tokens in measured:
-        numbers = tokens * model.hidden_size
-        if line.nodes[0] <= numbers <= line.last:
-            yield {
-                "operator": "allreduce",
-                "variant": "allreduce",
-                "tokens": tokens,
-                "calls": 2 * model.layers,
-                "median_ns": line.at(numbers) * 1e6,
-                "bytes": float(_BYTES * numbers),
             }

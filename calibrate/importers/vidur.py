@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrate.importers.profile_file import find, read_csv
+from calibrate.link import all_reduces, token_bytes
 from calibrate.model import Model
 from calibrate.table import Provenance, Table, shape_of
 from calibrate.table_schema import TableError
@@ -30,7 +31,6 @@ _PER_LAYER = (
 )
 _MAY_LACK = ("input_layernorm", "post_attention_layernorm", "add", "emb")
 """Models with one norm a layer have no second one; Vidur counts the missing as 0, too."""
-_BYTES = 2
 
 
 def import_vidur(path: str | Path, model: Model, *, tensor_parallel_size: int = 1) -> Table:
@@ -174,19 +174,18 @@ def _read_kv_write(frame: Any, path: Path, model: Model) -> Iterator[dict[str, o
 
 
 def _read_allreduce(path: Path, model: Model, tp: int) -> Iterator[dict[str, object]]:
-    """Two a layer, of tokens x hidden_size numbers of two bytes; other sizes are no tokens'."""
+    """A call moves tokens x hidden_size numbers of two bytes; other sizes are no tokens'."""
     if tp == 1 or not path.is_file():
         return
     frame = read_csv(path, ("num_workers", "size", _time("all_reduce")))
     frame = _only(frame, path, num_workers=tp)
     times = frame.groupby("size")[_time("all_reduce")].median()
-    token_bytes = _BYTES * model.hidden_size
     for size, time_ms in times.items():
-        if size % token_bytes == 0:
+        if size % token_bytes(model) == 0:
             yield {
                 "operator": "allreduce",
                 "variant": "allreduce",
-                "tokens": int(size) // token_bytes,
-                "calls": 2 * model.layers,
+                "tokens": int(size) // token_bytes(model),
+                "calls": all_reduces(model),
                 "median_ns": time_ms * 1e6,
             }

@@ -1,0 +1,101 @@
+"""The shape of a Llama-like model: all that real kernels need to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from calibrate.hf_config import Config, Fields
+from calibrate.weights import refuse_quantised
+
+_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM")
+_NORMS_HEADS = "Qwen3ForCausalLM"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaShape:
+    """RMSNorm, grouped-query attention with rotary positions, gated SiLU MLP; no biases."""
+
+    name: str
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    mlp_size: int
+    vocab_size: int
+    tied_head: bool
+    """The output head is the embedding."""
+    norms_heads: bool = False
+    """Each head's query and key are normed before they are rotated (Qwen3)."""
+    rope_theta: float = 10_000.0
+    norm_epsilon: float = 1e-5
+
+    @classmethod
+    def from_config(cls, config: Config, *, name: str) -> Self:
+        """The shape that a Hugging Face config.json describes.
+
+        `rope_scaling` is not applied: random weights mean nothing, and it costs no time. Raises
+        ModelError for other architectures, biases, quantised weights, and attention that does
+        not keep every token.
+        """
+        fields = Fields(config, name=name)
+        architecture = fields.architecture()
+        fields.refuse_unmodelled()
+        if architecture not in _ARCHITECTURES:
+            known = ", ".join(_ARCHITECTURES)
+            raise fields.error(f"architecture {architecture} has no kernels here; known: {known}")
+        refuse_quantised(fields)
+        for bias in ("attention_bias", "mlp_bias"):
+            fields.refuse_unless(bias, False, why="a bias")
+        fields.refuse_unless("hidden_act", "silu", why="another activation")
+        heads, hidden_size = fields.whole("num_attention_heads"), fields.whole("hidden_size")
+        shape = cls(
+            name=name,
+            layers=fields.whole("num_hidden_layers"),
+            hidden_size=hidden_size,
+            heads=heads,
+            kv_heads=fields.whole("num_key_value_heads", default=heads),
+            head_size=fields.whole("head_dim", default=hidden_size // heads),
+            mlp_size=fields.whole("intermediate_size"),
+            vocab_size=fields.whole("vocab_size"),
+            tied_head=fields.flag("tie_word_embeddings", default=False),
+            norms_heads=architecture == _NORMS_HEADS,
+            rope_theta=fields.real("rope_theta", default=10_000.0),
+            norm_epsilon=fields.real("rms_norm_eps", default=1e-5),
+        )
+        if shape.head_size % 2:
+            raise fields.error(f"a head of {shape.head_size} numbers cannot be rotated in pairs")
+        return shape
+
+    @property
+    def query_size(self) -> int:
+        return self.heads * self.head_size
+
+    @property
+    def kv_size(self) -> int:
+        """Of K, and of V, of one token."""
+        return self.kv_heads * self.head_size
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights are."""
+        attention = self.hidden_size * 2 * (self.query_size + self.kv_size)
+        vectors = 2 * self.hidden_size + 2 * self.head_size * self.norms_heads
+        layer = attention + 3 * self.hidden_size * self.mlp_size + vectors
+        embeddings = (1 if self.tied_head else 2) * self.vocab_size * self.hidden_size
+        return self.layers * layer + embeddings + self.hidden_size
+
+
+TINY = LlamaShape(
+    name="tiny",
+    layers=2,
+    hidden_size=64,
+    heads=4,
+    kv_heads=2,
+    head_size=16,
+    mlp_size=192,
+    vocab_size=512,
+    tied_head=True,
+)
+"""A step in a few milliseconds on any CPU, for tests and for trying things out."""

@@ -1,0 +1,289 @@
+"""A trace on real kernels, twice, and simulated: five regimes of load.
+
+What can differ between the two is the time of steps alone, since the same scheduler and cache
+decide. So a trial asks how good a clock is, and of a machine how well it repeats itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from experiments.build import build_simulation
+from experiments.build_trace import build_trace
+from experiments.config import Config, parse_config
+from experiments.context import Frames
+from experiments.deployment import Deployment, resolve
+from experiments.errors import ConfigError
+from experiments.executor_config import RealKernels, SimulatedExecutor
+from experiments.fidelity import compare, compare_totals, error_pct
+from experiments.metrics import read_latencies
+from experiments.tables import make_frames
+from sim.latency import LatencyModel, Replay
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calibrate.shadow import Shadow
+    from calibrate.step_fit import Fit
+
+Regime = Literal["light", "knee", "overload", "pressure", "hits"]
+REGIMES: tuple[Regime, ...] = get_args(Regime)
+LOADS: dict[Regime, float] = {
+    "light": 0.3,
+    "knee": 0.85,
+    "overload": 1.5,
+    "pressure": 1.5,
+    "hits": 0.85,
+}
+"""Requests per second, as a share of what the pilot's clock serves when all come at once."""
+GATE_PCT = 5.0
+REPEATS = 1.5
+"""A mean may be off by GATE_PCT, or by so many times what two real runs differ by."""
+JUDGED = ("ttft", "tpot", "e2e")
+_PILOT_STEPS = 150
+_PILOT_REQUESTS = 1000
+"""So many that filling and draining the batch takes no part of the time worth a word."""
+_FEW_BLOCKS = 3
+"""Under memory pressure: room for so many sequences of max_model_len."""
+_SHARED_TOKENS = 96
+
+ENGINE: dict[str, Any] = {
+    "block_size": 16,
+    "max_num_seqs": 16,
+    "max_num_batched_tokens": 256,
+    "max_model_len": 512,
+    "num_gpu_blocks_override": 520,
+}
+LENGTHS: dict[str, Any] = {
+    "prompt": {"kind": "lognormal", "median": 60, "sigma": 0.9, "max": 300},
+    "output": {"kind": "lognormal", "median": 24, "sigma": 0.7, "max": 120},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One regime: two real runs, and the prediction."""
+
+    regime: Regime
+    real: tuple[pd.DataFrame, pd.DataFrame]
+    predicted: pd.DataFrame
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What trials run on."""
+
+    kernels: RealKernels
+    kv_cache_dtype: str = "auto"
+    requests: int = 150
+    every: int = 3
+    """A random step after every so many steps of a run."""
+    seed: int = 0
+
+    def config(self, regime: Regime, *, rate: float | None) -> Config:
+        """`rate` in requests/s; None: all at once."""
+        arrivals: dict[str, Any] = {"kind": "at_once"}
+        if rate is not None:
+            arrivals = {"kind": "poisson", "rate": rate * LOADS[regime]}
+        engine = dict(ENGINE)
+        if regime == "pressure":
+            engine["num_gpu_blocks_override"] = 1 + _FEW_BLOCKS * ENGINE["max_model_len"] // 16
+        sharing: dict[str, Any] = {"kind": "none"}
+        if regime == "hits":
+            sharing = {"kind": "system_prompts", "count": 3, "tokens": _SHARED_TOKENS}
+        trace = {
+            "kind": "synthetic",
+            "requests": self.requests,
+            "arrivals": arrivals,
+            "lengths": {"kind": "independent", **LENGTHS},
+            "sharing": sharing,
+        }
+        return parse_config(
+            {
+                "name": regime,
+                "engine": {**engine, "kv_cache_dtype": self.kv_cache_dtype},
+                "executor": self.kernels.model_dump(),
+                "trace": trace,
+                "seed": self.seed,
+            }
+        )
+
+
+def run_trials(
+    bench: Bench, regimes: tuple[Regime, ...], *, say: Callable[[str], None] = lambda _: None
+) -> Iterator[Trial]:
+    """Raises ConfigError where the kernels cannot run."""
+    say("pilot: random steps")
+    rate = _capacity(bench)
+    for regime in regimes:
+        config = bench.config(regime, rate=rate)
+        say(f"{regime}: first run")
+        first = _execute(bench, config)
+        say(f"{regime}: second run")
+        second = _execute(bench, config, shadow=first.shadow)
+        yield _judge(regime, config, first, second)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    frames: Frames
+    durations_ns: list[int]
+    shadow: Shadow
+
+
+def _shadow(bench: Bench, config: Config) -> Shadow:
+    from calibrate.shadow import Shadow, Shapes
+
+    shapes = Shapes(
+        max_num_seqs=ENGINE["max_num_seqs"],
+        max_num_batched_tokens=ENGINE["max_num_batched_tokens"],
+        lengths=[(each.prompt_tokens, each.output_tokens) for each in build_trace(config)],
+    )
+    return Shadow(shapes, every=bench.every, seed=bench.seed)
+
+
+def _execute(bench: Bench, config: Config, shadow: Shadow | None = None) -> _Run:
+    """The trace on real kernels, random steps in between."""
+    deployment = resolve(config)
+    shadow = shadow or _shadow(bench, config)
+    simulation = _build(deployment, shadow)
+    simulation.serve(build_trace(config))
+    (executor,) = simulation.kernels
+    return _Run(
+        frames=make_frames(simulation.records),
+        durations_ns=executor.durations_ns,
+        shadow=shadow,
+    )
+
+
+def _build(deployment: Deployment, shadow: Shadow) -> Any:
+    """A simulation on real kernels, with the shadow's pool beside the run's."""
+    from calibrate.runner import Runner
+    from calibrate.runner_parts import empty_pool
+    from experiments.build import build_latency
+
+    simulation = build_simulation(deployment, latency=build_latency(deployment), observers=[shadow])
+    (executor,) = simulation.kernels
+    runner = executor.runner
+    seats = ENGINE["max_num_seqs"] * ENGINE["max_model_len"] // ENGINE["block_size"]
+    pool = empty_pool(
+        runner.model,
+        runner.pool.format,
+        blocks=seats,
+        block_size=runner.pool.block_size,
+    )
+    shadow.use(Runner(runner.model, pool, runner.kernels))
+    return simulation
+
+
+def _capacity(bench: Bench) -> float:
+    """Requests per second that a clock of random steps serves when all come at once."""
+    config = replace(bench, requests=_PILOT_REQUESTS).config("knee", rate=None)
+    shadow = _shadow(bench, config)
+    _build(resolve(config), shadow)
+    shadow.measure(_PILOT_STEPS)
+    clock, _ = _fit(shadow, "pilot")
+    requests = _simulate(config, clock)["requests"]
+    span_ns = int(requests["finish_ns"].max()) - int(requests["arrival_ns"].min())
+    return len(requests) / span_ns * 1e9
+
+
+def _fit(shadow: Shadow, name: str) -> tuple[LatencyModel, Fit]:
+    from calibrate.step_fit import fit_steps
+    from calibrate.step_log import FitError
+    from calibrate.step_model import StepModel
+
+    try:
+        fit = fit_steps(shadow.log(name))
+    except FitError as error:
+        raise ConfigError(f"{error}; allowed: more requests, or a smaller --every") from None
+    return StepModel(fit.prices, fit.seen, source=f"random steps beside {name}"), fit
+
+
+def _simulate(config: Config, clock: LatencyModel) -> Frames:
+    """The same deployment and trace, with nothing computed."""
+    deployment = resolve(config)
+    plain = config.model_copy(update={"executor": SimulatedExecutor()})
+    deployment = replace(deployment, config=_with_engine(plain, deployment.config))
+    simulation = build_simulation(deployment, latency=clock)
+    simulation.serve(build_trace(config))
+    return make_frames(simulation.records)
+
+
+def _with_engine(config: Config, resolved: Config) -> Config:
+    return config.model_copy(update={"engine": resolved.engine, "model": resolved.model})
+
+
+def _judge(regime: Regime, config: Config, first: _Run, second: _Run) -> Trial:
+    clock, fit = _fit(second.shadow, regime)
+    predicted = _latencies(_simulate(config, clock))
+    real = (_latencies(first.frames), _latencies(second.frames))
+    both = {
+        name: (real[0][name].mean(), real[1][name].mean(), predicted[name].mean())
+        for name in JUDGED
+    }
+    gate = {f"{name}_ms": _gate(*means) for name, means in both.items()}
+    report = {
+        "regime": regime,
+        "requests": len(predicted),
+        "gate": gate,
+        "passed": all(each["passed"] for each in gate.values()),
+        "first": {**compare(real[0], predicted), **compare_totals(real[0], predicted)},
+        "second": {**compare(real[1], predicted), **compare_totals(real[1], predicted)},
+        "repeat": {**compare(real[0], real[1]), **compare_totals(real[0], real[1])},
+        "hit_tokens": int(first.frames["requests"]["hit_tokens"].sum()),
+        "steps": len(first.durations_ns),
+        "schedule_identical": all(is_identical(config, run) for run in (first, second)),
+        "random_steps": {
+            "count": fit.errors.steps,
+            "unseen_mape": fit.random.errors.mean,
+            "unseen_total": fit.random.errors.total,
+        },
+        "clock_notes": dict(getattr(clock, "notes", {})),
+    }
+    return Trial(regime=regime, real=real, predicted=predicted, report=report)
+
+
+def _gate(first: float, second: float, predicted: float) -> dict[str, Any]:
+    """Is a mean as near as it can be asked to be? In ns, as they come."""
+    error = error_pct(predicted, (first + second) / 2) or 0.0
+    repeat = error_pct(second, first) or 0.0
+    allowed = max(GATE_PCT, REPEATS * abs(repeat))
+    return {
+        "first": first / 1e6,
+        "second": second / 1e6,
+        "predicted": predicted / 1e6,
+        "error_pct": error,
+        "repeat_pct": repeat,
+        "allowed_pct": allowed,
+        "passed": bool(abs(error) <= allowed),
+    }
+
+
+def is_identical(config: Config, run: _Run) -> bool:
+    """Are the decisions those of a simulation whose steps take what these took? And do the
+    steps and the time between them make up the makespan?"""
+    replayed = _simulate(config, Replay(run.durations_ns, source="real kernels"))
+    same = all(
+        run.frames[name].equals(replayed[name]) for name in ("events", "step_ends", "chunks")
+    )
+    steps = run.frames["steps"].sort_values("first_step")
+    busy_ns = int((steps["end_ns"] - steps["start_ns"]).sum())
+    starts, ends = steps["start_ns"].to_numpy(), steps["end_ns"].to_numpy()
+    idle_ns = int(np.maximum(starts[1:] - ends[:-1], 0).sum())
+    span_ns = int(ends[-1] - starts[0])
+    return bool(same and busy_ns == sum(run.durations_ns) and busy_ns + idle_ns == span_ns)
+
+
+def _latencies(frames: Frames) -> pd.DataFrame:
+    requests = frames["requests"]
+    table = read_latencies(requests)[list(JUDGED)].astype("float64")
+    table["ttft_from_queued"] = np.nan
+    for column in ("arrival_ns", "output_tokens", "preemptions"):
+        table[column] = requests[column]
+    return table.set_index(requests["id"]).sort_index()

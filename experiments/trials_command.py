@@ -1,0 +1,132 @@
+"""`python -m calibrate.validate`: is the clock as good as real kernels are steady?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from experiments.exits import DIFFERENT, exits, make_app
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def validate(
+    model: Annotated[
+        str, typer.Option(help="Whose shape is run: tiny, a shipped model, or a config.json.")
+    ] = "tiny",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    provider: Annotated[str, typer.Option(help="Who wrote the kernels.")] = "torch",
+    dtype: Annotated[str, typer.Option(help="Of weights and activations.")] = "float32",
+    kv_cache_dtype: Annotated[str, typer.Option(help="As engine.kv_cache_dtype.")] = "auto",
+    regimes: Annotated[
+        list[str] | None,
+        typer.Option("--regime", metavar="NAME", help="light, knee, overload, pressure or hits."),
+    ] = None,
+    requests: Annotated[int, typer.Option(min=20, max=100_000, help="Of each run.")] = 150,
+    every: Annotated[
+        int, typer.Option(min=1, max=100, help="A random step after so many of a run.")
+    ] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the traces.")] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Keep all numbers there.")
+    ] = None,
+) -> None:
+    """Serve a trace on real kernels twice, predict it from random steps run in between, compare.
+
+    Five regimes. The exit code is 0 only if every mean of TTFT, TPOT and E2E is off by no more
+    than 5 %, or 1.5 times what the two real runs differ by, and the decisions are the same.
+    """
+    with exits():
+        from rich.console import Console
+
+        from experiments.config import parse_config
+        from experiments.terminal import open_screen
+        from experiments.trials import ENGINE, REGIMES, Bench, run_trials
+
+        chosen = _choose(regimes, REGIMES)
+        kernels: dict[str, Any] = {"kind": "kernels", "model": model, "device": device}
+        kernels |= {"provider": provider, "dtype": dtype}
+        config = parse_config(
+            {"executor": kernels, "engine": ENGINE, "trace": {"kind": "synthetic", "requests": 1}}
+        )
+        bench = Bench(
+            kernels=config.executor,  # type: ignore[arg-type]
+            kv_cache_dtype=kv_cache_dtype,
+            requests=requests,
+            every=every,
+            seed=seed,
+        )
+        screen, aside = open_screen(), Console(stderr=True)
+        reports = []
+        with aside.status("") as status:
+            for trial in run_trials(bench, chosen, say=status.update):
+                reports.append(trial.report)
+        screen.print(_tabulate(reports))
+        for report in reports:
+            for note in _say(report):
+                screen.print(note, style="yellow", markup=False)
+        if json_file is not None:
+            from experiments.files import complete
+
+            with complete(json_file) as unfinished:
+                unfinished.write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
+    good = all(each["passed"] and each["schedule_identical"] for each in reports)
+    raise typer.Exit(0 if good else DIFFERENT)
+
+
+def _choose(names: list[str] | None, known: tuple[Any, ...]) -> tuple[Any, ...]:
+    from experiments.errors import ConfigError
+
+    for name in names or ():
+        if name not in known:
+            raise ConfigError(f"--regime: found {name}; allowed: {', '.join(known)}")
+    return tuple(name for name in known if not names or name in names)
+
+
+def _tabulate(reports: list[dict[str, Any]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from experiments.words import say_time
+
+    table = Table(box=box.HORIZONTALS, show_edge=False, pad_edge=False)
+    table.add_column("mean of")
+    for name in ("first run", "second run", "predicted", "off", "runs differ", "allowed"):
+        table.add_column(name, justify="right")
+    for report in reports:
+        preemptions = report["first"]["preemptions"]
+        text = (
+            f"{report['regime']}: {report['steps']:,} steps,"
+            f" {preemptions['real']} preemptions ({preemptions['predicted']} predicted),"
+            f" {report['hit_tokens']:,} tokens hit"
+        )
+        table.add_row(text, style="bold")
+        for metric, row in report["gate"].items():
+            table.add_row(
+                f"  {metric.removesuffix('_ms').upper()}",
+                *(say_time(row[name]) for name in ("first", "second", "predicted")),
+                f"{row['error_pct']:+.1f} %",
+                f"{row['repeat_pct']:+.1f} %",
+                f"{row['allowed_pct']:.1f} %",
+                style=None if row["passed"] else "red",
+            )
+    return table
+
+
+def _say(report: dict[str, Any]) -> list[str]:
+    said = []
+    steps = report["random_steps"]
+    said.append(
+        f"{report['regime']}: fitted on {steps['count']} random steps; unseen ones"
+        f" {100 * steps['unseen_mape']:.0f} % off on average"
+    )
+    if not report["schedule_identical"]:
+        said.append(f"! {report['regime']}: decisions differ under the same step times")
+    return said
+
+
+main = make_app(validate)
