@@ -14,6 +14,8 @@ from sim.request import Request
 if TYPE_CHECKING:
     import pandas as pd
 
+    from experiments.case_events import Event
+
 METRICS = ("ttft", "ttft_from_queued", "tpot", "e2e")
 """From arrival to the first token, from when the engine took the request in, per further token,
 and from arrival to the last token."""
@@ -44,6 +46,8 @@ class Case:
     """A folder of LLMServingSim's layer profiles."""
     steps: Path | None = None
     """A row for each step."""
+    events: tuple[Event, ...] = ()
+    """When requests were first scheduled, and got their first and last tokens."""
     workload: str | None = None
     """Runs of one workload under one set of options repeat each other."""
     num_gpu_blocks: int | None = None

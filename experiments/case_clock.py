@@ -11,6 +11,7 @@ from experiments.case import Case, CaseError
 from experiments.errors import ConfigError
 
 if TYPE_CHECKING:
+    from experiments.config import Config
     from experiments.deployment import Deployment
     from experiments.recorded import RecordedRun
     from sim.latency import LatencyModel
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["profile", "aiconfigurator", "steps", "replay", "roofline"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_BATCHES_IN_FLIGHT = ("async_scheduling", "pipeline_parallel_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,8 @@ def deploy(
     from experiments.deployment import resolve
 
     choice = choice or Choice()
-    config, notes = _parse(case, _describe(case, choice, kind), choice.overrides)
+    config = _parse(case, _describe(case, choice, kind), choice.overrides)
+    notes: tuple[str, ...] = ()
     try:
         deployment = resolve(config)
     except DeviceError as unknown:
@@ -90,7 +91,7 @@ def deploy(
             deployment = resolve(config.model_copy(update={"device": None}))
         except ConfigError:
             raise unknown from None
-        notes += (f"{config.device} is not a GPU that is known here: nothing is derived from it",)
+        notes = (f"{config.device} is not a GPU that is known here: nothing is derived from it",)
     return deployment, (*notes, *deployment.notes)
 
 
@@ -132,37 +133,21 @@ def _describe(case: Case, choice: Choice, kind: Kind) -> dict[str, Any]:
     return {"kind": "replay", "path": str(case.steps or choice.steps_of)}
 
 
-def _parse(
-    case: Case, latency: dict[str, Any], overrides: Iterable[str]
-) -> tuple[Any, tuple[str, ...]]:
-    """The config, and what of the engine's options had to be left out of it."""
+def _parse(case: Case, latency: dict[str, Any], overrides: Iterable[str]) -> Config:
     import yaml
 
     from experiments.config import parse_config
     from experiments.source import Source
 
-    engine = dict(case.values["engine"])
-    notes: tuple[str, ...] = ()
-    for attempt in (True, False):
-        values = {**case.values, "engine": engine, "latency": latency}
-        source = Source(case.folder, text=yaml.safe_dump(values, sort_keys=False))
-        for assignment in overrides:
-            if assignment.partition(".")[0] not in ("engine", "latency"):
-                raise ConfigError(f"--set {assignment}: allowed: engine.KEY or latency.KEY")
-            if assignment.startswith("latency.host_ns="):
-                raise ConfigError(f"--set {assignment}: allowed: --host-ms")
-            source.override(assignment)
-        try:
-            return parse_config(source.values, source=source), notes
-        except ConfigError as error:
-            asked = [name for name in _BATCHES_IN_FLIGHT if engine.pop(name, None) is not None]
-            if not (attempt and asked) or not any(name in str(error) for name in asked):
-                raise
-            notes = (
-                f"the engine ran with {' and '.join(asked)}: several batches in flight are not"
-                " simulated, so it is served synchronously",
-            )
-    raise AssertionError("the second attempt returns or raises")
+    values = {**case.values, "latency": latency}
+    source = Source(case.folder, text=yaml.safe_dump(values, sort_keys=False))
+    for assignment in overrides:
+        if assignment.partition(".")[0] not in ("engine", "latency"):
+            raise ConfigError(f"--set {assignment}: allowed: engine.KEY or latency.KEY")
+        if assignment.startswith("latency.host_ns="):
+            raise ConfigError(f"--set {assignment}: allowed: --host-ms")
+        source.override(assignment)
+    return parse_config(source.values, source=source)
 
 
 def _fit_steps(

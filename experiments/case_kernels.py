@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from experiments.case import Case, CaseError, read_lines, read_object
 from experiments.case_engine import settle
+from experiments.case_events import read_events
 from experiments.case_requests import Times, join, read_times
 from sim.request import Run
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 THEM = "LLMServingSim"
 _TRUTH = "truth_requests.csv"
+_EVENTS = "truth_events.csv"
 _TIMES = Times(
     id="request_id",
     prompt_tokens="input_tokens",
@@ -43,6 +45,7 @@ def read_kernel_case(folder: Path) -> Case:
     if shift_ns:
         said.append(f"arrivals count from the first request, at {shift_ns / 1e9:.6f} s")
     name, profile, steps = folder.resolve().name, folder / "profile", folder / "steps.csv"
+    seen = folder / _EVENTS
     return Case(
         name=name,
         folder=folder,
@@ -59,6 +62,7 @@ def read_kernel_case(folder: Path) -> Case:
         capture_sizes=options.capture_sizes,
         profile=profile if profile.is_dir() else None,
         steps=steps if steps.is_file() else None,
+        events=read_events(seen, real.index, shift_ns=shift_ns) if seen.is_file() else (),
         workload=about.get("workload"),
         num_gpu_blocks=about.get("num_gpu_blocks"),
         notes=(*options.notes, *said),

@@ -60,6 +60,12 @@ def validate(
     budget: Annotated[
         bool, typer.Option("--budget", help="Predict again with one effect off at a time.")
     ] = False,
+    events: Annotated[
+        bool,
+        typer.Option(
+            "--events", help="Compare who is scheduled, first and last in every recorded instant."
+        ),
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Keep all numbers there.")
     ] = None,
@@ -73,13 +79,14 @@ def validate(
         from experiments.terminal import count_aloud, open_screen
         from experiments.validate_markdown import list_markdown
         from experiments.validate_screen import show_validation
-        from experiments.validation import validate_case
+        from experiments.validation import Asked, validate_case
 
         choice = _choose(
             latency, steps_of, tables, host_ms, fitting=fitting, overrides=overrides or ()
         )
+        asked = Asked(fitting=fitting, budget=budget, events=events)
         done = [
-            validate_case(case, choice, fitting=fitting, budget=budget)
+            validate_case(case, choice, asked)
             for case in count_aloud(cases, "predicting", total=len(cases))
         ]
         figures = [] if out is None else _draw(done, out)

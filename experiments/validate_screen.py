@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments.events_screen import show_events
 from experiments.fidelity import STATISTICS
 from experiments.words import say_count, say_time
 
@@ -37,6 +38,8 @@ def show_validation(report: Mapping[str, Any], screen: Console) -> None:
     if "budget" in report:
         screen.print(Text("\nOne effect off at a time: how far off the prediction is then"))
         screen.print(_tabulate_budget(report))
+    if "events" in report:
+        show_events(report["events"], screen)
 
 
 def show_comparison(report: Mapping[str, Any], screen: Console) -> None:

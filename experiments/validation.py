@@ -32,13 +32,24 @@ class Validation:
     """As --json writes it (docs/background/fidelity.md)."""
 
 
-def validate_case(folder: Path, choice: Choice, *, fitting: bool, budget: bool) -> Validation:
-    """Read, serve and compare a case. Raises what `read_case` and `set_up` raise."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is wanted beside the comparison."""
+
+    fitting: bool = False
+    budget: bool = False
+    events: bool = False
+
+
+def validate_case(folder: Path, choice: Choice, asked: Asked) -> Validation:
+    """Read, serve and compare a case. Raises what `read_case`, `set_up` and `replay_events`
+    raise."""
     from experiments.budget import list_budget
+    from experiments.event_replay import replay_events
 
     case = read_case(folder)
     setting = set_up(case, choice)
-    fit = fit_host(case.real, lambda host_ns: _predict(case, setting, host_ns)) if fitting else None
+    fit = _fit(case, setting) if asked.fitting else None
     clock = setting.build(None if fit is None else fit.host_ns)
     served = serve(case, setting.deployment, clock, requests=setting.requests)
     others = _list_others(case)
@@ -49,9 +60,11 @@ def validate_case(folder: Path, choice: Choice, *, fitting: bool, budget: bool) 
         "kv_blocks": estimate_blocks(case, setting.deployment),
         "options": setting.deployment.config.engine.model_dump(mode="json"),
     }
-    if budget:
+    if asked.budget:
         host_ns = clock.host_ns
         report["budget"] = list(list_budget(case, replace(choice, host_ns=host_ns), setting))
+    if asked.events:
+        report["events"] = replay_events(case, setting.deployment, clock)
     return Validation(case=case, predicted=served.predicted, others=others, report=report)
 
 
@@ -84,6 +97,10 @@ def _report(case: Case, setting: Setting, clock: LatencyModel, served: Served) -
         **compare_totals(case.real, served.predicted),
         "notes": [*case.notes, *setting.notes, *served.notes],
     }
+
+
+def _fit(case: Case, setting: Setting) -> HostFit:
+    return fit_host(case.real, lambda host_ns: _predict(case, setting, host_ns))
 
 
 def _predict(case: Case, setting: Setting, host_ns: int | None) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from experiments.case_clock import Choice
 from experiments.cli import main as pagesim
 from experiments.errors import ConfigError
 from experiments.step_file import read_step_model
-from experiments.validation import judge_clock, validate_case
+from experiments.validation import Asked, judge_clock, validate_case
 from sim.contract import check_latency_model
 from tests.shared import SHARED, needs_shared
 from tests.step_logs import SAMPLE
@@ -231,5 +231,5 @@ def test_a_file_predicts_as_the_fit_it_was_written_from(tmp_path: Path) -> None:
     assert calibrate(TRUTH / "q-m70" / "steps.csv", "--out", path).exit_code == 0
     told = judge_clock(TRUTH / "q-over", read_step_model(path).build())
     choice = Choice(steps_of=TRUTH / "q-m70")
-    same = validate_case(TRUTH / "q-over", choice, fitting=False, budget=False).report
+    same = validate_case(TRUTH / "q-over", choice, Asked()).report
     assert told["metrics"] == same["metrics"]
