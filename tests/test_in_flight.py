@@ -74,6 +74,23 @@ def test_a_foreseen_end_wastes_nothing_and_a_stop_token_a_row() -> None:
     assert stopped["requests"]["finish_ns"][0] == foreseen["requests"]["finish_ns"][0] == 300
 
 
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_an_end_by_max_model_len_is_foreseen(stages: int) -> None:
+    """Prompts have 10 tokens, so that answers end after 6, whatever the client allows."""
+    requests = [ask(0, output=50, max_tokens=60), ask(1, output=50)]
+    frames = run(requests, asynchronous=True, stages=stages, max_model_len=16)
+    assert frames["requests"]["output_tokens"].tolist() == [6, 6]
+    assert frames["steps"]["wasted"].sum() == 0
+
+
+def test_answers_that_end_together_leave_in_order_of_admission() -> None:
+    """A decode before a chunk that came later: so their blocks go back in this order, too."""
+    requests = [ask(0, output=3, max_tokens=3), ask(1, at_ns=50, output=1, max_tokens=1)]
+    ended = run(requests, asynchronous=True)["requests"]
+    assert ended["finish_ns"].tolist() == [300, 300]
+    assert ended["id"].tolist() == ["r0", "r1"]
+
+
 def test_after_an_empty_batch_the_engine_sleeps() -> None:
     """Everybody is at the last token when r1 comes: an empty batch is in flight with it, and the
     engine looks again 10 ns after it."""
