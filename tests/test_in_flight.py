@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from experiments.metrics import check, summarize
+from sim.kv.paged import Paged
 from sim.latency import Linear
+from sim.request import Sequence
+from sim.scheduling.in_flight import BatchesInFlight
+from sim.scheduling.orders import Fcfs
 from sim.scheduling.vllm import Limits
 from tests.served import Frames, Server, ask, serve
 from tests.worlds import in_flight
@@ -109,3 +113,22 @@ def test_two_stages_share_a_step(asynchronous: bool) -> None:
     assert frames["requests"]["admit_ns"].tolist() == [0, 50]
     assert frames["steps"]["start_ns"].tolist() == [0, 100]
     assert frames["steps"]["planned_ns"].tolist() == [0, 0]
+
+
+def test_who_waits_for_stale_tokens_keeps_the_place() -> None:
+    scheduler = BatchesInFlight(
+        kv=Paged(100, block_size=4),
+        order=Fcfs(),
+        limits=Limits(max_num_seqs=4, max_num_batched_tokens=64),
+        max_model_len=99,
+        asynchronous=False,
+        stages=4,
+    )
+    waiting = [Sequence.of(ask(index), index=index) for index in range(4)]
+    for sequence in waiting:
+        scheduler.add(sequence)
+    for sequence in waiting[:2]:
+        scheduler._flights[sequence].stale = 1
+    plan = scheduler.schedule(0)
+    assert [admission.sequence for admission in plan.admitted] == waiting[2:]
+    assert list(scheduler.order) == waiting[:2]
