@@ -43,7 +43,7 @@ class Stage:
         if self.stages == 1:
             return ""
         ends = [name for name, held in (("embedding", self.first), ("head", self.last)) if held]
-        held = " and ".join([f"{self.layers} layers", *ends])
+        held = " and ".join([f"{self.layers} layer" + "s" * (self.layers > 1), *ends])
         return f", stage {self.index + 1} of {self.stages}: {held}"
 
 

@@ -74,6 +74,7 @@ def simulate(
         notes = list(deployment.notes)
         if trace.shifted_by is not None:
             notes.append(f"arrivals count from the first request, at {trace.shifted_by}")
+        notes += describe_stages(deployment.config.engine.pipeline_parallel_size)
         notes += describe_clock(latency, frames, deployment.device)
         notes += describe_execution(simulation, config)
         run = {"id": run_id, "versions": read_versions(), "notes": notes}
@@ -89,6 +90,16 @@ def simulate(
         draw(frames, summary, figures)
         draft.publish()
     return Outcome(load_result(draft.final), reused=False)
+
+
+def describe_stages(stages: int) -> list[str]:
+    """What is assumed of a pipeline."""
+    if stages == 1:
+        return []
+    return [
+        f"pipeline: each stage takes 1/{stages} of a step, whatever layers it has, and the way from"
+        " one to the next no time"
+    ]
 
 
 def describe_clock(latency: LatencyModel, frames: Frames, device: Device | None) -> list[str]:

@@ -91,16 +91,17 @@ def _say_token(sizing: Sizing) -> list[Text]:
 
 def explain_token(model: Model, spec: KVSpec) -> str:
     """The factors of `spec.bytes_per_token`, in words."""
+    layers = f"{spec.layers} layer" + "s" * (spec.layers > 1)
     number = f"{spec.element_bits / 8:g} byte" + "s" * (spec.element_bits > 8)
     if model.latent_size is not None:
         numbers = f"({model.latent_size} latent + {model.rotary_size} rotary)"
-        return f"{spec.layers} layers x {numbers} x {number}"
+        return f"{layers} x {numbers} x {number}"
     numbers = f"{model.key_size} x {number}"
     if spec.scale_bytes:
         head_bytes = model.key_size * spec.element_bits // 8
         numbers = f"({head_bytes} + {spec.scale_bytes} scale) bytes"
     heads = f"{spec.heads} KV head" + "s" * (spec.heads > 1)
-    return f"{spec.layers} layers x 2 (K, V) x {heads} x {numbers}"
+    return f"{layers} x 2 (K, V) x {heads} x {numbers}"
 
 
 def explain_grouping(model: Model) -> str | None:

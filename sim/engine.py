@@ -165,6 +165,7 @@ class Engine:
         if moment is not self._landing:
             return
         plan, start_ns, ends_ns, _, is_step, _ = self._in_flight.popleft()
+        # Tokens that come while the engine sleeps are there when it wakes.
         ends_ns[-1] = now_ns = int(self._env.now)
         k = len(ends_ns)
         self.steps += k if is_step else 0

@@ -18,7 +18,9 @@ class Watchdog:
         self._replica = replica
         self._depth = depth
         self._idle_plans = 0
-        """Empty plans in a row, with nothing in flight before them."""
+        """Empty plans in a row, with nothing in flight before them, since"""
+        self._idle_since = 0
+        """this many steps had been planned."""
 
     def see(self, plan: Plan, now_ns: int, *, steps_in_flight: int) -> None:
         """Raise Stalled or Livelocked where it is time to give up."""
@@ -26,7 +28,9 @@ class Watchdog:
             if departure.sequence.preemptions > MOST_PREEMPTIONS:
                 raise Livelocked(self._replica, now_ns, departure.sequence)
         idle = plan.is_idle and not steps_in_flight
-        self._idle_plans = self._idle_plans + 1 if idle else 0
+        if not idle or plan.step != self._idle_since:
+            self._idle_plans, self._idle_since = 0, plan.step
+        self._idle_plans += idle
         # Of several batches in flight, an empty one may be due before anybody can run.
         if self._idle_plans >= self._depth:
             raise Stalled(self._replica, now_ns, self._scheduler)

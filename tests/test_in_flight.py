@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from experiments.metrics import check, summarize
+from sim.kv.paged import Paged
 from sim.latency import Linear
+from sim.request import Sequence
+from sim.scheduling.in_flight import BatchesInFlight
+from sim.scheduling.orders import Fcfs
 from sim.scheduling.vllm import Limits
 from tests.served import Frames, Server, ask, serve
 from tests.worlds import in_flight
@@ -74,6 +78,23 @@ def test_a_foreseen_end_wastes_nothing_and_a_stop_token_a_row() -> None:
     assert stopped["requests"]["finish_ns"][0] == foreseen["requests"]["finish_ns"][0] == 300
 
 
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_an_end_by_max_model_len_is_foreseen(stages: int) -> None:
+    """Prompts have 10 tokens, so that answers end after 6, whatever the client allows."""
+    requests = [ask(0, output=50, max_tokens=60), ask(1, output=50)]
+    frames = run(requests, asynchronous=True, stages=stages, max_model_len=16)
+    assert frames["requests"]["output_tokens"].tolist() == [6, 6]
+    assert frames["steps"]["wasted"].sum() == 0
+
+
+def test_answers_that_end_together_leave_in_order_of_admission() -> None:
+    """A decode before a chunk that came later: so their blocks go back in this order, too."""
+    requests = [ask(0, output=3, max_tokens=3), ask(1, at_ns=50, output=1, max_tokens=1)]
+    ended = run(requests, asynchronous=True)["requests"]
+    assert ended["finish_ns"].tolist() == [300, 300]
+    assert ended["id"].tolist() == ["r0", "r1"]
+
+
 def test_after_an_empty_batch_the_engine_sleeps() -> None:
     """Everybody is at the last token when r1 comes: an empty batch is in flight with it, and the
     engine looks again 10 ns after it."""
@@ -92,3 +113,22 @@ def test_two_stages_share_a_step(asynchronous: bool) -> None:
     assert frames["requests"]["admit_ns"].tolist() == [0, 50]
     assert frames["steps"]["start_ns"].tolist() == [0, 100]
     assert frames["steps"]["planned_ns"].tolist() == [0, 0]
+
+
+def test_who_waits_for_stale_tokens_keeps_the_place() -> None:
+    scheduler = BatchesInFlight(
+        kv=Paged(100, block_size=4),
+        order=Fcfs(),
+        limits=Limits(max_num_seqs=4, max_num_batched_tokens=64),
+        max_model_len=99,
+        asynchronous=False,
+        stages=4,
+    )
+    waiting = [Sequence.of(ask(index), index=index) for index in range(4)]
+    for sequence in waiting:
+        scheduler.add(sequence)
+    for sequence in waiting[:2]:
+        scheduler._flights[sequence].stale = 1
+    plan = scheduler.schedule(0)
+    assert [admission.sequence for admission in plan.admitted] == waiting[2:]
+    assert list(scheduler.order) == waiting[:2]

@@ -19,8 +19,10 @@ from sim.fast.group import Group
 from sim.fast.steady import Steady, SteadyStatic
 from sim.kv.contiguous import Contiguous
 from sim.plan import NO_TAKES, Plan
+from sim.scheduling.vllm import Limits
 from sim.stuck import Livelocked
 from tests import test_law as law
+from tests.served import ask
 from tests.worlds import (
     RESERVES,
     SPACES,
@@ -112,6 +114,29 @@ def test_decisions_stand(suits: Callable[[SmallWorld], object]) -> None:
     ]
     assert len(engines) > 10
     assert sum(engine.steps for engine in engines) > 2 * sum(each.decisions for each in engines)
+
+
+def test_a_head_too_wide_for_the_seats_is_refused_once() -> None:
+    """It closes a static batch in a step of decodes alone, which has a head to be behind of; those
+    that follow are closed by seats, too, but look at nobody."""
+    world = SmallWorld(
+        requests=[ask(0, prompt=10, output=9), ask(1, n=3), ask(2)],
+        limits=Limits(max_num_seqs=3, max_num_batched_tokens=10),
+        num_blocks=50,
+        block_size=4,
+        max_model_len=40,
+        prefix_caching=False,
+        priority=False,
+        version="0.33",
+        latency=(100, 0, 0),
+        replicas=1,
+        router="round_robin",
+        forks=True,
+        static=True,
+    )
+    assert differences(world) == []
+    behind_ns = serve(world).records.arrays("requests")["queue_behind_ns"]
+    assert sorted(behind_ns.tolist()) == [0, 0, 100]
 
 
 def test_beams_are_run_step_by_step() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ from calibrate.device import load_device
 from calibrate.memory import DoesNotFit, MemoryPlan, plan_memory
 from calibrate.model import Model, load_model
 from calibrate.stages import divide_layers
+from experiments.config import load_config
+from experiments.simulate import simulate
 from tests.test_models import LLAMA as LLAMA_CONFIG
 
+ROOT = Path(__file__).parent.parent
 LLAMA = load_model("Llama-3.1-8B")
 L4, H100 = load_device("L4"), load_device("H100")
 LAYER = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14_336 + 2 * 4096
@@ -116,3 +120,16 @@ def test_one_stage_changes_nothing() -> None:
     assert plan_memory(LLAMA, H100) == plan_memory(LLAMA, H100, pipeline_parallel_size=1)
     with pytest.raises(ValueError, match=r"pipeline_parallel_size must lie between 1 and .* 32"):
         plan_memory(LLAMA, H100, pipeline_parallel_size=33)
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_a_run_says_what_it_assumes_of_stages(
+    stages: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.figures.draw", lambda *_: [])
+    monkeypatch.chdir(ROOT)
+    overrides = [f"engine.pipeline_parallel_size={stages}"]
+    config = load_config("configs/tutorial.yaml", overrides=overrides)
+    notes = simulate(config, out=tmp_path).result.summary["run"]["notes"]
+    said = [note.split(",")[0] for note in notes]
+    assert said == (["pipeline: each stage takes 1/3 of a step"] if stages == 3 else [])

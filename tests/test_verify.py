@@ -145,6 +145,9 @@ def test_command_line(small: list[str]) -> None:
     result = CliRunner().invoke(main, [*args, "--set", "engine.scheduling_policy=priority"])
     assert result.exit_code == 0, result.output
     assert "Verified: " in result.stderr
+    result = CliRunner().invoke(main, [*args, "--set", "engine.async_scheduling=true"])
+    assert result.exit_code == 0, result.output
+    assert "Nothing to verify: with 2 batches in flight" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,7 @@ def several_answers(rng: random.Random, *, forks: bool, priority: bool | None = 
 
 
 def in_flight(rng: random.Random) -> SmallWorld:
-    """A small world with two to five batches in flight; some answers end by stop tokens."""
+    """A small world with two to four batches in flight; some answers end by stop tokens."""
     world = small_world(rng)
     longest = world.max_model_len
     requests = [

@@ -90,8 +90,7 @@ class BatchesInFlight(VllmScheduler):
             if flight is None:  # its answer ended with an earlier batch
                 continue
             flight.tokens -= n
-            stale = flight.stale > 0
-            flight.stale -= n if stale else 0
+            flight.stale = max(0, flight.stale - n)  # such rows come back first
             if sequence not in gives:
                 continue
             sequence.generated += 1
