@@ -1,0 +1,115 @@
+"""Our Triton kernel for paged attention: what the host decides before it is launched."""
+
+from __future__ import annotations
+
+from math import e, log2
+
+import torch
+import triton
+from torch import Tensor
+
+from calibrate.kernels.device.attention import attend_kernel, join_kernel
+from calibrate.kernels.face import Attend
+from calibrate.kernels.pool import KVPool
+from calibrate.kernels.rows import Rows
+from calibrate.kernels.torch_attention import check_heads
+from calibrate.kernels.triton_launch import FUSED, check_device, padded
+
+_LOG2_E = log2(e)
+_MOST_SPLITS = 64
+_KEYS_OF_A_SPLIT = 256
+"""Fewer are not worth the second kernel that joins the splits."""
+
+
+def attention(rows: Rows, pool: KVPool, *, heads: int) -> Attend:
+    """face.Attention: decodes and chunks in one launch; two where the keys are split."""
+    check_heads(pool, heads)
+    check_device(pool)
+    queries = _queries_at_once(rows, heads // pool.kv_heads)
+    programs = pool.kv_heads * sum(-(-n // queries) for _, n in rows.spans)
+    return prepare(rows, pool, heads=heads, queries=queries, splits=_splits(rows, pool, programs))
+
+
+def prepare(rows: Rows, pool: KVPool, *, heads: int, queries: int, splits: int) -> Attend:
+    """Attention with so many tokens to a program and its keys in so many splits."""
+    device = pool.device
+    kv_heads, size = pool.kv_heads, pool.head_size
+    matrix = padded(queries * heads // kv_heads)
+    work = _work(rows, queries).to(device)
+    tokens = rows.tokens
+    joined = splits > 1
+    partial = torch.empty((splits, tokens, heads, size) if joined else 0, device=device)
+    partial_max, partial_sum = torch.empty(
+        (2, splits, tokens, heads) if joined else (2, 0), device=device
+    )
+    scaled = pool.key_scales is not None
+
+    def attend(query: Tensor, layer: int, out: Tensor) -> None:
+        if not tokens:
+            return
+        scales = (pool.key_scales, pool.value_scales)
+        attend_kernel[(len(work), kv_heads, splits)](
+            out,
+            *(partial, partial_max, partial_sum),
+            query,
+            *(pool.keys[layer], pool.values[layer]),
+            *(work if scale is None else scale[layer] for scale in scales),
+            *(work, rows.query_starts, rows.kv_lengths, rows.block_table),
+            rows.block_table.shape[1],
+            *(tokens, query.stride(0)),
+            size**-0.5 * _LOG2_E,
+            HEADS=heads,
+            KV_HEADS=kv_heads,
+            HEAD_SIZE=size,
+            HEAD_PADDED=padded(size),
+            BLOCK_SIZE=pool.block_size,
+            QUERIES=queries,
+            ROWS=matrix,
+            TILE=32 if query.dtype == torch.float32 else 64,
+            SPLITS=splits,
+            SCALED=scaled,
+            UPCAST=triton.knobs.runtime.interpret,
+            num_warps=4 if matrix <= 64 else 8,
+            num_stages=2 if query.dtype == torch.float32 else 3,
+            **FUSED,
+        )
+        if joined:
+            join_kernel[(tokens * heads,)](
+                *(out, partial, partial_max, partial_sum),
+                tokens * heads,
+                HEAD_SIZE=size,
+                HEAD_PADDED=padded(size),
+                SPLITS=splits,
+                **FUSED,
+            )
+
+    return attend
+
+
+def _queries_at_once(rows: Rows, shared_by: int) -> int:
+    """Tokens of a program: a matrix of 16 rows for decodes alone, up to 128 for chunks."""
+    wanted = padded(min(128, rows.longest_query * shared_by))
+    return max(1, wanted // shared_by)
+
+
+def _splits(rows: Rows, pool: KVPool, programs: int) -> int:
+    """A power of 2: enough to give each multiprocessor two programs, if the keys suffice."""
+    if not programs or not pool.keys.is_cuda:
+        return 1
+    processors = torch.cuda.get_device_properties(pool.device).multi_processor_count
+    useful = min(_MOST_SPLITS, 2 * processors // programs, rows.longest_kv // _KEYS_OF_A_SPLIT)
+    return 1 << max(0, useful.bit_length() - 1)
+
+
+def _work(rows: Rows, queries: int) -> Tensor:
+    """int32 [programs, 2]: (row, first token) of each, those with most keys first.
+
+    Programs start in order: the long ones must not be the last.
+    """
+    items = [
+        (before + first, row, first)
+        for row, (before, n) in enumerate(rows.spans)
+        for first in range(0, n, queries)
+    ]
+    items.sort(key=lambda item: -item[0])
+    return torch.tensor([item[1:] for item in items], dtype=torch.int32).reshape(-1, 2)

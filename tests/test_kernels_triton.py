@@ -1,0 +1,94 @@
+"""Our Triton kernels: run by Triton's interpreter against fp64, and compiled for a GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from calibrate.kernels.face import Unsupported
+from calibrate.kernels.pool import FP8, INT8
+from calibrate.kernels.rows import Rows
+from tests.kernel_cases import DECODES, Spans, make_case
+
+pytest.importorskip("triton", reason="Triton exists for Linux only")
+
+from calibrate.kernels.triton_attention import _work, attention, prepare
+
+SMALL: Spans = [(37, 1), (0, 5), (0, 0), (66, 4), (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("format", "dtype"),
+    [
+        *product(("float32", INT8, FP8), (torch.float32,)),
+        *product(("bfloat16", INT8, FP8), (torch.bfloat16,)),
+        *product(("float16", INT8), (torch.float16,)),
+    ],
+)
+def test_formats(format: str, dtype: torch.dtype) -> None:
+    make_case(format, dtype, SMALL, kv_heads=1).check(attention)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_size", "block_size"),
+    [(2, 2, 64, 16), (8, 2, 128, 8), (8, 1, 64, 32), (5, 1, 80, 1)],
+)
+def test_shapes(heads: int, kv_heads: int, head_size: int, block_size: int) -> None:
+    make_case(
+        *(INT8, torch.float32, SMALL),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_size=head_size,
+        block_size=block_size,
+        seed=heads,
+    ).check(attention)
+
+
+@pytest.mark.parametrize(("queries", "splits"), [(1, 1), (3, 2), (16, 4)])
+def test_however_the_work_is_cut(queries: int, splits: int) -> None:
+    case = make_case("float32", torch.float32, [(150, 1), (3, 5), (0, 1)], kv_heads=1)
+    case.check(
+        lambda rows, pool, *, heads: prepare(
+            rows, pool, heads=heads, queries=queries, splits=splits
+        )
+    )
+
+
+def test_programs_with_most_keys_start_first() -> None:
+    rows = Rows.of([(0, 3), (9, 1), (0, 0), (1, 6)], [[1], [2], [], [3]], block_size=16)
+    # Keys seen by the first token of each: 9, 5 (row 3 from 4), 2, 1, 1 ...
+    assert _work(rows, 4).tolist() == [[1, 0], [3, 4], [3, 0], [0, 0]]
+
+
+def test_no_rows() -> None:
+    make_case("float32", torch.float32, []).check(attention)
+
+
+def test_a_cpu_is_refused_where_nothing_interprets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    case = make_case("float32", torch.float32, DECODES)
+    with pytest.raises(Unsupported, match="Triton compiles for CUDA; this pool is on cpu"):
+        attention(case.rows, case.pool, heads=4)
+
+
+def test_all_kernels_compile_for_hopper(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.compile_kernels"],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shared = [int(line.split()[-1]) for line in done.stdout.splitlines()]
+    assert len(shared) == 9
+    assert max(shared) <= 227 * 1024
