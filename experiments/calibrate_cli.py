@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from experiments.exits import make_app
 from experiments.from_steps import from_steps
+from experiments.kernel_commands import kernels
 from experiments.table_commands import import_profile, show
 
 main = make_app(
     show,
     from_steps,
+    kernels,
     name="calibrate",
     help="Make clocks and look at them: from an engine's steps, from measured operators.",
     no_args_is_help=True,

@@ -53,6 +53,7 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
 def user_errors() -> tuple[type[Exception], ...]:
     """Every error that is made for a user's eyes."""
     from calibrate.device import DeviceError
+    from calibrate.kernels.errors import KernelError
     from calibrate.memory import DoesNotFit
     from calibrate.model import ModelError
     from calibrate.step_log import FitError
@@ -64,5 +65,5 @@ def user_errors() -> tuple[type[Exception], ...]:
 
     return (
         *(ConfigError, ResultError, TraceError, DownloadError, FitError, TableError),
-        *(ModelError, DeviceError, DoesNotFit, Livelocked),
+        *(ModelError, DeviceError, DoesNotFit, KernelError, Livelocked),
     )

@@ -1,4 +1,4 @@
-"""The files beside the checkout that no clone has: real traces and recorded runs."""
+"""What tests share on disk: files beside the checkout that no clone has, and what is compiled."""
 
 from __future__ import annotations
 
@@ -14,3 +14,13 @@ needs_shared = pytest.mark.skipif(
     not SHARED.is_dir() and not os.environ.get("CI"),
     reason=f"the real traces are not there: {SHARED}",
 )
+
+
+def extensions_folder(factory: pytest.TempPathFactory) -> Path:
+    """Where torch compiles to in this run of the tests: once for all its processes."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder /= "torch_extensions"
+    folder.mkdir(exist_ok=True)
+    return folder

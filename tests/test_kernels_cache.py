@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from calibrate.kernels.cases import LAYER, poisoned
 from calibrate.kernels.face import Cache
 from calibrate.kernels.pool import FORMATS, FP8, INT8, KVPool
 from calibrate.kernels.rows import Rows
 from calibrate.kernels.torch_cache import TorchCache, quantise
 from sim.kv.spec import KVSpec
-from tests.kernel_cases import LAYER, poisoned
 
 SIZES = {"blocks": 7, "block_size": 4, "kv_heads": 3, "head_size": 40}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from calibrate.kernels.cases import DECODES, LONG, MIXED, Spans, make_case
 from calibrate.kernels.face import Unsupported
 from calibrate.kernels.pool import FORMATS
 from calibrate.kernels.torch_attention import attention
-from tests.kernel_cases import DECODES, LONG, MIXED, Spans, make_case
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

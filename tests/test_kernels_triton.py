@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from calibrate.kernels.cases import DECODES, Spans, make_case
 from calibrate.kernels.face import Unsupported
 from calibrate.kernels.pool import FP8, INT8
 from calibrate.kernels.rows import Rows
-from tests.kernel_cases import DECODES, Spans, make_case
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
 

@@ -15,8 +15,21 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from calibrate.kernels.errors import KernelError, MissingProvider, Unsupported
 from calibrate.kernels.pool import KVPool
 from calibrate.kernels.rows import Rows
+
+__all__ = [
+    "Attend",
+    "Attention",
+    "Cache",
+    "Dense",
+    "KernelError",
+    "Kernels",
+    "MissingProvider",
+    "Unsupported",
+    "rotary_angles",
+]
 
 Attend = Callable[[Tensor, int, Tensor], None]
 """attend(query, layer, out): one layer's attention for a step that was prepared.
@@ -26,18 +39,6 @@ but for fp32 sums; the softmax is scaled by head_size ** -0.5. The K and V of th
 tokens must have been written. May be called again, for other layers or after the pool's
 content or the query's has changed; on CUDA it can be captured in a graph.
 """
-
-
-class KernelError(ValueError):
-    """Something a user asked of kernels that cannot be had; the message says why."""
-
-
-class Unsupported(KernelError):
-    """A format, shape or device that a provider has no kernel for."""
-
-
-class MissingProvider(KernelError):
-    """A provider that this machine does not have; the message says what it lacks."""
 
 
 class Attention(Protocol):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor
+
+from calibrate.kernels.errors import KernelError
 
 INT8 = "int8_per_token_head"
 FP8 = "fp8_e4m3"
@@ -56,13 +58,21 @@ class KVPool:
         head_size: int,
         device: torch.device | str = "cpu",
     ) -> Self:
-        """A pool whose content is whatever memory held. Raises ValueError for unknown formats."""
+        """A pool whose content is whatever memory held. Raises KernelError for unknown formats."""
         shape = (layers, blocks, block_size, kv_heads, head_size)
 
         def make(of: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             return torch.empty(of, dtype=dtype, device=device)
 
         return cls._of(format, make, shape)
+
+    def to(self, device: torch.device | str) -> KVPool:
+        """A copy on another device; itself where it is there already."""
+        keys, values, *scales = (tensor.to(device) for tensor in self.tensors)
+        key_scales, value_scales = scales or (None, None)
+        return replace(
+            self, keys=keys, values=values, key_scales=key_scales, value_scales=value_scales
+        )
 
     def on_host(self, blocks: int) -> KVPool:
         """A pool of so many blocks to swap to: in host memory, pinned where this is on CUDA.
@@ -83,7 +93,7 @@ class KVPool:
     def _of(cls, format: str, make: _Make, shape: tuple[int, ...]) -> Self:
         dtype = FORMATS.get(format)
         if dtype is None:
-            raise ValueError(f"unknown KV format {format!r}; known: {', '.join(FORMATS)}")
+            raise KernelError(f"unknown KV format {format!r}; known: {', '.join(FORMATS)}")
         scaled = format == INT8
         return cls(
             format=format,

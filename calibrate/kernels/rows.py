@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Self
 
@@ -72,6 +72,15 @@ class Rows:
             query_starts=tensor([0, *accumulate(n for _, n in spans)]),
             kv_lengths=tensor([before + n for before, n in spans]),
             block_table=tensor(padded),
+        )
+
+    def to(self, device: torch.device | str) -> Rows:
+        """The same rows, their tensors on another device."""
+        return replace(
+            self,
+            query_starts=self.query_starts.to(device),
+            kv_lengths=self.kv_lengths.to(device),
+            block_table=self.block_table.to(device),
         )
 
     @property

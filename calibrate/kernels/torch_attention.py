@@ -91,21 +91,23 @@ def _attend_scaled(
 ) -> Tensor:
     """The same over int8: the scales multiply scores and probabilities, not the numbers."""
     n, heads, head_size = query.shape
-    kv_heads = keys.shape[1]
-    key_scales, value_scales = (scale.transpose(0, 1)[:, None, None] for scale in scales)
-    wide_keys = keys.permute(1, 2, 0)[:, None].float()
-    wide_values = values.transpose(0, 1)[:, None].float()
-    # [kv_heads, heads that share them, n, head_size]
-    grouped = query.view(n, kv_heads, -1, head_size).permute(1, 2, 0, 3).float()
+    length, kv_heads, _ = keys.shape
+    key_scales, value_scales = (scale.transpose(0, 1)[:, None] for scale in scales)
+    wide_keys, wide_values = (kept.transpose(0, 1).float() for kept in (keys, values))
+    # [kv_heads, n, heads that share them, head_size]: one matrix of rows for each KV head.
+    grouped = query.view(n, kv_heads, -1, head_size).transpose(0, 1).float()
     out = torch.empty_like(query)
-    step = max(1, _SCORES_AT_ONCE // (heads * keys.shape[0]))
+    step = max(1, _SCORES_AT_ONCE // (heads * length))
     for first in range(0, n, step):
         last = min(n, first + step)
-        scores = grouped[:, :, first:last] @ wide_keys * key_scales * head_size**-0.5
-        seen = _seen(first, last, before, query.device, length=keys.shape[0])
-        probabilities = scores.masked_fill(~seen, -torch.inf).softmax(-1)
-        attended = probabilities * value_scales @ wide_values
-        out[first:last] = attended.permute(2, 0, 1, 3).reshape(-1, heads, head_size)
+        rows = grouped[:, first:last].flatten(1, 2)
+        scores = rows @ wide_keys.transpose(1, 2) * key_scales * head_size**-0.5
+        if n > 1:
+            seen = _seen(first, last, before, query.device, length=length)
+            scores.masked_fill_(~seen.repeat_interleave(heads // kv_heads, 0), -torch.inf)
+        attended = scores.softmax(-1) * value_scales @ wide_values
+        by_token = attended.view(kv_heads, last - first, -1, head_size).transpose(0, 1)
+        out[first:last] = by_token.reshape(-1, heads, head_size)
     return out
 
 
