@@ -60,7 +60,7 @@ class Bench:
         positions: int,
         seed: int,
     ) -> None:
-        """`positions`: of the longest sequence. Raises MeasureError for kernels that lack a part."""
+        """`positions`: of the longest sequence. Raises MeasureError where kernels lack a part."""
         if kernels.dense is None or kernels.cache is None:
             raise MeasureError(f"provider {kernels.name} has no dense or no cache kernels")
         self.dense: Dense = kernels.dense
@@ -131,7 +131,7 @@ class Bench:
             return [lambda: self.stack.ends(ids, residual.zero_())]
         positions = torch.arange(tokens, device=self.device) % len(self.stack.angles)
 
-        def skip(query: Tensor, key: Tensor, value: Tensor, index: int) -> Tensor:
+        def skip(query: Tensor, *_: object) -> Tensor:
             return query
 
         def call(index: int) -> Call:

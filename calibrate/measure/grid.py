@@ -41,7 +41,8 @@ class Point(NamedTuple):
     @property
     def key(self) -> str:
         places = ",".join(f"{axis}={value}" for axis, value in self.axes)
-        return "/".join(filter(None, (self.operator, self.variant, self.format, places)))
+        variant = None if self.variant == self.operator else self.variant
+        return "/".join(filter(None, (self.operator, variant, self.format, places)))
 
     @property
     def place(self) -> dict[str, int]:

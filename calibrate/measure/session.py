@@ -36,7 +36,7 @@ class Options:
     """None: triton on CUDA, torch elsewhere."""
     dtype: str = "bfloat16"
     kv_cache_dtypes: tuple[str, ...] = ("auto",)
-    budget_s: float = 300.0
+    budget_s: float = 240.0
     block_size: int = 16
     max_tokens: int = 8192
     max_batch: int = 256

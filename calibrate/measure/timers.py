@@ -16,7 +16,7 @@ FEWEST = 10
 SHORTEST_NS = 15_000_000
 LONGEST_NS = 2_000_000_000
 """After which a few repetitions are enough."""
-_FEW = 3
+_FEW = 5
 _GRAIN_NS = 100_000
 """CPU clocks are read around at least so much work."""
 
@@ -57,7 +57,8 @@ class CpuTimer:
     cache_bytes: int = 0
 
     def read(self, calls: Sequence[Call]) -> Reading:
-        longest = max(self._once(call) for call in [*calls] * WARM_UPS)
+        rounds = -(-WARM_UPS // len(calls))
+        longest = max(self._once(call) for call in [*calls] * rounds)
         grain = max(1, _GRAIN_NS // max(1, longest))
 
         def sample() -> float:
@@ -126,7 +127,7 @@ class CudaTimer:
 
 
 def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call, no-any-return]
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def _repeat(sample: Callable[[], float], calls: int) -> list[float]:
@@ -134,7 +135,8 @@ def _repeat(sample: Callable[[], float], calls: int) -> list[float]:
     samples: list[float] = []
     spent_ns = 0.0
     while spent_ns < LONGEST_NS or len(samples) < _FEW:
-        if len(samples) >= FEWEST and spent_ns >= SHORTEST_NS:
+        enough = len(samples) * calls >= FEWEST and len(samples) >= _FEW
+        if enough and spent_ns >= SHORTEST_NS:
             break
         samples.append(sample())
         spent_ns += samples[-1] * calls
