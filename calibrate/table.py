@@ -19,7 +19,7 @@ from calibrate.table_schema import FORMAT, OPERATORS, TableError
 
 _METADATA = b"pagesim.latency_table"
 _CACHES = {
-    "auto": ("bfloat16", "float16"),
+    "auto": ("bfloat16", "float16", "float32"),
     "fp8_e4m3": ("fp8",),
     "int8_per_token_head": ("int8", "int8_per_token_head"),
 }
@@ -46,6 +46,8 @@ class Provenance:
     of the longest (1): (batch, share) in rising order, for `decode` and `mixed` steps."""
     factors: Mapping[str, float] = field(default_factory=dict)
     """Corrections fitted on whole steps: what to multiply an operator's times with."""
+    step_ns: float = 0.0
+    """Fitted likewise: what every step takes beside its operators."""
     residuals: Mapping[str, float] = field(default_factory=dict)
     """Quantiles of (predicted - measured) / measured over steps kept aside."""
 
@@ -85,8 +87,8 @@ class Table:
         """The points of one model's shape, GPU count and dtypes.
 
         `dtype` may be left open where there is only one; `kv_dtype` is vLLM's name, `auto`
-        any of 16 bits. Points of operators that leave the KV cache alone belong to every KV
-        dtype. Raises TableError, with what the table holds, where it has none.
+        any that is not quantised. Points of operators that leave the KV cache alone belong to
+        every KV dtype. Raises TableError, with what the table holds, where it has none.
         """
         import pyarrow.compute as pc
 
@@ -245,10 +247,10 @@ def _check_provenance(told: Provenance) -> None:
     for name in ("versions", "settings", "factors", "residuals"):
         if not isinstance(getattr(told, name), dict):
             raise ValueError(f"{name} are no mapping")
-    numbers = [*told.factors.values(), *told.residuals.values()]
+    numbers = [*told.factors.values(), *told.residuals.values(), told.step_ns]
     numbers += [share for pairs in told.skew.values() for _, share in pairs]
     if not all(isinstance(each, int | float) and isfinite(each) for each in numbers):
-        raise ValueError("factors, residuals or skew hold no finite numbers")
+        raise ValueError("factors, step_ns, residuals or skew hold no finite numbers")
 
 
 def _strings(values: Iterable[str]) -> Any:

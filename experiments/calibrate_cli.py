@@ -5,6 +5,7 @@ from __future__ import annotations
 from experiments.exits import make_app
 from experiments.from_steps import from_steps
 from experiments.kernel_commands import kernels
+from experiments.measure import measure_kernels
 from experiments.table_commands import import_profile, show
 
 main = make_app(
@@ -16,3 +17,4 @@ main = make_app(
     no_args_is_help=True,
 )
 main.command("import")(import_profile)
+main.command("run")(measure_kernels)

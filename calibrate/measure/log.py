@@ -107,6 +107,14 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise MeasureError(f"{path}: found an empty file; allowed: a measurement")
 
 
+def say_cut(cut: dict[str, Any] | None) -> str:
+    """What the budget left out, in words."""
+    if not cut or not cut["points"]:
+        return "the whole grid fitted the budget"
+    by = ", ".join(f"{count} of {operator}" for operator, count in cut["by"].items())
+    return f"cut by the budget: {cut['points']} points ({by})"
+
+
 def _check(path: Path, number: int, line: Any) -> None:
     kind = line.get("kind") if isinstance(line, dict) else None
     if number == 1 and (kind != "header" or line.get("format") != FORMAT):

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from calibrate.kernels.face import KernelError
 from calibrate.kernels.pool import FORMATS, FP8, INT8, KVPool
 from calibrate.measure.bench import LAYERS_KEPT, Bench, Pools, find_kernels
 from calibrate.measure.grid import make_grid
-from calibrate.measure.log import Log
+from calibrate.measure.log import Log, say_cut
 from calibrate.measure.loop import Loop, Watch
 from calibrate.measure.machine import describe, find_device, free_bytes
 from calibrate.measure.random_steps import draw_steps
@@ -191,11 +190,3 @@ def _token_bytes(shape: Shape, format: str) -> int:
         device="meta",
     )
     return pool.bytes_per_token
-
-
-def say_cut(cut: dict[str, Any] | None) -> str:
-    """What the budget left out, in words."""
-    if not cut or not cut["points"]:
-        return "the whole grid fitted the budget"
-    by = ", ".join(f"{count} of {operator}" for operator, count in cut["by"].items())
-    return f"cut by the budget: {cut['points']} points ({by})"

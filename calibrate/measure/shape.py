@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
+
 
 class MeasureError(ValueError):
     """A measurement that cannot be made, or a file of one that cannot be used; for the user."""
@@ -29,7 +31,17 @@ class Shape:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, name: str) -> Self:
-        """Of a Hugging Face config.json. Raises MeasureError for what is missing or no size."""
+        """Of a Hugging Face config.json.
+
+        Raises MeasureError for what is missing or no size, and for layers of another kind.
+        """
+        kind = config.get("architectures")
+        if not isinstance(kind, list) or len(kind) != 1 or kind[0] not in ARCHITECTURES:
+            allowed = ", ".join(ARCHITECTURES)
+            raise MeasureError(f"{name}: found architectures {kind}; allowed: one of {allowed}")
+        for feature in ("attention_bias", "mlp_bias", "quantization_config"):
+            if config.get(feature):
+                raise MeasureError(f"{name}: found {feature}, which is not measured; allowed: none")
 
         def size(field: str, default: int | None = None) -> int:
             value = config.get(field)
