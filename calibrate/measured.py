@@ -32,8 +32,8 @@ class Measurement:
     header: dict[str, Any]
     shape: Shape
     points: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """The lines of each point, one for each pass."""
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    """The lines of each point, one for each pass; likewise of"""
+    steps: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     """What could not be measured, and why."""
     cut: dict[str, Any] | None = None
@@ -64,7 +64,7 @@ def _sort_in(found: Measurement, line: dict[str, Any], *, where: str) -> None:
         case "point":
             found.points.setdefault(line["key"], []).append(line)
         case "step":
-            found.steps.append(line)
+            found.steps.setdefault(line["key"], []).append(line)
         case "unmeasurable":
             found.refused[line["key"]] = line["reason"]
         case "cut":
@@ -86,8 +86,12 @@ def make_table(found: Measurement, *, seed: int = 0) -> Table:
     table = Table.of_rows(rows, name=found.name, provenance=told)
     table = _drop_too_fast(table, found)
     steps = [
-        MeasuredStep(line["spans"], _cache(line["kv_format"]) or "", line["median_ns"])
-        for line in found.steps
+        MeasuredStep(
+            lines[0]["spans"],
+            _cache(lines[0]["kv_format"]) or "",
+            float(median(line["median_ns"] for line in lines)),
+        )
+        for lines in found.steps.values()
     ]
     if len(steps) < FEWEST_STEPS:
         note = f"not corrected: {len(steps)} whole steps, {FEWEST_STEPS} are needed"

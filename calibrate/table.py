@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from importlib.resources import files
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -187,8 +188,21 @@ def shape_of(model: Model) -> dict[str, int]:
     }
 
 
+def shipped_tables() -> list[str]:
+    """Their names."""
+    folder = files("calibrate").joinpath("tables")
+    return sorted(each.name.removesuffix(".parquet") for each in folder.iterdir())
+
+
+def find_table(name: str | Path) -> Path:
+    """The file of a shipped table (`tiny-cpu`), or of a path, there or not."""
+    shipped = Path(str(files("calibrate").joinpath("tables")))
+    path = shipped / f"{name}.parquet"
+    return path if path.is_file() and not Path(name).exists() else Path(name)
+
+
 def read_table(path: str | Path) -> Table:
-    """Read and check a table.
+    """Read and check a table, by its path or the name of a shipped one.
 
     Raises TableError for a file that is missing, no parquet, no latency table or one of
     another format; and, with the row, for unknown operators, axes that do not belong, values
@@ -197,10 +211,13 @@ def read_table(path: str | Path) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(path)
+    path = find_table(path)
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
-        raise TableError(f"{path}: found {what}; allowed: a latency table (.parquet)")
+        raise TableError(
+            f"{path}: found {what}; allowed: a latency table (.parquet),"
+            f" or one that is shipped: {', '.join(shipped_tables())}"
+        )
     try:
         points = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:

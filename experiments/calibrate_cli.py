@@ -5,13 +5,14 @@ from __future__ import annotations
 from experiments.exits import make_app
 from experiments.from_steps import from_steps
 from experiments.kernel_commands import kernels
-from experiments.measure import measure_kernels
+from experiments.measure import convert, measure_kernels
 from experiments.table_commands import import_profile, show
 
 main = make_app(
     show,
     from_steps,
     kernels,
+    convert,
     name="calibrate",
     help="Make clocks and look at them: from an engine's steps, from measured operators.",
     no_args_is_help=True,

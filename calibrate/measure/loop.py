@@ -20,8 +20,8 @@ from calibrate.measure.timers import Reading
 PASSES = 3
 MOST_PASSES = 5
 """Of points on which the passes do not agree."""
-_GRID_SHARE = 0.75
-"""Of the budget; whole steps have the rest."""
+_GRID_SHARE = 0.6
+"""Of each pass; whole steps have the rest."""
 
 T = TypeVar("T")
 Watch = Callable[[int, int, str], None]
@@ -44,9 +44,9 @@ class Loop:
 
     The first pass goes through the grid tier by tier, each tier shuffled, until its share of
     the budget is spent; what it did not reach is cut, and recorded as cut. The first tier is
-    measured whatever the budget is. Later passes go through what is left in other orders, and
-    each takes a third of the whole steps with it; then points on which passes do not agree are
-    measured again, as long as there is time.
+    measured whatever the budget is. Later passes go through what is left in other orders. The
+    whole steps are measured in each pass, behind the points; then points on which passes do not
+    agree are measured again, as long as there is time.
     """
 
     bench: Measurable
@@ -69,19 +69,16 @@ class Loop:
 
     def run(self) -> None:
         """Measure what is not in the log yet, and close it with an `end` line."""
-        steps = [self.steps[turn::PASSES] for turn in range(PASSES)]
-        self._total = PASSES * sum(len(g.points) for g in self.groups) + len(self.steps)
+        self._total = PASSES * (sum(len(g.points) for g in self.groups) + len(self.steps))
         kept = self._first_pass()
-        self._total = PASSES * len(kept) + len(self.steps)
-        self._done = len(kept)
-        self._take_steps(steps[0], turn=0)
+        self._total = PASSES * (len(kept) + len(self.steps))
+        self._take_steps(turn=0)
         for turn in range(1, PASSES):
             for point in self._shuffled(kept, turn):
                 if self._out_of_time(turn=turn, steps=False):
                     break
                 self._take(point, turn)
-            self._done = (turn + 1) * len(kept) + sum(map(len, steps[:turn]))
-            self._take_steps(steps[turn], turn=turn)
+            self._take_steps(turn=turn)
         self._settle(kept)
         if not self.log.has("end", 0):
             self.log.add({"kind": "end", "key": "end", "pass": 0})
@@ -105,13 +102,13 @@ class Loop:
             self.log.add({"kind": "cut", "points": len(cut), "by": dict(sorted(by.items()))})
         return kept
 
-    def _take_steps(self, steps: Sequence[RandomStep], *, turn: int) -> None:
-        for index, step in enumerate(steps):
-            if self._out_of_time(turn=turn, steps=True):
-                return
-            key = f"step/{turn + PASSES * index}"
+    def _take_steps(self, *, turn: int) -> None:
+        for index, step in self._shuffled(enumerate(self.steps), turn):
+            key = f"step/{index}"
+            if not self.log.has(key, turn) and self._out_of_time(turn=turn, steps=True):
+                continue
             line = {"kind": "step", "step": step.kind, "kv_format": step.format}
-            self._read(key, 0, partial(self.bench.read_step, step), line, spans=step.spans)
+            self._read(key, turn, partial(self.bench.read_step, step), line, spans=step.spans)
             self._tick(f"whole steps, pass {turn + 1}")
 
     def _settle(self, kept: Iterable[Point]) -> None:

@@ -22,14 +22,16 @@ class RandomStep(NamedTuple):
 def draw_steps(
     count: int, *, formats: tuple[str, ...], limits: Limits, seed: int
 ) -> list[RandomStep]:
-    """Kinds and formats in turn; sizes even in their logarithms. The same seed gives the same.
+    """Each kind and format as often; sizes even in their logarithms. The same seed gives the same.
 
-    A step computes no more than `limits.tokens`, and its contexts fit the format's pool.
+    A step computes no more than `limits.tokens`, and its contexts fit the format's pool. They
+    come in no order, so that what drifts while they are measured is not taken for a kind's.
     """
     random = np.random.default_rng(seed)
-    return [
+    made = [
         _draw(random, KINDS[i % 3], formats[i // 3 % len(formats)], limits) for i in range(count)
     ]
+    return [made[i] for i in random.permutation(count)]
 
 
 def _draw(random: np.random.Generator, kind: str, format: str, limits: Limits) -> RandomStep:
@@ -47,7 +49,7 @@ def _draw(random: np.random.Generator, kind: str, format: str, limits: Limits) -
             spans.append((context - 1, 1))
             room, budget = room - context, budget - 1
         if not spans:
-            spans.append((0, 1))
+            spans, room, budget = [(0, 1)], room - 1, budget - 1
     if kind != "decode":
         for _ in range(int(random.integers(1, _MOST_CHUNKS + 1))):
             most = min(budget, limits.context, room)

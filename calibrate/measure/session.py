@@ -100,6 +100,7 @@ def measure(
         **{name: getattr(options, name) for name in _SAME},
     }
     limits = make_limits(shape, options, formats, free)
+    pools = _pools(shape, options, limits, free)
     header = {
         "same": same,
         "machine": machine,
@@ -109,14 +110,16 @@ def measure(
     log = Log(out, header)
     try:
         # One that goes on has the pool of the one before: what memory is free may differ.
-        limits = Limits(**log.header["limits"])
+        if log.header["limits"] != header["limits"]:
+            limits = Limits(**log.header["limits"])
+            pools = _pools(shape, options, limits, free)
         bench = Bench(
             shape,
             kernels,
             timer,
             device=device,
             dtype=options.dtype,
-            pools=_pools(shape, options, limits, free),
+            pools=pools,
             positions=limits.context + 1,
             seed=options.seed,
         )

@@ -14,7 +14,7 @@ Call = Callable[[], object]
 WARM_UPS = 3
 FEWEST = 10
 SHORTEST_NS = 15_000_000
-LONGEST_NS = 2_000_000_000
+LONGEST_NS = 400_000_000
 """After which a few repetitions are enough."""
 _FEW = 5
 _GRAIN_NS = 100_000
