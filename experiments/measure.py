@@ -51,8 +51,7 @@ def measure_kernels(
     """
     table = out or Path(f"{Path(model).stem}-{device.replace(':', '-')}.parquet")
     lines = table.with_suffix(".jsonl")
-    kept = f"{lines} keeps what was measured, and the same command goes on"
-    with exits(stopped=kept if lines.exists() else f"{lines}: the same command goes on"):
+    with exits(stopped=f"{lines} keeps what was measured; the same command goes on"):
         from calibrate.kernels.providers import load_kernels
         from experiments.blocks_files import check_file
 

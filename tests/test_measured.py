@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import experiments.cli
 from calibrate.correction import MeasuredStep, fit_correction, plan_of
+from calibrate.kernels.face import Attend
+from calibrate.kernels.pool import KVPool
+from calibrate.kernels.rows import Rows
+from calibrate.measure import bench, session
+from calibrate.measure.shape import read_shape
 from calibrate.measured import make_table, read_measurement
 from calibrate.model import load_model
 from calibrate.step_log import FitError
@@ -261,6 +269,48 @@ def test_a_small_model_measured_converted_and_used(tmp_path: Path) -> None:
     again = CliRunner().invoke(experiments.cli.main, command)
     assert again.exit_code == 0
     assert out.with_suffix(".jsonl").read_bytes() == lines
+
+
+def test_full_memory_in_the_middle_is_a_note_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = bench.find_kernels("torch")
+
+    def attention(rows: Rows, pool: KVPool, *, heads: int) -> Attend:
+        if len(rows.spans) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+        return kernels.attention(rows, pool, heads=heads)
+
+    monkeypatch.setattr(session, "find_kernels", lambda _: replace(kernels, attention=attention))
+    shape = read_shape(Path(session.__file__).parents[1] / "models" / "tiny.json")
+    options = session.Options(
+        device="cpu", budget_s=1.0, max_tokens=4, max_batch=2, max_context=64, pool_tokens=256
+    )
+    session.measure(shape, options, tmp_path / "m.jsonl")
+    table = make_table(read_measurement(tmp_path / "m.jsonl"))
+    assert set(table.points["batch"].drop_null().to_pylist()) == {1}
+    assert any(
+        note.startswith("not measurable, left out: ") and "CUDA out of memory" in note
+        for note in table.provenance.notes
+    )
+
+
+def test_a_cpu_without_memory_says_so_as_cuda_does() -> None:
+    with pytest.raises(MemoryError, match="can't allocate memory: 9"), bench.memory_errors():
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 9\nstack")
+    with pytest.raises(RuntimeError, match="shapes"), bench.memory_errors():
+        raise RuntimeError("shapes do not fit")
+
+
+def test_what_measures_needs_nothing_of_ours_but_kernels() -> None:
+    code = (
+        "import calibrate.measure.__main__, sys; print(*sorted({name for name in sys.modules"
+        " if name.split('.')[0] in ('calibrate', 'sim', 'traces', 'experiments', 'rich')}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ours = [name for name in done.stdout.split() if name != "calibrate"]
+    assert "calibrate.measure.loop" in ours
+    assert all(name.startswith(("calibrate.measure", "calibrate.kernels")) for name in ours)
 
 
 def test_budgets_are_times() -> None:

@@ -60,7 +60,8 @@ class Bench:
         positions: int,
         seed: int,
     ) -> None:
-        """`positions`: of the longest sequence. Raises MeasureError where kernels lack a part."""
+        """`positions`: of the longest sequence. Raises MeasureError where kernels lack a
+        part, MemoryError where the weights do not fit."""
         if kernels.dense is None or kernels.cache is None:
             raise MeasureError(f"provider {kernels.name} has no dense or no cache kernels")
         self.dense: Dense = kernels.dense
@@ -69,27 +70,28 @@ class Bench:
         self.device, self.dtype = device, getattr(torch, dtype)
         self.pools, self._seed = pools, seed
         self.kept = min(shape.layers, LAYERS_KEPT)
-        self.stack = Stack(
-            shape,
-            self.dense,
-            dtype=self.dtype,
-            device=device,
-            kept=self.kept,
-            positions=positions,
-            seed=seed,
-        )
+        with memory_errors():
+            self.stack = Stack(
+                shape,
+                self.dense,
+                dtype=self.dtype,
+                device=device,
+                kept=self.kept,
+                positions=positions,
+                seed=seed,
+            )
         self._shallow: dict[str, KVPool] = {}
         self._deep: KVPool | None = None
         self._hosts: KVPool | None = None
 
     def read(self, point: Point) -> Reading:
         """Measure one point. Raises KernelError, and MemoryError where memory runs out."""
-        with _memory_errors(), torch.inference_mode():
+        with memory_errors(), torch.inference_mode():
             return self.timer.read(self._calls(point))
 
     def read_step(self, step: RandomStep) -> Reading:
         """Measure a whole step, embedding to sampled tokens. Raises as `read` does."""
-        with _memory_errors(), torch.inference_mode():
+        with memory_errors(), torch.inference_mode():
             pool = self._pool(step.format)
             rows = self._rows(step.spans, pool, turn=0)
             attend = self.kernels.attention(rows, pool, heads=self.shape.heads)
@@ -247,7 +249,7 @@ class Bench:
 
 
 @contextmanager
-def _memory_errors() -> Iterator[None]:
+def memory_errors() -> Iterator[None]:
     """MemoryError for what torch says of it: on a CPU that is a plain RuntimeError."""
     try:
         yield

@@ -137,6 +137,11 @@ def measure(
             watch=watch,
         )
         loop.run()
+    except MemoryError as error:
+        raise MeasureError(
+            f"the weights of {min(shape.layers, LAYERS_KEPT)} layers of {shape.name}, its embedding"
+            f" and head do not fit: {error}"
+        ) from None
     finally:
         log.close()
     announce(say_cut(log.cut))
