@@ -84,15 +84,14 @@ def fit_correction(
         )
     measured_ns = np.array([step.ns for step in steps])
     columns = _price_groups(table, steps)
-    floor = np.array([*[_LEAST] * len(GROUPS), 0.0])
     shuffled = np.random.default_rng(seed).permutation(len(steps))
     aside, seen = np.split(shuffled, [round(holdout * len(steps))])
-    tried = solve(columns[seen], measured_ns[seen], floor=floor)
+    tried = _fit(columns[seen], measured_ns[seen])
     plain = np.array([*[1.0] * len(GROUPS), 0.0])
     predicted_ns = columns[aside] @ tried
     off = predicted_ns / measured_ns[aside] - 1
     p5, p50, p95 = np.quantile(off, (0.05, 0.5, 0.95)).tolist()
-    *factors, step_ns = solve(columns, measured_ns, floor=floor).tolist()
+    *factors, step_ns = _fit(columns, measured_ns).tolist()
     return Correction(
         factors={
             operator: factor
@@ -104,6 +103,23 @@ def fit_correction(
         before=Errors.of(columns[aside] @ plain, measured_ns[aside]),
         after=Errors.of(predicted_ns, measured_ns[aside]),
         fitted=len(steps),
+    )
+
+
+def _fit(columns: Floats, measured_ns: Floats) -> Floats:
+    """Factors and the constant.
+
+    Beside the steps stands one imagined step for each group, which has nothing but this group
+    and takes what was measured of it: where steps cannot tell a small part from their noise,
+    its factor stays near 1; of a large part they outweigh it.
+    """
+    parts = len(GROUPS)
+    typical_ns = float(np.median(measured_ns))
+    imagined = np.column_stack([typical_ns * np.eye(parts), np.zeros(parts)])
+    return solve(
+        np.vstack([columns, imagined]),
+        np.append(measured_ns, [typical_ns] * parts),
+        floor=np.array([*[_LEAST] * parts, 0.0]),
     )
 
 
