@@ -95,6 +95,7 @@ def measure(
         "model": asdict(shape),
         "device": machine["device"],
         "provider": provider,
+        "kernels": machine["settings"]["kernel_hash"],
         "dtype": options.dtype,
         "formats": list(formats),
         **{name: getattr(options, name) for name in _SAME},
