@@ -21,8 +21,8 @@ def spread(medians: Sequence[float]) -> float:
 
 
 def settled(medians: Sequence[float]) -> bool:
-    """Do two or more passes agree within NOISY, the two that are nearest to each other's
-    median being enough once there are more than three?"""
+    """Do passes agree? Two or three do within NOISY; of more, half lie within NOISY / 2 of their
+    median. One agrees with nothing."""
     if len(medians) < 2:
         return False
     if len(medians) <= 3:
