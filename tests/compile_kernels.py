@@ -14,7 +14,6 @@ from triton.compiler import ASTSource
 from calibrate.kernels.device import attention, cache, dense
 
 HOPPER = GPUTarget("cuda", 90, 32)
-SHAPE: dict[str, Any] = {"HEADS": 32, "KV_HEADS": 8, "HEAD_SIZE": 128, "HEAD_PADDED": 128}
 
 
 def compile_kernel(kernel: Any, types: str, constants: dict[str, Any], **options: int) -> None:
@@ -36,22 +35,25 @@ def compile_kernel(kernel: Any, types: str, constants: dict[str, Any], **options
     print(kernel.__name__, done.metadata.shared)
 
 
-def compile_attention(kv: str, *, rows: int, splits: int, warps: int) -> None:
+def compile_attention(
+    kv: str, *, rows: int, splits: int, warps: int, size: int = 128, tile: int = 64, stages: int = 3
+) -> None:
     compile_kernel(
         attention.attend_kernel,
         f"*bf16 *fp32 *fp32 *fp32 *bf16 *{kv} *{kv} *fp32 *fp32 *i32 *i32 *i32 *i32 i32 i32 i32"
         " fp32",
-        SHAPE
-        | {"BLOCK_SIZE": 16, "QUERIES": rows // 4, "ROWS": rows, "TILE": 64, "SPLITS": splits}
+        {"HEADS": 32, "KV_HEADS": 8, "HEAD_SIZE": size, "HEAD_PADDED": size, "BLOCK_SIZE": 16}
+        | {"QUERIES": rows // 4, "ROWS": rows, "TILE": tile, "SPLITS": splits}
         | {"SCALED": kv == "i8", "UPCAST": False},
         num_warps=warps,
-        num_stages=3,
+        num_stages=stages,
     )
 
 
 def main() -> None:
     compile_attention("i8", rows=16, splits=4, warps=4)
     compile_attention("bf16", rows=128, splits=1, warps=8)
+    compile_attention("bf16", rows=64, splits=1, warps=4, size=256, tile=32, stages=2)
     join = {"HEAD_SIZE": 128, "HEAD_PADDED": 128, "SPLITS": 4}
     compile_kernel(attention.join_kernel, "*bf16 *fp32 *fp32 *fp32 i32", join)
     heads = {"HEADS": 8, "HEADS_PADDED": 8}

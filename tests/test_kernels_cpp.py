@@ -11,7 +11,6 @@ import torch
 from calibrate.kernels.cases import DECODES, MIXED, make_case
 from calibrate.kernels.cpp_attention import FORMATS, CppAttention, missing
 from calibrate.kernels.face import MissingProvider, Unsupported
-from calibrate.kernels.pool import INT8
 from tests.shared import extensions_folder
 
 
@@ -30,23 +29,6 @@ def attention(tmp_path_factory: pytest.TempPathFactory) -> CppAttention:
 @pytest.mark.parametrize("format", FORMATS)
 def test_formats(attention: CppAttention, format: str, dtype: torch.dtype) -> None:
     make_case(format, dtype, MIXED).check(attention)
-
-
-@pytest.mark.parametrize(
-    ("heads", "kv_heads", "head_size", "block_size"),
-    [(3, 3, 64, 16), (8, 2, 128, 16), (8, 1, 64, 32), (16, 2, 128, 8), (5, 1, 80, 1)],
-)
-def test_shapes(
-    attention: CppAttention, heads: int, kv_heads: int, head_size: int, block_size: int
-) -> None:
-    make_case(
-        *(INT8, torch.float32, DECODES),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_size=head_size,
-        block_size=block_size,
-        seed=heads,
-    ).check(attention)
 
 
 def test_no_decodes(attention: CppAttention) -> None:

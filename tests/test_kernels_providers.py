@@ -22,13 +22,10 @@ from calibrate.kernels.errors import MissingProvider, Unsupported
 from calibrate.kernels.face import Attend
 from calibrate.kernels.flashinfer_attention import FlashInferAttention
 from calibrate.kernels.pool import FORMATS, KVPool
-from calibrate.kernels.providers import PROVIDERS, Provider, load_kernels
+from calibrate.kernels.providers import PROVIDERS, load_kernels
 from calibrate.kernels.rows import Rows
 from calibrate.kernels.torch_attention import attention
 from experiments.cli import main
-from tests.shared import extensions_folder
-
-HERE = [provider for provider in PROVIDERS if not provider.missing()]
 
 
 def found(*missing: str) -> Callable[[str], object]:
@@ -67,23 +64,6 @@ def test_no_gpu(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(MissingProvider, match=r"torch [\d.+a-z]+ finds no CUDA device"):
         load_kernels(name)
-
-
-@pytest.mark.parametrize("provider", HERE, ids=lambda provider: provider.name)
-def test_a_provider_takes_the_formats_it_says_and_no_other(
-    provider: Provider,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(extensions_folder(tmp_path_factory)))
-    attend = load_kernels(provider.name).attention
-    for format in FORMATS:
-        case = make_case(format, torch.float32, [(0, 1)])
-        if format in provider.formats:
-            case.check(attend)
-        else:
-            with pytest.raises(Unsupported, match=f"not to {format} on cpu"):
-                case.check(attend)
 
 
 def test_asking_needs_neither_torch_nor_anything_else() -> None:

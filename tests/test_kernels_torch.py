@@ -19,22 +19,6 @@ def test_formats(format: str, dtype: torch.dtype) -> None:
     make_case(format, dtype, MIXED).check(attention)
 
 
-@pytest.mark.parametrize("format", ["bfloat16", "int8_per_token_head"])
-@pytest.mark.parametrize(
-    ("heads", "kv_heads", "head_size", "block_size"),
-    [(3, 3, 64, 16), (8, 2, 128, 16), (8, 1, 64, 32), (16, 2, 128, 8), (5, 1, 80, 1)],
-)
-def test_shapes(format: str, heads: int, kv_heads: int, head_size: int, block_size: int) -> None:
-    make_case(
-        *(format, torch.float32, MIXED),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_size=head_size,
-        block_size=block_size,
-        seed=heads,
-    ).check(attention)
-
-
 @pytest.mark.parametrize("spans", [DECODES, LONG, [(0, 1)], [(3, 0), (5, 1), (0, 0)], []])
 def test_batches(spans: Spans) -> None:
     make_case("float32", torch.float32, spans).check(attention)
@@ -43,6 +27,12 @@ def test_batches(spans: Spans) -> None:
 def test_scores_held_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("calibrate.kernels.torch_attention._SCORES_AT_ONCE", 1000)
     make_case("int8_per_token_head", torch.float32, [(40, 21), (0, 9)]).check(attention)
+
+
+def test_a_pool_to_swap_to_is_not_attended_to() -> None:
+    case = make_case("float32", torch.float32, DECODES)
+    with pytest.raises(Unsupported, match="a host's pool is ordered by blocks, for swapping"):
+        attention(case.rows, case.pool.on_host(30), heads=4)
 
 
 def test_heads_that_cannot_be_shared_out() -> None:

@@ -18,7 +18,7 @@ from calibrate.kernels.rows import Rows
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
 
-from calibrate.kernels.triton_attention import _work, attention, prepare
+from calibrate.kernels.triton_attention import _queries_at_once, _splits, _work, attention, prepare
 
 SMALL: Spans = [(37, 1), (0, 5), (0, 0), (66, 4), (0, 1)]
 
@@ -35,21 +35,6 @@ def test_formats(format: str, dtype: torch.dtype) -> None:
     make_case(format, dtype, SMALL, kv_heads=1).check(attention)
 
 
-@pytest.mark.parametrize(
-    ("heads", "kv_heads", "head_size", "block_size"),
-    [(2, 2, 64, 16), (8, 2, 128, 8), (8, 1, 64, 32), (5, 1, 80, 1)],
-)
-def test_shapes(heads: int, kv_heads: int, head_size: int, block_size: int) -> None:
-    make_case(
-        *(INT8, torch.float32, SMALL),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_size=head_size,
-        block_size=block_size,
-        seed=heads,
-    ).check(attention)
-
-
 @pytest.mark.parametrize(("queries", "splits"), [(1, 1), (3, 2), (16, 4)])
 def test_however_the_work_is_cut(queries: int, splits: int) -> None:
     case = make_case("float32", torch.float32, [(150, 1), (3, 5), (0, 1)], kv_heads=1)
@@ -64,6 +49,20 @@ def test_programs_with_most_keys_start_first() -> None:
     rows = Rows.of([(0, 3), (9, 1), (0, 0), (1, 6)], [[1], [2], [], [3]], block_size=16)
     # Keys seen by the first token of each: 9, 5 (row 3 from 4), 2, 1, 1 ...
     assert _work(rows, 4).tolist() == [[1, 0], [3, 4], [3, 0], [0, 0]]
+
+
+def test_decodes_fill_16_rows_and_chunks_128() -> None:
+    assert [_queries_at_once(n, 4, most=128) for n in (1, 4, 5, 16, 4096)] == [4, 4, 8, 16, 32]
+    assert [_queries_at_once(n, 5, most=128) for n in (1, 4096)] == [3, 25]
+    assert _queries_at_once(1, 200, most=64) == 1
+
+
+def test_keys_are_split_until_every_multiprocessor_has_two_programs() -> None:
+    assert _splits(8, 32_768, 132) == 32
+    assert _splits(512, 32_768, 132) == 1
+    assert _splits(8, 1_000, 132) == 2, "256 keys at least to a split"
+    assert _splits(1, 131_072, 132) == 64
+    assert _splits(0, 0, 132) == 1
 
 
 def test_no_rows() -> None:
@@ -90,5 +89,5 @@ def test_all_kernels_compile_for_hopper(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     shared = [int(line.split()[-1]) for line in done.stdout.splitlines()]
-    assert len(shared) == 9
+    assert len(shared) == 10
     assert max(shared) <= 227 * 1024

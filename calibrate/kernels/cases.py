@@ -74,8 +74,12 @@ def make_case(
     head_size: int = 64,
     block_size: int = 16,
     seed: int = 0,
+    sharpness: float = 1.0,
 ) -> Case:
-    """A step over sequences whose K and V lie in blocks chosen at random."""
+    """A step over sequences whose K and V lie in blocks chosen at random.
+
+    `sharpness` is the spread of the scores: from 100 on, exp(score) is beyond fp32.
+    """
     random = np.random.default_rng(seed)
     needed = [-(-(before + n) // block_size) for before, n in spans]
     ids = random.permutation(sum(needed) + 5).tolist()
@@ -92,7 +96,7 @@ def make_case(
         rows.block_table[row, count:] = NO_BLOCK
     generator = torch.Generator().manual_seed(seed)
     qkv = torch.randn(rows.tokens, heads + 2 * kv_heads, head_size, generator=generator)
-    query = qkv.to(dtype)[:, :heads]
+    query = (qkv * sharpness).to(dtype)[:, :heads]
     expected = torch.empty(query.shape, dtype=torch.float64)
     starts = [0, *accumulate(n for _, n in spans)]
     for start, (before, n), table in zip(starts, spans, tables, strict=False):

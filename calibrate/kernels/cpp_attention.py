@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import shutil
 from itertools import accumulate
 from pathlib import Path
@@ -92,9 +93,9 @@ class CppAttention:
 
 def missing() -> str | None:
     """What this machine lacks to compile the kernel; None where nothing."""
-    compiler = os.environ.get("CXX", "c++")
-    if shutil.which(compiler) is None:
-        return f"no C++ compiler: {compiler!r} is not on the PATH (install g++, or set CXX)"
+    compiler = shlex.split(os.environ.get("CXX", ""))[:1] or ["c++"]
+    if shutil.which(compiler[0]) is None:
+        return f"no C++ compiler: {compiler[0]!r} is not on the PATH (install g++, or set CXX)"
     if shutil.which("ninja") is None:
         return "ninja, which torch builds with, is not on the PATH (pip install ninja)"
     return None

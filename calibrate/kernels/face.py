@@ -37,7 +37,8 @@ Attend = Callable[[Tensor, int, Tensor], None]
 query and out are [tokens, heads, head_size] of one dtype, which is that of the arithmetic
 but for fp32 sums; the softmax is scaled by head_size ** -0.5. The K and V of the step's own
 tokens must have been written. May be called again, for other layers or after the pool's
-content or the query's has changed; on CUDA it can be captured in a graph.
+content or the query's has changed; on CUDA it can be captured in a graph, after a first call
+in which Triton compiles.
 """
 
 
@@ -126,7 +127,7 @@ class Dense(Protocol):
     def sample(
         self, logits: Tensor, temperature: float, generator: torch.Generator, out: Tensor
     ) -> None:
-        """out int64 [rows], each drawn from softmax(logits / temperature) of its row.
+        """out int64 [rows], each drawn from softmax(logits / temperature), temperature > 0.
 
         The same generator state gives the same draw, on one device and torch version.
         """

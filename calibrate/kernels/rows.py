@@ -98,7 +98,7 @@ class Rows:
     @property
     def positions(self) -> Tensor:
         """int64 [tokens]: each token's place in its sequence, on the tables' device."""
-        return torch.from_numpy(self._positions()).to(self.block_table.device)
+        return self._tensor(self._positions())
 
     @property
     def last_tokens(self) -> Tensor:
@@ -109,11 +109,15 @@ class Rows:
 
     def slots(self, block_size: int) -> Tensor:
         """int64 [tokens]: the slot of the pool that each token's K and V go to."""
+        # The table is read where it lies: the host need not wait for the device.
         rows = np.repeat(np.arange(len(self.spans)), [n for _, n in self.spans])
         positions = self._positions()
-        blocks = self.block_table.cpu().numpy()[rows, positions // block_size].astype(np.int64)
-        slots = blocks * block_size + positions % block_size
-        return torch.from_numpy(slots).to(self.block_table.device)
+        places = rows * self.block_table.shape[1] + positions // block_size
+        blocks = self.block_table.flatten()[self._tensor(places)].long()
+        return blocks * block_size + self._tensor(positions % block_size)
+
+    def _tensor(self, values: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Tensor:
+        return torch.from_numpy(values).to(self.block_table.device)
 
     def _positions(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         parts = [np.arange(before, before + n, dtype=np.int64) for before, n in self.spans]

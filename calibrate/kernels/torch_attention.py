@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from calibrate.kernels.face import Attend, Unsupported
 from calibrate.kernels.pool import KVPool
 from calibrate.kernels.rows import Rows
+from calibrate.kernels.torch_cache import as_bytes
 
 _SCORES_AT_ONCE = 1 << 24
 """How many fp32 scores are held at once where they are held at all: 64 MiB."""
@@ -48,9 +49,11 @@ def attend_rows(rows: Rows, pool: KVPool, some: range | list[int]) -> Attend:
 
 
 def check_heads(pool: KVPool, heads: int) -> None:
-    """Raise Unsupported where the query heads cannot be shared out over the KV heads."""
+    """Raise Unsupported where heads cannot be shared out, or the pool is one to swap to."""
     if heads < 1 or heads % pool.kv_heads:
         raise Unsupported(f"{heads} query heads are no multiple of {pool.kv_heads} KV heads")
+    if not pool.keys.is_contiguous():
+        raise Unsupported("a host's pool is ordered by blocks, for swapping: not to attend to")
 
 
 def _gather(
@@ -59,7 +62,9 @@ def _gather(
     """The first `length` tokens of these blocks: K, V [length, kv_heads, head_size], scales."""
 
     def gathered(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor[layer][blocks].flatten(0, 1)[:length]
+        if tensor is None:
+            return None
+        return as_bytes(tensor)[layer][blocks].view(tensor.dtype).flatten(0, 1)[:length]
 
     keys, values = gathered(pool.keys), gathered(pool.values)
     assert keys is not None

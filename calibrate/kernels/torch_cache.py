@@ -68,6 +68,7 @@ def quantise(x: Tensor, format: str) -> tuple[Tensor, Tensor | None]:
         numbers = (wide / scale[..., None].where(scale[..., None] > 0, 1.0)).round()
         return numbers.to(torch.int8), scale
     if format == FP8:
+        # Not every torch saturates by itself: older ones make NaN of what is too large.
         return x.float().clamp(-FP8_LARGEST, FP8_LARGEST).to(torch.float8_e4m3fn), None
     return x.to(FORMATS[format]), None
 

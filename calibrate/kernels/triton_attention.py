@@ -16,6 +16,7 @@ from calibrate.kernels.torch_attention import check_heads
 from calibrate.kernels.triton_launch import FUSED, check_device, padded
 
 _LOG2_E = log2(e)
+_NARROW_HEAD = 128
 _MOST_SPLITS = 64
 _KEYS_OF_A_SPLIT = 256
 """Fewer are not worth the second kernel that joins the splits."""
@@ -25,13 +26,15 @@ def attention(rows: Rows, pool: KVPool, *, heads: int) -> Attend:
     """face.Attention: decodes and chunks in one launch; two where the keys are split."""
     check_heads(pool, heads)
     check_device(pool)
-    queries = _queries_at_once(rows, heads // pool.kv_heads)
+    most = 128 if pool.head_size <= _NARROW_HEAD else 64
+    queries = _queries_at_once(rows.longest_query, heads // pool.kv_heads, most=most)
     programs = pool.kv_heads * sum(-(-n // queries) for _, n in rows.spans)
-    return prepare(rows, pool, heads=heads, queries=queries, splits=_splits(rows, pool, programs))
+    splits = _splits(programs, rows.longest_kv, _processors(pool))
+    return prepare(rows, pool, heads=heads, queries=queries, splits=splits)
 
 
 def prepare(rows: Rows, pool: KVPool, *, heads: int, queries: int, splits: int) -> Attend:
-    """Attention with so many tokens to a program and its keys in so many splits."""
+    """Attention with so many tokens to a program, its keys in so many splits: a power of 2."""
     device = pool.device
     kv_heads, size = pool.kv_heads, pool.head_size
     matrix = padded(queries * heads // kv_heads)
@@ -48,6 +51,8 @@ def prepare(rows: Rows, pool: KVPool, *, heads: int, queries: int, splits: int) 
         if not tokens:
             return
         scales = (pool.key_scales, pool.value_scales)
+        # A multiprocessor has 227 KiB for the tiles in flight.
+        large = query.dtype == torch.float32 or size > _NARROW_HEAD
         attend_kernel[(len(work), kv_heads, splits)](
             out,
             *(partial, partial_max, partial_sum),
@@ -65,12 +70,12 @@ def prepare(rows: Rows, pool: KVPool, *, heads: int, queries: int, splits: int) 
             BLOCK_SIZE=pool.block_size,
             QUERIES=queries,
             ROWS=matrix,
-            TILE=32 if query.dtype == torch.float32 else 64,
+            TILE=32 if large else 64,
             SPLITS=splits,
             SCALED=scaled,
             UPCAST=triton.knobs.runtime.interpret,
             num_warps=4 if matrix <= 64 else 8,
-            num_stages=2 if query.dtype == torch.float32 else 3,
+            num_stages=2 if large else 3,
             **FUSED,
         )
         if joined:
@@ -86,19 +91,23 @@ def prepare(rows: Rows, pool: KVPool, *, heads: int, queries: int, splits: int) 
     return attend
 
 
-def _queries_at_once(rows: Rows, shared_by: int) -> int:
-    """Tokens of a program: a matrix of 16 rows for decodes alone, up to 128 for chunks."""
-    wanted = padded(min(128, rows.longest_query * shared_by))
-    return max(1, wanted // shared_by)
+def _queries_at_once(longest: int, shared_by: int, *, most: int) -> int:
+    """Tokens of a program: a matrix of 16 rows for decodes alone, `most` for long chunks."""
+    return max(1, padded(min(most, longest * shared_by)) // shared_by)
 
 
-def _splits(rows: Rows, pool: KVPool, programs: int) -> int:
+def _splits(programs: int, longest_kv: int, processors: int) -> int:
     """A power of 2: enough to give each multiprocessor two programs, if the keys suffice."""
-    if not programs or not pool.keys.is_cuda:
+    if not programs:
         return 1
-    processors = torch.cuda.get_device_properties(pool.device).multi_processor_count
-    useful = min(_MOST_SPLITS, 2 * processors // programs, rows.longest_kv // _KEYS_OF_A_SPLIT)
+    useful = min(_MOST_SPLITS, 2 * processors // programs, longest_kv // _KEYS_OF_A_SPLIT)
     return 1 << max(0, useful.bit_length() - 1)
+
+
+def _processors(pool: KVPool) -> int:
+    if not pool.keys.is_cuda:
+        return 1
+    return torch.cuda.get_device_properties(pool.device).multi_processor_count
 
 
 def _work(rows: Rows, queries: int) -> Tensor:

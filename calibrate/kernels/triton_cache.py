@@ -46,7 +46,7 @@ class TritonCache(TorchCache):
             words = tensor.view(torch.int32)
             size = words[0, 0].numel()
             copy_kernel[(len(pairs), pool.layers, triton.cdiv(size, _PIECE_WORDS))](
-                *(words, pairs, words.stride(0)),
+                *(words, pairs.to(pool.device), words.stride(0)),
                 WORDS=size,
                 PIECE=_PIECE_WORDS,
             )
