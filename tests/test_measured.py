@@ -258,7 +258,7 @@ def test_a_small_model_measured_converted_and_used(tmp_path: Path) -> None:
     out = tmp_path / "mine.parquet"
     command = ["calibrate", "run", "--model", "tiny", "--device", "cpu", "--budget", "4s"]
     command += ["--max-tokens", "64", "--max-batch", "4", "--max-context", "64", "--steps", "60"]
-    command += ["--pool-tokens", "2048", "--out", str(out)]
+    command += ["--kv-cache-dtype", "auto,int8", "--pool-tokens", "2048", "--out", str(out)]
     done = CliRunner().invoke(experiments.cli.main, command)
     assert done.exit_code == 0, done.output
     assert "measured by pagesim with torch kernels, tiny" in done.output

@@ -142,8 +142,13 @@ def _moves(format: str, limits: Limits, pool: int, *, quantised: bool) -> Iterat
             yield _group(0, "kv_write", format, [{"tokens": tokens}])
     operators = (*BLOCK_OPERATORS, *([DEQUANTISE] if quantised else ()))
     for operator in operators:
-        for blocks in _up_to(BLOCKS, pool // 32):
+        for blocks in _up_to(BLOCKS, most_blocks(pool)):
             yield _group(1, operator, format, [{"blocks": blocks}])
+
+
+def most_blocks(pool: int) -> int:
+    """How many blocks are moved at once, of a pool of so many tokens."""
+    return min(BLOCKS[-1], pool // 32)
 
 
 def _up_to(nodes: Sequence[int], most: int) -> list[int]:

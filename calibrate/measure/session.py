@@ -9,7 +9,7 @@ from pathlib import Path
 from calibrate.kernels.face import KernelError
 from calibrate.kernels.pool import FORMATS, FP8, INT8, KVPool
 from calibrate.measure.bench import LAYERS_KEPT, Bench, Pools, find_kernels
-from calibrate.measure.grid import make_grid
+from calibrate.measure.grid import make_grid, most_blocks
 from calibrate.measure.log import Log, say_cut
 from calibrate.measure.loop import Loop, Watch
 from calibrate.measure.machine import describe, find_device, free_bytes
@@ -176,7 +176,10 @@ def _pools(shape: Shape, options: Options, limits: Limits, free: int) -> Pools:
     most = limits.batch * limits.context + limits.tokens
     # Every row ends in a block of its own.
     slack = (limits.batch + _MOST_ROWS) * options.block_size
-    tokens = {format: min(pool, most) + slack for format, pool in limits.pool_tokens.items()}
+    tokens = {
+        format: max(min(pool, most), most_blocks(pool) * options.block_size) + slack
+        for format, pool in limits.pool_tokens.items()
+    }
     kept = min(shape.layers, LAYERS_KEPT) / shape.layers
     needed = sum(kept * count * _token_bytes(shape, format) for format, count in tokens.items())
     if needed > free:
