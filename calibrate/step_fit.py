@@ -139,22 +139,34 @@ def _predict(log: StepLog, prices: Prices) -> Floats:
 
 
 def _fit(log: StepLog, rows: Rows) -> Prices:
-    """Non-negative least squares of relative errors.
-
-    A step weighs 1 / its predicted duration, found in rounds. (1 / measured would favour
-    steps that happened to be fast, and the clock would run fast: by 2 % on the recorded
-    runs.) A step that took more than twice its prediction pulls no more than one that took
-    just twice (Huber), so that a pause of the machine bends nothing.
-    """
-    try:
-        from scipy.optimize import nnls
-    except ModuleNotFoundError:
-        raise FitError("fitting needs scipy: pip install scipy") from None
+    """Prices of these steps of a log."""
     measured_ns, features = log.duration_ns[rows], log.features[rows]
     nodes = _choose_nodes(features[:, 0], log.name)
     columns = np.column_stack([_hats(features[:, 0], nodes), features[:, 1:]])
     floor = np.zeros(columns.shape[1])
     floor[: len(nodes)] = _FLOOR * measured_ns.min()
+    prices = solve(columns, measured_ns, floor=floor)
+    curve = Curve(tuple(nodes.tolist()), tuple(prices[: len(nodes)].tolist()))
+    decode, context, chunk, pair = prices[len(nodes) :].tolist()
+    return Prices(
+        curve=curve, decode_ns=decode, context_token_ns=context, chunk_ns=chunk, pair_ns=pair
+    )
+
+
+def solve(columns: Floats, measured_ns: Floats, *, floor: Floats) -> Floats:
+    """One price for each of the columns (steps, prices), none below its floor: least squares of
+    relative errors.
+
+    A step weighs 1 / its predicted duration, found in rounds. (1 / measured would favour
+    steps that happened to be fast, and the clock would run fast: by 2 % on the recorded
+    runs.) A step that took more than twice its prediction pulls no more than one that took
+    just twice (Huber), so that a pause of the machine bends nothing. Raises FitError where
+    scipy is missing.
+    """
+    try:
+        from scipy.optimize import nnls
+    except ModuleNotFoundError:
+        raise FitError("fitting needs scipy: pip install scipy") from None
     rest_ns = measured_ns - columns @ floor
     weights = 1 / measured_ns
     prices = floor
@@ -169,11 +181,7 @@ def _fit(log: StepLog, rows: Rows) -> Prices:
         weights = np.sqrt(np.minimum(1, _FAR / np.maximum(np.abs(off), _FAR))) / predicted_ns
         if np.allclose(before, prices, rtol=_SETTLED, atol=0):
             break
-    curve = Curve(tuple(nodes.tolist()), tuple(prices[: len(nodes)].tolist()))
-    decode, context, chunk, pair = prices[len(nodes) :].tolist()
-    return Prices(
-        curve=curve, decode_ns=decode, context_token_ns=context, chunk_ns=chunk, pair_ns=pair
-    )
+    return prices
 
 
 def _choose_nodes(tokens: Floats, name: str) -> Rows:

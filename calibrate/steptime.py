@@ -38,7 +38,8 @@ class Parts:
     """A table of one model, made ready: nanoseconds of a whole step's calls."""
 
     tokens: Line
-    """Matrices, norms, KV write and all-reduce, over scheduled tokens."""
+    """Matrices, norms, KV write and all-reduce, over scheduled tokens, and what every step
+    takes."""
     rows: Line
     """Output head, sampling and all-gather, over rows of logits."""
     decodes: Decodes
@@ -69,7 +70,8 @@ class Parts:
                 for points in table.of(operator)
             ]
 
-        matrices = lines(*_BY_TOKENS)
+        every_step = Line([1], [table.provenance.step_ns], tail=0.0)
+        matrices = [*lines(*_BY_TOKENS), every_step]
         if not table.of("linear"):
             raise TableError(f"{table.name}: found no points of linear; allowed: a whole model's")
         decode, prefill = _one(table, "attention_decode"), _one(table, "attention_prefill")

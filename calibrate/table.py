@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from importlib.resources import files
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from calibrate.table_schema import FORMAT, OPERATORS, TableError
 
 _METADATA = b"pagesim.latency_table"
 _CACHES = {
-    "auto": ("bfloat16", "float16"),
+    "auto": ("bfloat16", "float16", "float32"),
     "fp8_e4m3": ("fp8",),
     "int8_per_token_head": ("int8", "int8_per_token_head"),
 }
@@ -46,6 +47,8 @@ class Provenance:
     of the longest (1): (batch, share) in rising order, for `decode` and `mixed` steps."""
     factors: Mapping[str, float] = field(default_factory=dict)
     """Corrections fitted on whole steps: what to multiply an operator's times with."""
+    step_ns: float = 0.0
+    """Fitted likewise: what every step takes beside its operators."""
     residuals: Mapping[str, float] = field(default_factory=dict)
     """Quantiles of (predicted - measured) / measured over steps kept aside."""
 
@@ -85,8 +88,8 @@ class Table:
         """The points of one model's shape, GPU count and dtypes.
 
         `dtype` may be left open where there is only one; `kv_dtype` is vLLM's name, `auto`
-        any of 16 bits. Points of operators that leave the KV cache alone belong to every KV
-        dtype. Raises TableError, with what the table holds, where it has none.
+        any that is not quantised. Points of operators that leave the KV cache alone belong to
+        every KV dtype. Raises TableError, with what the table holds, where it has none.
         """
         import pyarrow.compute as pc
 
@@ -185,8 +188,21 @@ def shape_of(model: Model) -> dict[str, int]:
     }
 
 
+def shipped_tables() -> list[str]:
+    """Their names."""
+    folder = files("calibrate").joinpath("tables")
+    return sorted(each.name.removesuffix(".parquet") for each in folder.iterdir())
+
+
+def find_table(name: str | Path) -> Path:
+    """The file of a shipped table (`tiny-cpu`), or of a path, there or not."""
+    shipped = Path(str(files("calibrate").joinpath("tables")))
+    path = shipped / f"{name}.parquet"
+    return path if path.is_file() and not Path(name).exists() else Path(name)
+
+
 def read_table(path: str | Path) -> Table:
-    """Read and check a table.
+    """Read and check a table, by its path or the name of a shipped one.
 
     Raises TableError for a file that is missing, no parquet, no latency table or one of
     another format; and, with the row, for unknown operators, axes that do not belong, values
@@ -195,10 +211,13 @@ def read_table(path: str | Path) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(path)
+    path = find_table(path)
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
-        raise TableError(f"{path}: found {what}; allowed: a latency table (.parquet)")
+        raise TableError(
+            f"{path}: found {what}; allowed: a latency table (.parquet),"
+            f" or one that is shipped: {', '.join(shipped_tables())}"
+        )
     try:
         points = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
@@ -245,10 +264,10 @@ def _check_provenance(told: Provenance) -> None:
     for name in ("versions", "settings", "factors", "residuals"):
         if not isinstance(getattr(told, name), dict):
             raise ValueError(f"{name} are no mapping")
-    numbers = [*told.factors.values(), *told.residuals.values()]
+    numbers = [*told.factors.values(), *told.residuals.values(), told.step_ns]
     numbers += [share for pairs in told.skew.values() for _, share in pairs]
     if not all(isinstance(each, int | float) and isfinite(each) for each in numbers):
-        raise ValueError("factors, residuals or skew hold no finite numbers")
+        raise ValueError("factors, step_ns, residuals or skew hold no finite numbers")
 
 
 def _strings(values: Iterable[str]) -> Any:

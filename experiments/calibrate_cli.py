@@ -5,6 +5,7 @@ from __future__ import annotations
 from experiments.exits import make_app
 from experiments.from_steps import from_steps
 from experiments.kernel_commands import kernels
+from experiments.measure import convert, measure_kernels
 from experiments.table_commands import import_profile, show
 from experiments.trials_command import validate
 
@@ -13,8 +14,10 @@ main = make_app(
     from_steps,
     validate,
     kernels,
+    convert,
     name="calibrate",
     help="Make clocks and look at them: from an engine's steps, from measured operators.",
     no_args_is_help=True,
 )
 main.command("import")(import_profile)
+main.command("run")(measure_kernels)

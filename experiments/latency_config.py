@@ -99,7 +99,8 @@ class TableLatency(Measured):
 
     kind: Literal["table"]
     path: str = Field(
-        description="a latency table (.parquet): `pagesim calibrate import` writes one"
+        description="a latency table (.parquet), as `pagesim calibrate run` and `import` write"
+        " them, or the name of a shipped one: tiny-cpu"
     )
 
 

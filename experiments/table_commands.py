@@ -61,7 +61,7 @@ def import_profile(
         )
         with complete(out) as unfinished:
             table.write(unfinished)
-        _show([table])
+        show_tables([table])
     typer.echo(f"\n{out}: use it with latency: {{kind: table, path: {out}}}")
 
 
@@ -88,16 +88,17 @@ def show(
         check_file(figure, option="--figure", suffixes=(".png",))
         check_file(json_file, option="--json", suffixes=(".json",))
         tables = [read_table(file) for file in files]
-        _show(tables, device=device, figure=figure, json_file=json_file)
+        show_tables(tables, device=device, figure=figure, json_file=json_file)
 
 
-def _show(
+def show_tables(
     tables: list[Table],
     *,
     device: str | None = None,
     figure: Path | None = None,
     json_file: Path | None = None,
 ) -> None:
+    """Print what tables hold, and write the figure and the JSON that are asked for."""
     from calibrate.device import load_device
     from experiments.files import complete
     from experiments.table_compare import show_against

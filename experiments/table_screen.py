@@ -54,7 +54,13 @@ def say_size(row: Any) -> str:
 
 def _list_corrections(table: Table) -> Iterator[str]:
     for operator, factor in table.provenance.factors.items():
-        yield f"a step takes {factor:g} times what is measured here of {operator}"
+        yield f"a step takes {factor:.3g} times what is measured here of {operator}"
+    told = table.provenance
+    if told.step_ns:
+        yield f"and {say_time(told.step_ns / 1e6)} beside its operators"
+    if told.residuals:
+        listed = ", ".join(f"{name} {value:+.1%}" for name, value in told.residuals.items())
+        yield f"whole steps kept aside, predicted against measured: {listed}"
 
 
 def _list_points(kind: KindReport) -> Grid:

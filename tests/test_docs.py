@@ -28,6 +28,7 @@ import experiments.cli
 import experiments.conformance
 import experiments.follow
 import experiments.from_steps
+import experiments.measure
 import experiments.run
 import experiments.schema
 import experiments.size
@@ -44,6 +45,8 @@ COMMANDS: dict[tuple[str, ...], typer.Typer] = {
     ("pagesim",): experiments.cli.main,
     ("python", "-m", "experiments.run"): experiments.run.main,
     ("python", "-m", "calibrate.from_steps"): experiments.from_steps.main,
+    ("python", "-m", "calibrate.run"): experiments.measure.main,
+    ("python", "-m", "calibrate.convert"): experiments.measure.convert_main,
     ("python", "-m", "calibrate.show"): experiments.table_commands.main,
     ("python", "-m", "experiments.follow"): experiments.follow.main,
     ("python", "-m", "experiments.blocks"): experiments.blocks.main,

@@ -26,6 +26,7 @@ FULL = Provenance(
     notes=("one", "two"),
     skew={"decode": ((2, 0.25), (8, 0.5))},
     factors={"linear": 1.25},
+    step_ns=12.5,
     residuals={"p50": 0.01},
 )
 
@@ -174,6 +175,7 @@ def test_tables_that_are_damaged(tmp_path: Path) -> None:
         ({"factors": {"linear": "x"}}, "no finite numbers"),
         ({"factors": [1]}, "factors are no mapping"),
         ({"skew": {"decode": ((2, float("nan")),)}}, "no finite numbers"),
+        ({"step_ns": float("inf")}, "no finite numbers"),
         ({"notes": (1,)}, "notes are no texts"),
         ({"device": None}, "device is no text"),
     ],

@@ -1,0 +1,266 @@
+"""From a measurement's JSON lines to a latency table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from calibrate.correction import Correction, MeasuredStep, fit_correction
+from calibrate.measure.grid import SKEW
+from calibrate.measure.log import read_lines, say_cut
+from calibrate.measure.shape import MeasureError, Shape
+from calibrate.measure.statistics import NOISY, deviation, spread
+from calibrate.step_fit import FEWEST_STEPS
+from calibrate.table import Provenance, Table
+from calibrate.table_peak import Peak, device_of, share_of_peak
+from calibrate.table_schema import OPERATORS, TableError
+
+_CACHES = {"fp8_e4m3": "fp8"}
+"""What tables call the kernels' formats, where it is something else."""
+_PER_LAYER = ("linear/layer", "attention", "kv_write")
+
+
+@dataclass(slots=True)
+class Measurement:
+    """A file of lines, by what they are about."""
+
+    name: str
+    header: dict[str, Any]
+    shape: Shape
+    points: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """The lines of each point, one for each pass; likewise of"""
+    steps: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    """What could not be measured, and why."""
+    cut: dict[str, Any] | None = None
+    ended: bool = False
+
+
+def read_measurement(path: str | Path) -> Measurement:
+    """Read what has been measured so far. Raises MeasureError, with the line."""
+    path = Path(path)
+    try:
+        lines = read_lines(path)
+        _, header = next(lines)
+        found = Measurement(str(path), header, Shape(**header["same"]["model"]))
+        for number, line in lines:
+            _sort_in(found, line, where=f"{path}:{number}")
+    except OSError as error:
+        raise MeasureError(f"{path}: {error.strerror}") from None
+    except (KeyError, TypeError) as error:
+        raise MeasureError(f"{path}:1: its header is damaged ({error})") from None
+    return found
+
+
+def _sort_in(found: Measurement, line: dict[str, Any], *, where: str) -> None:
+    ns = line.get("median_ns", 1)
+    if not isinstance(ns, int | float) or not ns > 0:
+        raise MeasureError(f"{where}: found median_ns {ns!r}; allowed: above 0")
+    match line["kind"]:
+        case "point":
+            found.points.setdefault(line["key"], []).append(line)
+        case "step":
+            found.steps.setdefault(line["key"], []).append(line)
+        case "unmeasurable":
+            found.refused[line["key"]] = line["reason"]
+        case "cut":
+            found.cut = line
+        case "end":
+            found.ended = True
+
+
+def make_table(found: Measurement, *, seed: int = 0) -> Table:
+    """The table: medians over passes, without what was faster than the device can be, and
+    corrected on the whole steps where there are enough of them.
+
+    Raises TableError where nothing is left that a table can be made of.
+    """
+    rows = list(_rows(found))
+    if not rows:
+        raise TableError(f"{found.name}: found no points that a table holds; allowed: one or more")
+    told = _provenance(found)
+    table = Table.of_rows(rows, name=found.name, provenance=told)
+    table = _drop_too_fast(table, found)
+    steps = [
+        MeasuredStep(
+            lines[0]["spans"],
+            _cache(lines[0]["kv_format"]) or "",
+            float(median(line["median_ns"] for line in lines)),
+        )
+        for lines in found.steps.values()
+    ]
+    if len(steps) < FEWEST_STEPS:
+        note = f"not corrected: {len(steps)} whole steps, {FEWEST_STEPS} are needed"
+        return _note(table, note)
+    correction: Correction = fit_correction(table, steps, seed=seed)
+    return correction.apply(table)
+
+
+def _rows(found: Measurement) -> Iterator[dict[str, object]]:
+    shape = found.shape
+    common = {
+        "model": shape.name,
+        "hidden_size": shape.hidden_size,
+        "heads": shape.heads,
+        "kv_heads": shape.kv_heads,
+        "head_size": shape.head_size,
+        "mlp_size": shape.mlp_size,
+        "vocab_size": shape.vocab_size,
+        "layers": shape.layers,
+        "tp": 1,
+        "dtype": found.header["same"]["dtype"],
+    }
+    for key, lines in found.points.items():
+        first = lines[0]
+        if first["operator"] not in OPERATORS:
+            continue
+        medians = [line["median_ns"] for line in lines]
+        yield {
+            **common,
+            "operator": first["operator"],
+            "variant": first["variant"],
+            "kv_dtype": _cache(first.get("kv_format")),
+            **first["axes"],
+            "calls": shape.layers if key.startswith(_PER_LAYER) else 1,
+            "median_ns": float(median(medians)),
+            "mad_ns": deviation(medians),
+            "passes": len(medians),
+            "clock": first["clock"],
+            "flop": _flop(first, shape),
+        }
+
+
+def _flop(line: dict[str, Any], shape: Shape) -> float | None:
+    """Of what nothing else tells: a part of `linear`, and the head."""
+    if line["operator"] == "head":
+        return 2.0 * shape.head_matrix * int(line["axes"]["rows"])
+    if line["variant"] == "layer":
+        return 2.0 * shape.layer_matrices * int(line["axes"]["tokens"])
+    return None
+
+
+def _cache(format: str | None) -> str | None:
+    return None if format is None else _CACHES.get(format, format)
+
+
+def _provenance(found: Measurement) -> Provenance:
+    same, machine = found.header["same"], found.header["machine"]
+    settings = {
+        **machine["settings"],
+        "provider": same["provider"],
+        "seed": same["seed"],
+        "block_size": same["block_size"],
+        "limits": found.header["limits"],
+        "budget_s": found.header["budget_s"],
+    }
+    skew, clipped = _skew(found)
+    notes = [*_notes(found)]
+    if clipped:
+        notes.append(f"skew of {clipped} batches outside of 0 to 1, clipped")
+    return Provenance(
+        source=f"measured by pagesim with {same['provider']} kernels, {same['model']['name']}",
+        device=machine["device"],
+        licence="Apache-2.0",
+        date=machine["date"],
+        versions=machine["versions"],
+        settings=settings,
+        notes=tuple(notes),
+        skew={"decode": skew} if skew else {},
+    )
+
+
+def _notes(found: Measurement) -> Iterator[str]:
+    if not found.ended:
+        yield "stopped before its end: what was measured until then"
+    if found.cut is not None and found.cut["points"]:
+        yield say_cut(found.cut)
+    lost = [key for key in found.refused if key not in found.points]
+    if lost:
+        reason, count = Counter(found.refused[key] for key in lost).most_common(1)[0]
+        yield f"not measurable, left out: {len(lost)} points ({count}: {reason})"
+    medians = [[line["median_ns"] for line in lines] for lines in found.points.values()]
+    noisy = sum(spread(each) > NOISY for each in medians)
+    if noisy:
+        yield f"passes more than {NOISY:.0%} apart, their median kept: {noisy} points"
+    once = sum(len(each) == 1 for each in medians)
+    if once:
+        yield f"measured in one pass only: {once} points"
+    other = Counter(
+        lines[0]["operator"]
+        for lines in found.points.values()
+        if lines[0]["operator"] not in OPERATORS and lines[0]["operator"] != SKEW
+    )
+    for operator, count in other.items():
+        yield f"{operator}: {count} points measured, which tables have no place for"
+
+
+def _skew(found: Measurement) -> tuple[tuple[tuple[int, float], ...], int]:
+    """By number of decodes: how far those of contexts spread from 0 to twice the mean lie
+    between decodes of the mean and of twice the mean; the best fit over means and KV formats.
+    And how many of these shares had to be clipped to 0 .. 1."""
+    decodes = {
+        (line["kv_format"], line["axes"]["batch"], line["axes"]["context"]): median(
+            each["median_ns"] for each in lines
+        )
+        for lines in found.points.values()
+        if (line := lines[0])["operator"] == "attention_decode"
+    }
+    sums: dict[int, list[float]] = {}
+    for lines in found.points.values():
+        line = lines[0]
+        if line["operator"] != SKEW:
+            continue
+        batch, mean = line["axes"]["batch"], line["axes"]["context"]
+        at_mean = decodes.get((line["kv_format"], batch, mean))
+        at_most = decodes.get((line["kv_format"], batch, 2 * mean))
+        if at_mean is not None and at_most is not None:
+            most = at_most / at_mean - 1
+            seen = median(each["median_ns"] for each in lines) / at_mean - 1
+            total = sums.setdefault(batch, [0.0, 0.0])
+            total[0] += most * seen
+            total[1] += most * most
+    shares = {batch: a / b for batch, (a, b) in sorted(sums.items()) if b}
+    kept = tuple((batch, min(1.0, max(0.0, share))) for batch, share in shares.items())
+    return kept, sum(not 0 <= share <= 1 for share in shares.values())
+
+
+def _drop_too_fast(table: Table, found: Measurement) -> Table:
+    """Without points that the device's datasheet does not allow: their data came from a cache."""
+    device = device_of(table)
+    if device is None:
+        note = f"not held against a datasheet: none is shipped of {table.provenance.device}"
+        return _note(table, note)
+    fast = {
+        (seen.operator, seen.variant, cache, *sorted(seen.point.items()))
+        for part in table.kinds().values()
+        for cache in [Peak.of(part, device).kv_dtype]
+        for seen in share_of_peak(part, Peak.of(part, device))
+        if seen.value > 1
+    }
+    if not fast:
+        return table
+
+    def is_fast(row: dict[str, object]) -> bool:
+        axes = OPERATORS[str(row["operator"])].axes
+        place = sorted((axis, row[axis]) for axis in axes)
+        caches = [row["kv_dtype"]] if row["kv_dtype"] else found.header["same"]["formats"]
+        return any(
+            (row["operator"], row["variant"], _cache(str(cache)), *place) in fast
+            for cache in caches
+        )
+
+    rows = table.points.to_pylist()
+    kept = [row for row in rows if not is_fast(row)]
+    if not kept:
+        raise TableError(f"{table.name}: every point is faster than {device.name} can be")
+    note = f"faster than {device.name} can be, left out: {len(rows) - len(kept)} points"
+    return _note(Table.of_rows(kept, name=table.name, provenance=table.provenance), note)
+
+
+def _note(table: Table, note: str) -> Table:
+    told = table.provenance
+    return replace(table, provenance=replace(told, notes=(*told.notes, note)))
