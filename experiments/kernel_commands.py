@@ -40,9 +40,7 @@ def kernels(
         if not check:
             return
         if all(reasons.values()):
-            raise MissingProvider(
-                "--check: found no provider on this machine; allowed: one or more"
-            )
+            raise MissingProvider("--check: found no provider here; allowed: one or more")
         bad = 0
         for name, reason in reasons.items():
             if not reason:
