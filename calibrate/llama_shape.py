@@ -85,17 +85,3 @@ class LlamaShape:
         layer = attention + 3 * self.hidden_size * self.mlp_size + vectors
         embeddings = (1 if self.tied_head else 2) * self.vocab_size * self.hidden_size
         return self.layers * layer + embeddings + self.hidden_size
-
-
-TINY = LlamaShape(
-    name="tiny",
-    layers=2,
-    hidden_size=64,
-    heads=4,
-    kv_heads=2,
-    head_size=16,
-    mlp_size=192,
-    vocab_size=512,
-    tied_head=True,
-)
-"""A step in a few milliseconds on any CPU, for tests and for trying things out."""

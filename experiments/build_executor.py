@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from calibrate.llama_shape import TINY, LlamaShape
+from calibrate.kernels.providers import lacks_torch
+from calibrate.llama_shape import LlamaShape
 from calibrate.model import ModelError, read_model
 from experiments.deployment import Deployment
 from experiments.errors import ConfigError
@@ -85,12 +85,9 @@ def kernel_executors(
 @contextmanager
 def explain_kernels() -> Iterator[None]:
     """Raise as a ConfigError what kernels refuse, memory that runs out, and torch that is not
-    there."""
-    if find_spec("torch") is None:
-        raise ConfigError(
-            "executor.kind: kernels needs torch, which is not installed;"
-            ' pip install "pagesim[calibrate]"'
-        )
+    there or does not load."""
+    if reason := lacks_torch():
+        raise ConfigError(f"executor.kind: kernels needs torch: {reason}")
     import torch
 
     from calibrate.kernels.errors import KernelError
@@ -111,8 +108,6 @@ def _load_shape(deployment: Deployment, options: RealKernels) -> LlamaShape:
     name = options.model or deployment.config.model
     if name is None:
         raise ConfigError("executor.model: missing; allowed: tiny, or a model, here or as `model`")
-    if name == TINY.name:
-        return TINY
     try:
         return read_model(name, LlamaShape.from_config)
     except ModelError as error:

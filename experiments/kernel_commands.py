@@ -27,6 +27,7 @@ def kernels(
     With --check the exit code is 1 where a kernel is off by more than its dtype explains.
     """
     with exits():
+        from calibrate.kernels.errors import MissingProvider
         from calibrate.kernels.providers import PROVIDERS
         from experiments.terminal import open_screen
 
@@ -38,6 +39,8 @@ def kernels(
                 screen.print(f"{name} is not here: {reason}", markup=False, highlight=False)
         if not check:
             return
+        if all(reasons.values()):
+            raise MissingProvider("--check: found no provider here; allowed: one or more")
         bad = 0
         for name, reason in reasons.items():
             if not reason:

@@ -43,10 +43,13 @@ def validate(
     with exits():
         from rich.console import Console
 
+        from experiments.blocks_files import check_file
+        from experiments.build_executor import explain_kernels
         from experiments.config import parse_config
         from experiments.terminal import open_screen
         from experiments.trials import ENGINE, REGIMES, Bench, run_trials
 
+        check_file(json_file, option="--json", suffixes=(".json",))
         chosen = _choose(regimes, REGIMES)
         kernels: dict[str, Any] = {"kind": "kernels", "model": model, "device": device}
         kernels |= {"provider": provider, "dtype": dtype}
@@ -62,7 +65,7 @@ def validate(
         )
         screen, aside = open_screen(), Console(stderr=True)
         reports = []
-        with aside.status("") as status:
+        with aside.status("") as status, explain_kernels():
             for trial in run_trials(bench, chosen, say=status.update):
                 reports.append(trial.report)
         screen.print(_tabulate(reports))

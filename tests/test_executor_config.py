@@ -121,7 +121,7 @@ def test_a_pool_that_memory_does_not_hold_is_refused() -> None:
 
 def test_a_missing_torch_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ConfigError, match=r'not installed; pip install "pagesim\[calibrate\]"'):
+    with pytest.raises(ConfigError, match=r"not installed \(pip install 'pagesim\[calibrate\]'\)"):
         built(CONFIG)
 
 

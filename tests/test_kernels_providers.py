@@ -193,6 +193,14 @@ def test_listing_and_checking(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "kernels are off by more than their dtype explains" in shown.output
 
 
+def test_a_check_of_nothing_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacks = ("torch", "triton", "flashinfer")
+    monkeypatch.setattr("calibrate.kernels.providers.find_spec", found(*lacks))
+    shown = CliRunner().invoke(main, ["calibrate", "kernels", "--check"])
+    assert shown.exit_code == 2
+    assert "--check: found no provider here" in shown.stderr
+
+
 def test_listing_plainly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

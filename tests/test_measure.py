@@ -186,9 +186,20 @@ def test_a_file_of_only_half_a_header_is_begun_again(tmp_path: Path) -> None:
     assert [line["kind"] for _, line in read_lines(path)] == ["header"]
 
 
+@pytest.mark.parametrize("text", ["notes of mine", '{"id":1}\n{"id":2}', '{"kind":"trace"'])
+def test_a_file_of_someone_else_is_left_as_it_is(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text(text)
+    with pytest.raises(MeasureError, match=r"m.jsonl:1: found no header of format 1"):
+        Log(path, HEADER)
+    assert path.read_text() == text
+
+
 def test_another_measurement_is_not_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     Log(path, HEADER).close()
+    with path.open("a") as file:
+        file.write('{"kind":"point","key":"b","pa')
     before = path.read_bytes()
     with pytest.raises(MeasureError, match=r"holds another measurement, of seed 0; allowed: 1"):
         Log(path, HEADER | {"same": {"seed": 1}})

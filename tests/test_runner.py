@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from calibrate.kernels.errors import KernelError, Unsupported
 from calibrate.llama import Llama
-from calibrate.llama_shape import TINY, LlamaShape
+from calibrate.llama_shape import LlamaShape
 from calibrate.model import ModelError, load_model, read_model, shipped_models
 from calibrate.runner import Row, Runner, Step, at_once
 from calibrate.runner_parts import check_room, draw_llama, empty_pool, find_device, find_kernels
@@ -20,6 +20,7 @@ from calibrate.token_ids import TokenIds
 from tests.plain_llama import forward
 
 CPU = torch.device("cpu")
+TINY = read_model("tiny", LlamaShape.from_config)
 copies = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)).filter(lambda c: c[0] != c[1]))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,7 +84,10 @@ def test_the_gate_by_hand() -> None:
 @pytest.fixture(scope="module")
 def pressed() -> Trial:
     bench = Bench(kernels=TINY, requests=40, every=1)
-    (trial,) = run_trials(bench, ("pressure",))
+    with pytest.MonkeyPatch.context() as patch:
+        # All come at once, however fast the machine was in the pilot.
+        patch.setattr(trials, "_capacity", lambda _: 5e5)
+        (trial,) = run_trials(bench, ("pressure",))
     return trial
 
 
@@ -139,12 +144,35 @@ def test_random_steps_leave_the_run_alone() -> None:
         (["--model", "nobody"], "executor.model"),
         (["--device", "cuda:9"], "cuda:9"),
         (["--device", "tpu"], "executor.device"),
+        (["--dtype", "int8"], "executor.dtype"),
+        (["--kv-cache-dtype", "int4"], "a KV cache of int4_per_token_head; kernels have"),
+        (["--json", "no/such/folder.json"], "--json: found no/such/folder.json; allowed"),
     ],
 )
 def test_bad_input(options: list[str], message: str) -> None:
     result = CliRunner().invoke(calibrate, ["validate", *options])
     assert result.exit_code == 2, result.output
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("torch_is", ["missing", "broken"])
+def test_without_torch(tmp_path: Path, torch_is: str) -> None:
+    """In a process of its own: what is imported here already would be found."""
+    code = "import sys; sys.modules['torch'] = None\n" if torch_is == "missing" else ""
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so: cannot open')")
+    code += "from experiments.cli import main; main(['calibrate', 'validate'])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = {
+        "missing": "torch is not installed (pip install 'pagesim[calibrate]')",
+        "broken": "torch is installed, but does not load (libcudart.so: cannot open)",
+    }
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == f"Error: executor.kind: kernels needs torch: {said[torch_is]}\n"
 
 
 def test_command_line(tmp_path: Path) -> None:

@@ -48,14 +48,19 @@ def load_kernels(name: str) -> Kernels:
     return known[name].build()
 
 
-def _lacks_torch() -> str | None:
+def lacks_torch() -> str | None:
+    """Why torch cannot be used; None where it can be, and is imported then."""
     if find_spec("torch") is None:
         return "torch is not installed (pip install 'pagesim[calibrate]')"
+    try:
+        import torch  # noqa: F401
+    except (ImportError, OSError) as error:
+        return f"torch is installed, but does not load ({error})"
     return None
 
 
 def _lacks_compiler() -> str | None:
-    if reason := _lacks_torch():
+    if reason := lacks_torch():
         return reason
     from calibrate.kernels.cpp_attention import missing
 
@@ -63,7 +68,7 @@ def _lacks_compiler() -> str | None:
 
 
 def _lacks_cuda() -> str | None:
-    if reason := _lacks_torch():
+    if reason := lacks_torch():
         return reason
     import torch
 
@@ -74,7 +79,7 @@ def _lacks_triton() -> str | None:
     if find_spec("triton") is None:
         return "triton is not installed (pip install triton; it exists for Linux)"
     if os.environ.get("TRITON_INTERPRET") == "1":
-        return _lacks_torch()
+        return lacks_torch()
     return _lacks_cuda()
 
 
@@ -123,7 +128,7 @@ PROVIDERS = (
         formats=_ALL_FORMATS,
         cache="indexing",
         dense="torch",
-        missing=_lacks_torch,
+        missing=lacks_torch,
         build=_torch,
     ),
     Provider(

@@ -36,13 +36,16 @@ class Log:
         """As it stands in the file: with the first run's limits, if this one goes on."""
         self._done: set[tuple[str, int]] = set()
         try:
-            complete = _cut_tail(path) if path.exists() else False
-            if complete:
+            begun = path.exists() and _has_header(path)
+            if begun:
                 self._take_up(header)
+            if path.exists():
+                # Only now that it is known to be ours: nobody else's file is touched.
+                _cut_tail(path)
             self._file: TextIO = path.open("a", encoding="utf-8")
         except OSError as error:
             raise MeasureError(f"{path}: {error.strerror}") from None
-        if not complete:
+        if not begun:
             self._write({"kind": "header", "format": FORMAT, **header})
 
     def has(self, key: str, turn: int) -> bool:
@@ -118,16 +121,20 @@ def say_cut(cut: dict[str, Any] | None) -> str:
 def _check(path: Path, number: int, line: Any) -> None:
     kind = line.get("kind") if isinstance(line, dict) else None
     if number == 1 and (kind != "header" or line.get("format") != FORMAT):
-        raise MeasureError(
-            f"{path}:1: found no header of format {FORMAT}; allowed: what `python -m"
-            " calibrate.run` writes"
-        )
+        raise _no_header(path)
     missing = [name for name in _FIELDS.get(str(kind), ("kind",)) if name not in line]
     if kind not in _FIELDS or missing:
         raise MeasureError(
             f"{path}:{number}: found kind {kind!r} without {', '.join(missing) or 'meaning'};"
             f" allowed: {', '.join(_FIELDS)} with all their fields"
         )
+
+
+def _no_header(path: Path) -> MeasureError:
+    return MeasureError(
+        f"{path}:1: found no header of format {FORMAT}; allowed: what `python -m"
+        " calibrate.run` writes"
+    )
 
 
 _FIELDS = {
@@ -140,8 +147,23 @@ _FIELDS = {
 }
 
 
-def _cut_tail(path: Path) -> bool:
-    """Cut off a last line without its end; is anything left?"""
+def _has_header(path: Path) -> bool:
+    """Is the first line whole? Raises MeasureError where it is not, and no part of a header."""
+    with path.open("rb") as file:
+        first = file.readline()
+    if first.endswith(b"\n"):
+        return True
+    if first[: len(_BEGINNING)] != _BEGINNING[: len(first)]:
+        raise _no_header(path)
+    return False
+
+
+_BEGINNING = b'{"kind":"header"'
+"""Of every file that a measurement writes."""
+
+
+def _cut_tail(path: Path) -> None:
+    """Cut off a last line without its end."""
     with path.open("r+b") as file:
         size = file.seek(0, 2)
         step, kept = 1 << 16, 0
@@ -151,7 +173,6 @@ def _cut_tail(path: Path) -> bool:
             end = file.read(size - start).rfind(b"\n")
             kept, size = (start + end + 1, size) if end >= 0 else (0, start)
         file.truncate(kept)
-        return kept > 0
 
 
 def _short(value: Any) -> str:
