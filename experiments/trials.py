@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from experiments.build import build_simulation
+from experiments.build import Simulation, build_latency, build_simulation
 from experiments.build_trace import build_trace
 from experiments.config import Config, parse_config
 from experiments.context import Frames
@@ -161,11 +161,10 @@ def _execute(bench: Bench, config: Config, shadow: Shadow | None = None) -> _Run
     )
 
 
-def _build(deployment: Deployment, shadow: Shadow) -> Any:
+def _build(deployment: Deployment, shadow: Shadow) -> Simulation:
     """A simulation on real kernels, with the shadow's pool beside the run's."""
     from calibrate.runner import Runner
     from calibrate.runner_parts import empty_pool
-    from experiments.build import build_latency
 
     simulation = build_simulation(deployment, latency=build_latency(deployment), observers=[shadow])
     (executor,) = simulation.kernels
@@ -208,15 +207,11 @@ def _fit(shadow: Shadow, name: str) -> tuple[LatencyModel, Fit]:
 def _simulate(config: Config, clock: LatencyModel) -> Frames:
     """The same deployment and trace, with nothing computed."""
     deployment = resolve(config)
-    plain = config.model_copy(update={"executor": SimulatedExecutor()})
-    deployment = replace(deployment, config=_with_engine(plain, deployment.config))
+    plain = deployment.config.model_copy(update={"executor": SimulatedExecutor()})
+    deployment = replace(deployment, config=plain)
     simulation = build_simulation(deployment, latency=clock)
     simulation.serve(build_trace(config))
     return make_frames(simulation.records)
-
-
-def _with_engine(config: Config, resolved: Config) -> Config:
-    return config.model_copy(update={"engine": resolved.engine, "model": resolved.model})
 
 
 def _judge(regime: Regime, config: Config, first: _Run, second: _Run) -> Trial:

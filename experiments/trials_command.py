@@ -46,6 +46,7 @@ def validate(
         from experiments.blocks_files import check_file
         from experiments.build_executor import explain_kernels
         from experiments.config import parse_config
+        from experiments.executor_config import RealKernels
         from experiments.terminal import open_screen
         from experiments.trials import ENGINE, REGIMES, Bench, run_trials
 
@@ -56,8 +57,9 @@ def validate(
         config = parse_config(
             {"executor": kernels, "engine": ENGINE, "trace": {"kind": "synthetic", "requests": 1}}
         )
+        assert isinstance(config.executor, RealKernels)
         bench = Bench(
-            kernels=config.executor,  # type: ignore[arg-type]
+            kernels=config.executor,
             kv_cache_dtype=kv_cache_dtype,
             requests=requests,
             every=every,
