@@ -73,12 +73,13 @@ class CacheMachine(RuleBasedStateMachine):
     def extend(self, sequence: Sequence, n: int) -> None:
         held, free, size = len(sequence.blocks), self.kv.free_blocks, self.kv.block_size
         answer = [(sequence.output_stream, sequence.generated + at) for at in range(n)]
+        sequence.generated += n  # known before they are computed, so full blocks are published
         if not self.kv.grow(sequence, n):
+            sequence.generated -= n
             assert (len(sequence.blocks), self.kv.free_blocks) == (held, free)
             return
         self.tokens[sequence] += answer
         self.write(sequence, n)
-        sequence.generated += n
         crossed = -(-sequence.computed // size) - held
         assert len(sequence.blocks) - held == max(0, crossed), "blocks only on crossing"
 
