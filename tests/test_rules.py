@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import sim.scheduling.vllm as scheduling
-from experiments.comparison import Verdict, compare
 from sim.kv.cache import Hit
 from sim.kv.names import Chain
 from sim.kv.paged import Paged
@@ -17,26 +15,18 @@ from sim.kv.prefix import PrefixCached
 from sim.plan import Departure, Limit, Plan
 from sim.request import Sequence
 from sim.scheduling.orders import Fcfs, Priority
-from sim.scheduling.versions import VERSIONS, Rules
+from sim.scheduling.versions import VERSIONS
+from sim.scheduling.versions import Rules as VersionRules
 from sim.scheduling.vllm import VllmScheduler
-from tests.recorded_runs import golden
+from tests.broken_rules import Rules
 from tests.shared import needs_shared
 
-Patch = Callable[[pytest.MonkeyPatch], None]
-RULES: dict[str, tuple[Patch, tuple[str, ...]]] = {}
-"""Name -> (how to break it, runs that notice in their decisions or block ids)."""
-
-
-def rule(*noticed_by: str) -> Callable[[Patch], Patch]:
-    def register(patch: Patch) -> Patch:
-        RULES[patch.__name__] = (patch, noticed_by)
-        return patch
-
-    return register
+RULES = Rules()
+rule = RULES.noticed_by
 
 
 def other_rules(patch: pytest.MonkeyPatch, **changes: Any) -> None:
-    patch.setitem(VERSIONS, "0.33", Rules(**changes))
+    patch.setitem(VERSIONS, "0.33", VersionRules(**changes))
 
 
 # --- blocks
@@ -285,23 +275,10 @@ def a_finished_prefill_gives_no_token(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(VllmScheduler, "commit", commit)
 
 
-def noticed(name: str) -> Verdict | Exception:
-    try:
-        return compare(golden(name), loop="plain")
-    except (AssertionError, KeyError, IndexError, RuntimeError, ValueError) as error:
-        return error  # a broken rule may corrupt the pool or run dry: noticed as well
-
-
 @needs_shared
 @pytest.mark.parametrize("name", RULES)
 def test_breaking_a_rule_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    break_rule, noticed_by = RULES[name]
-    for run in noticed_by:
-        golden(run)
-    break_rule(monkeypatch)
-    for run in noticed_by:
-        verdict = noticed(run)
-        assert isinstance(verdict, Exception) or verdict.difference is not None, run
+    RULES.check(name, monkeypatch)
 
 
 def test_the_table_of_rules_is_complete() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,21 +14,11 @@ from sim.request import Sequence
 from sim.scheduling.in_flight import BatchesInFlight
 from sim.scheduling.vllm import VllmScheduler
 from sim.world import World
-from tests.recorded_runs import golden
+from tests.broken_rules import Rules
 from tests.shared import needs_shared
-from tests.test_rules import noticed
 
-Patch = Callable[[pytest.MonkeyPatch], None]
-RULES: dict[str, tuple[Patch, tuple[str, ...]]] = {}
-"""Name -> (how to break it, runs that notice)."""
-
-
-def rule(*noticed_by: str) -> Callable[[Patch], Patch]:
-    def register(patch: Patch) -> Patch:
-        RULES[patch.__name__] = (patch, noticed_by)
-        return patch
-
-    return register
+RULES = Rules()
+rule = RULES.noticed_by
 
 
 @rule("a6_async_bursts", "b1_pp2_sync", "b3_pp2_async")
@@ -170,10 +159,9 @@ def tokens_are_built_on_before_they_are_there(patch: pytest.MonkeyPatch) -> None
 @needs_shared
 @pytest.mark.parametrize("name", RULES)
 def test_breaking_a_rule_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    break_rule, noticed_by = RULES[name]
-    for run in noticed_by:
-        golden(run)
-    break_rule(monkeypatch)
-    for run in noticed_by:
-        verdict = noticed(run)
-        assert isinstance(verdict, Exception) or verdict.difference is not None, run
+    RULES.check(name, monkeypatch)
+
+
+def test_the_table_of_rules_is_complete() -> None:
+    """All that docs/reference/vllm-rules.md lists."""
+    assert len(RULES) == 14

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,7 @@ def lacks_torch() -> str | None:
     if find_spec("torch") is None:
         return "torch is not installed (pip install 'pagesim[calibrate]')"
     try:
-        import torch  # noqa: F401
+        import_module("torch")
     except (ImportError, OSError) as error:
         return f"torch is installed, but does not load ({error})"
     return None
