@@ -51,8 +51,7 @@ def _draw_distributions(validation: Validation) -> Figure:
     ):
         _draw_distribution(axes, validation, metric)
         axes.set(ylabel="share of requests" if at == 0 else "")
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper right", ncols=len(labels), borderaxespad=0.2)
+    figure.axes[0].legend(loc="lower right")
     return figure
 
 
