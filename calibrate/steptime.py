@@ -43,6 +43,8 @@ class Parts:
     rows: Line
     """Output head, sampling and all-gather, over rows of logits."""
     decodes: Decodes
+    decode_calls: float
+    """How many calls of decode attention it is the time of, times their correction."""
     chunks: Chunks
     mixing: Mixing | None
     copies: Line | None
@@ -54,7 +56,7 @@ class Parts:
     def of(cls, table: Table) -> Parts:
         """Raises TableError where an operator that every step needs is missing, and for
         correction factors that are negative or infinite, or belong to no operator."""
-        factors = dict(table.provenance.factors)
+        factors, tile = dict(table.provenance.factors), table.provenance.tile
         for operator, factor in factors.items():
             if operator not in OPERATORS:
                 raise TableError(f"{table.name}: factor of {operator}: found no such operator")
@@ -65,9 +67,10 @@ class Parts:
 
         def lines(*operators: str) -> list[Line]:
             return [
-                line_of(points).scaled(points.calls * factors.get(operator, 1.0))
+                line.scaled(points.calls * factors.get(operator, 1.0))
                 for operator in operators
                 for points in table.of(operator)
+                for line in [line_of(points, tile=tile if operator == "linear" else 1)]
             ]
 
         every_step = Line([1], [table.provenance.step_ns], tail=0.0)
@@ -76,12 +79,13 @@ class Parts:
             raise TableError(f"{table.name}: found no points of linear; allowed: a whole model's")
         decode, prefill = _one(table, "attention_decode"), _one(table, "attention_prefill")
         alone = chunks_of(prefill, factor=prefill.calls * factors.get(prefill.operator, 1.0))
-        running = decodes_of(decode, factor=decode.calls * factors.get(decode.operator, 1.0))
+        decode_calls = decode.calls * factors.get(decode.operator, 1.0)
         copied = lines("block_copy")
         return cls(
             tokens=add(matrices),
             rows=add(lines(*_BY_ROWS)),
-            decodes=running,
+            decodes=decodes_of(decode, factor=decode_calls),
+            decode_calls=decode_calls,
             chunks=alone,
             mixing=mixing_of(table),
             copies=add(copied) if copied else None,
@@ -100,11 +104,12 @@ def _one(table: Table, operator: str) -> Points:
     return found[0]
 
 
-def line_of(points: Points) -> Line:
-    """Time of one call over the only axis."""
+def line_of(points: Points, *, tile: int = 1) -> Line:
+    """Time of one call over the only axis, in steps of a tile."""
     (nodes,) = points.axes.values()
     order = np.argsort(nodes)
-    return Line(nodes[order].tolist(), points.ns[order].tolist())
+    line = Line(nodes[order].tolist(), points.ns[order].tolist())
+    return line.in_tiles(tile) if tile > 1 else line
 
 
 def decodes_of(points: Points, *, factor: float = 1.0) -> Decodes:
@@ -157,10 +162,10 @@ class StepTime:
 
     Matrices by scheduled tokens (padded to a captured size where a step has nothing but
     decodes and sizes are given), output head and sampling by rows of logits (one per chunk
-    and decode), attention of the decodes by their number and the sum of their contexts,
-    attention of the chunks as of one chunk of their tokens and area, both in one call by the
-    table's mixed points (apart where it has none), block copies by blocks. A chunk of one
-    token is a decode.
+    and decode), attention of the decodes by their number, the sum of their contexts and how
+    far the longest exceeds their mean, attention of the chunks as of one chunk of their tokens
+    and area, both in one call by the table's mixed points (apart where it has none), block
+    copies by blocks. A chunk of one token is a decode.
 
     `front_end_ns` of a request is the config's. Raises TableError for a table that is not of
     one model, or lacks what a step needs.
@@ -187,8 +192,8 @@ class StepTime:
         self.notes = (*told.notes, *_list_gaps(table, self.parts))
         self._captured = sorted(set(capture_sizes))
         known: Mapping[str, tuple[tuple[int, float], ...]] = told.skew if skew else {}
-        self._skew = _share_of(known.get("decode"))
-        self._mixed_skew = _share_of(known.get("mixed"))
+        self._skew = _skew_of(known.get("decode"), calls=self.parts.decode_calls)
+        self._mixed_skew = _skew_of(known.get("mixed"), calls=self.parts.decode_calls)
         self._skewed = bool(known)
 
     def durations(self, plan: Plan, k: int) -> list[int]:
@@ -219,17 +224,17 @@ class StepTime:
                 for j in range(k)
             ]
         row = parts.decodes.row(n)
-        share = self._skew(n)
+        slope = self._skew(self._graph(n))
         if k == 1:  # the same arithmetic, without an array of one
             step_ns = row.at(context)
-            if share:
-                step_ns += share * (row.at(n * max(longest, members)) - step_ns)
+            if slope:
+                step_ns += slope * (max(longest, members) - context / n)
             return [self.host_ns + round(fixed + step_ns)]
         steps = _STEPS[:k]
-        steps_ns = row.at_many(context + growing * steps)
-        if share:
-            most = row.at_many(n * np.maximum(longest, members + longer * steps))
-            steps_ns += share * (most - steps_ns)
+        contexts = context + growing * steps
+        steps_ns = row.at_many(contexts)
+        if slope:
+            steps_ns += slope * (np.maximum(longest, members + longer * steps) - contexts / n)
         whole: list[int] = (self.host_ns + np.rint(fixed + steps_ns).astype(np.int64)).tolist()
         return whole
 
@@ -238,26 +243,28 @@ class StepTime:
         parts, tokens = self.parts, n
         if prefills:
             tokens += sum(chunk for chunk, _ in prefills)
-        elif self._captured and tokens <= self._captured[-1]:
-            tokens = self._captured[bisect_left(self._captured, tokens)]
+        else:
+            tokens = self._graph(n)
         fixed = parts.tokens.at(tokens) + parts.rows.at(n + len(prefills))
         if copies and parts.copies is not None:
             fixed += parts.copies.at(copies)
         return fixed
 
+    def _graph(self, n: int) -> int:
+        """The captured size that n decodes run in, or n."""
+        sizes = self._captured
+        return sizes[bisect_left(sizes, n)] if sizes and n <= sizes[-1] else n
+
     def _price_mixed(self, prefills: list[tuple[int, int]], n: int) -> Callable[[int, int], float]:
         """Attention of these chunks and n decodes, over (sum, longest) of the contexts."""
         parts = self.parts
         alone, chunk, before = together(parts.chunks, prefills)
-        row, mixing, share = parts.decodes.row(n), parts.mixing, self._mixed_skew(n)
-
-        def at(context: float) -> float:
-            apart = alone + row.at(context)
-            return apart if mixing is None else apart * mixing.at(chunk, before, n, context / n)
+        row, mixing, slope = parts.decodes.row(n), parts.mixing, self._mixed_skew(n)
 
         def price(context: int, longest: int) -> float:
-            mean = at(context)
-            return mean + share * (at(n * longest) - mean) if share else mean
+            apart, mean = alone + row.at(context), context / n
+            alike = apart if mixing is None else apart * mixing.at(chunk, before, n, mean)
+            return alike + slope * (longest - mean) if slope else alike
 
         return price
 
@@ -303,13 +310,11 @@ def _list_gaps(table: Table, parts: Parts) -> Iterator[str]:
         yield f"mixed points missing from the grid, priced as apart: {parts.mixing.filled:,}"
 
 
-def _share_of(known: tuple[tuple[int, float], ...] | None) -> Callable[[int], float]:
-    """The share by number of decodes: linear between the known ones; 0 of one, or of none
-    known."""
+def _skew_of(known: Sequence[tuple[int, float]] | None, *, calls: float) -> Callable[[int], float]:
+    """ns of a step per token of the longest context beyond the mean, by number of decodes: linear
+    between the known ones; 0 where none are known."""
     if not known:
         return lambda _: 0.0
-    batches, shares = zip(*known, strict=True)
-    line = np.interp(np.arange(batches[-1] + 1), batches, shares).tolist()
-    line[:2] = [0.0] * len(line[:2])
-    last = len(line) - 1
-    return lambda n: float(line[min(n, last)])
+    batches, slopes = zip(*known, strict=True)
+    line = (calls * np.interp(np.arange(batches[-1] + 1), batches, slopes)).tolist()
+    return lambda n: float(line[min(n, batches[-1])])

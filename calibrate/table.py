@@ -43,8 +43,10 @@ class Provenance:
     notes: tuple[str, ...] = ()
     """What was dropped, filled in or modelled on the way; shown with every result."""
     skew: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
-    """How far decodes of mixed length lie between the time of their mean context (0) and that
-    of the longest (1): (batch, share) in rising order, for `decode` and `mixed` steps."""
+    """What one call takes longer for each token by which the longest context exceeds the mean:
+    (batch, ns) in rising order, for `decode` and `mixed` steps."""
+    tile: int = 1
+    """Tokens that matrices are computed in; between measured counts their times rise in steps."""
     factors: Mapping[str, float] = field(default_factory=dict)
     """Corrections fitted on whole steps: what to multiply an operator's times with."""
     step_ns: float = 0.0
@@ -239,10 +241,13 @@ def _read_provenance(path: Path, metadata: bytes) -> Provenance:
         stored = json.loads(metadata)
         found = stored.pop("format", None)
         if found != FORMAT:
-            raise TableError(f"{path}: found table format {found}; allowed: {FORMAT}")
+            raise TableError(
+                f"{path}: found table format {found}; allowed: {FORMAT}, as `pagesim calibrate"
+                " import` and `convert` make it of what was measured"
+            )
         stored["notes"] = tuple(stored["notes"])
         stored["skew"] = {
-            kind: tuple((int(batch), float(share)) for batch, share in pairs)
+            kind: tuple((int(batch), float(ns)) for batch, ns in pairs)
             for kind, pairs in stored["skew"].items()
         }
         told = Provenance(**stored)
@@ -265,9 +270,11 @@ def _check_provenance(told: Provenance) -> None:
         if not isinstance(getattr(told, name), dict):
             raise ValueError(f"{name} are no mapping")
     numbers = [*told.factors.values(), *told.residuals.values(), told.step_ns]
-    numbers += [share for pairs in told.skew.values() for _, share in pairs]
+    numbers += [ns for pairs in told.skew.values() for _, ns in pairs]
     if not all(isinstance(each, int | float) and isfinite(each) for each in numbers):
         raise ValueError("factors, step_ns, residuals or skew hold no finite numbers")
+    if not isinstance(told.tile, int) or told.tile < 1:
+        raise ValueError("tile is no whole number above 0")
 
 
 def _strings(values: Iterable[str]) -> Any:

@@ -14,6 +14,7 @@ from calibrate.device import load_device
 from calibrate.importers.aic_wheel import DISTRIBUTION
 from calibrate.importers.aiconfigurator import import_aiconfigurator
 from calibrate.importers.llmservingsim import import_llmservingsim
+from calibrate.importers.profile_skew import _step_at, find_splits_to
 from calibrate.importers.vidur import import_vidur
 from calibrate.model import Model, load_model
 from calibrate.steptime import StepTime
@@ -82,11 +83,39 @@ def test_llmservingsim_by_hand(tmp_path: Path) -> None:
 
 def test_llmservingsim_skew(tmp_path: Path) -> None:
     folder = llmservingsim(tmp_path)
-    rows = ["pure,2,10,20,12.5", "pure,2,100,200,125", "pure,4,10,20,5", "mixed,2,10,20,40"]
-    text = "\n".join(["regime,n,t_mean_us,t_max_us,t_skew_us", *rows]) + "\n"
+    # Sums over three repetitions: two decodes of 24 tokens take 11 us.
+    rows = ["pure,2,24,40,33,41.25", "pure,4,12,40,60,50", "mixed,2,24,40,66,99"]
+    text = "\n".join(["regime,n,kv_mean,kv_big,t_mean_us,t_skew_us", *rows]) + "\n"
     (folder / "tp1" / "skew.csv").write_text(text)
     skew = import_llmservingsim(folder, LLAMA).provenance.skew
-    assert skew == {"decode": ((2, pytest.approx(0.25)), (4, 0.0)), "mixed": ((2, 1.0),)}
+    slope = pytest.approx(0.25 * 11_000 / 16)
+    assert skew == {"decode": ((2, slope), (4, 0.0)), "mixed": ((2, pytest.approx(687.5)),)}
+    (folder / "tp1" / "skew.csv").write_text(text.replace("pure", "none"))
+    with pytest.raises(TableError, match="skew.csv: found no rows of regime pure"):
+        import_llmservingsim(folder, LLAMA)
+
+
+def test_decodes_are_split_up_to_a_batch() -> None:
+    assert find_splits_to("RTX PRO 6000", 8) == 37  # 37 x 8 < 0.8 x 2 x 188 <= 38 x 8
+    assert find_splits_to("RTX PRO 6000", 4) == 75
+    assert find_splits_to("a GPU", 8) is None
+    skew = ((8, 0.5), (32, 1.5), (64, 14.0))
+    assert _step_at(37, skew) == ((8, 0.5), (32, 1.5), (37, 1.5), (38, 14.0), (64, 14.0))
+    assert _step_at(32, skew) == ((8, 0.5), (32, 1.5), (33, 14.0), (64, 14.0))
+    assert _step_at(64, skew) == _step_at(7, skew) == skew
+
+
+@needs_shared
+@pytest.mark.parametrize(("tp", "splits_to"), [(1, 37), (2, 75)])
+def test_whole_sequences_pay_for_their_longest(tp: int, splits_to: int) -> None:
+    """Next to nothing up to the last batch that is split, 14 ns a token behind it; in calls with
+    chunks, which never split decodes, at every batch."""
+    skew = import_llmservingsim(PROFILE, LLAMA, tensor_parallel_size=tp).provenance.skew
+    split, whole = (
+        [ns for n, ns in skew["decode"] if (n <= splits_to) == below] for below in (True, False)
+    )
+    assert max(split) < 3 < 7 < min(whole) < 16
+    assert all(10 < ns < 21 for _, ns in skew["mixed"])
 
 
 @pytest.mark.parametrize(

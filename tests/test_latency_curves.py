@@ -37,6 +37,24 @@ def test_line_by_hand() -> None:
     assert line.at(80) == 600  # at the last point's rate, not at the last piece's slope
 
 
+def test_a_line_in_tiles_by_hand() -> None:
+    line = Line([1, 16, 64, 68], [100, 115, 163, 183]).in_tiles(16)
+    told = {1: 100, 2: 115, 16: 115, 17: 131, 32: 131, 33: 132, 64: 163, 65: 183, 68: 183}
+    assert {x: line.at(x) for x in told} == told
+
+
+@given(line=lines, x=st.integers(0, 10_000), tile=st.integers(1, 64))
+def test_a_line_in_tiles_keeps_its_nodes(line: Line, x: int, tile: int) -> None:
+    tiled = line.in_tiles(tile)
+    assert [tiled.at(node) for node in line.nodes] == line.times
+    assert tiled.at(2 * line.last + x) == line.at(2 * line.last + x)
+    known = {node % tile for node in line.nodes} == {0}
+    if known and line.nodes[0] <= x <= line.last:
+        beyond = max(node for node in line.nodes if node <= x)
+        if beyond < x <= beyond + tile:
+            assert tiled.at(x) == pytest.approx(line.at(beyond + tile))
+
+
 @pytest.mark.parametrize("nodes", [[], [3, 2], [2, 2]])
 def test_line_refuses_nodes_that_do_not_rise(nodes: list[int]) -> None:
     with pytest.raises(ValueError, match="nodes must rise"):

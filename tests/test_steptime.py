@@ -29,7 +29,7 @@ from tests.latency_tables import (
 from tests.test_roofline import plan_of
 
 LAYERS = LLAMA.layers
-SKEW = {"decode": ((2, 0.5), (4, 0.25)), "mixed": ((2, 1.0), (4, 0.75))}
+SKEW = {"decode": ((2, 5.0), (4, 2.5)), "mixed": ((2, 10.0), (4, 7.5))}
 PLAIN = StepTime(make_table())
 BY_AREA = StepTime(make_table(contexts=False), host_ns=777)
 MIXED = StepTime(make_table(mixed=True), host_ns=5, capture_sizes=(1, 8, 16))
@@ -96,27 +96,39 @@ def test_decodes_alone_are_padded_to_captured_sizes() -> None:
         assert step_ns(clock, **plan) == step_ns(PLAIN, **plan)  # type: ignore[arg-type]
 
 
-def test_skew_lies_between_mean_and_longest() -> None:
+def test_skew_is_paid_for_the_longest_beyond_the_mean() -> None:
     mean = fixed_ns(4, 4) + LAYERS * decode_ns(4, 1000)
-    longest = fixed_ns(4, 4) + LAYERS * decode_ns(4, 2500)
-    assert step_ns(SKEWED, decodes=[500, 500, 500, 2500]) == round(0.75 * mean + 0.25 * longest)
-    # Of three decodes 0.375, halfway between two and four.
+    assert step_ns(SKEWED, decodes=[500, 500, 500, 2500]) == round(mean + LAYERS * 2.5 * 1500)
+    # Of three decodes 3.75 ns, halfway between two and four; in a graph of four as of four.
+    mean = step_ns(PLAIN, decodes=[1000] * 3)
     three = step_ns(StepTime(SKEWED.table), decodes=[500, 500, 2000])
-    low, high = (step_ns(PLAIN, decodes=[context] * 3) for context in (1000, 2000))
-    assert three == pytest.approx(0.625 * low + 0.375 * high, abs=1)
+    assert three == pytest.approx(mean + LAYERS * 3.75 * 1000, abs=1)
+    in_graph = step_ns(SKEWED, decodes=[500, 500, 2000]) - step_ns(SKEWED, decodes=[1000] * 3)
+    assert in_graph == pytest.approx(LAYERS * 2.5 * 1000, abs=1)
+    factors = {"attention_decode": 2.0}
+    twice = StepTime(replace(SKEWED.table, provenance=replace(TOLD, skew=SKEW, factors=factors)))
+    alike, apart = (step_ns(twice, decodes=each) for each in ([1000] * 3, [500, 500, 2000]))
+    assert apart - alike == pytest.approx(2 * LAYERS * 3.75 * 1000, abs=1)
     assert step_ns(SKEWED, decodes=[900]) == round(
         LAYERS * linear_ns(4) + head_ns(1) + LAYERS * decode_ns(1, 900)
     )
     unskewed = StepTime(SKEWED.table, skew=False)
-    assert step_ns(unskewed, decodes=[500, 500, 500, 2500]) == round(mean)
+    alike = step_ns(unskewed, decodes=[1000] * 4)
+    assert step_ns(unskewed, decodes=[500, 500, 500, 2500]) == alike
 
 
 def test_skew_of_a_mixed_step() -> None:
     plan = {"decodes": [500, 500, 500, 2500], "chunks": [(0, 512)]}
-    mean, longest = (
-        fixed_ns(516, 5) + LAYERS * mixed_ns(512, 0, 4, context) for context in (1000, 2500)
-    )
-    assert step_ns(SKEWED, **plan) == pytest.approx(0.25 * mean + 0.75 * longest, abs=1)  # type: ignore[arg-type]
+    mean = fixed_ns(516, 5) + LAYERS * mixed_ns(512, 0, 4, 1000)
+    assert step_ns(SKEWED, **plan) == pytest.approx(mean + LAYERS * 7.5 * 1500, abs=1)  # type: ignore[arg-type]
+
+
+def test_matrices_are_computed_in_whole_tiles() -> None:
+    tiled = StepTime(make_table(told=replace(TOLD, tile=16)))
+    for tokens, paid in ((256, 256), (257, 272), (272, 272), (273, 273), (600, 600), (1030, 1040)):
+        whole = fixed_ns(paid, 1) + PLAIN.parts.chunks.one(tokens, 0)
+        assert step_ns(tiled, chunks=[(0, tokens)]) == pytest.approx(whole, abs=1)
+        assert tiled.alone(0, tokens) == step_ns(tiled, chunks=[(0, tokens)])
 
 
 def test_block_copies() -> None:
@@ -277,7 +289,7 @@ def test_errors_of_points_kept_aside() -> None:
 
 
 def test_chunks_of_one_token_do_not_grow_over_a_stretch() -> None:
-    told = replace(TOLD, skew={"decode": ((2, 0.5),), "mixed": ((2, 0.5),)})
+    told = replace(TOLD, skew={"decode": ((2, 5.0),), "mixed": ((2, 5.0),)})
     clock = StepTime(make_table(told=told))
     for chunks in ([(40, 1), (9000, 1)], [(0, 1), (4, 1), (0, 100)]):
         (step,) = clock.durations(plan_of(chunks=chunks), 1)

@@ -7,16 +7,18 @@ on one GPU: dense.csv, per_sequence.csv, attention.csv(.gz) and maybe skew.csv(.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from calibrate.importers.profile_file import find, need, read_csv
+from calibrate.importers.profile_skew import find_splits_to, read_skew
 from calibrate.model import Model
+from calibrate.steptime import decodes_of
 from calibrate.table import Provenance, Table, shape_of
-from calibrate.table_schema import TableError
+from calibrate.table_schema import TILE, TableError
 
 _PER_LAYER = {
     "layernorm": 2,
@@ -31,7 +33,6 @@ _PER_LAYER = {
 _PER_STEP = ("embedding", "final_layernorm")
 _ROWS = {"lm_head": "head", "sampler": "sampling"}
 _AXES = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
-_SKEW = ("n", "t_mean_us", "t_max_us", "t_skew_us")
 
 
 def import_llmservingsim(path: str | Path, model: Model, *, tensor_parallel_size: int = 1) -> Table:
@@ -78,9 +79,13 @@ def import_llmservingsim(path: str | Path, model: Model, *, tensor_parallel_size
         },
         settings={"tensor_parallel_size": tensor_parallel_size, "layers_measured": 1},
         notes=("measured in eager mode, kernels alone: without CUDA graphs and launches",),
-        skew=_read_skew(tp),
+        tile=TILE,
     )
-    return Table.of_rows(({**common, **row} for row in rows), name=str(folder), provenance=told)
+    table = Table.of_rows(({**common, **row} for row in rows), name=str(folder), provenance=told)
+    (points,) = table.of("attention_decode")
+    splits_to = find_splits_to(told.device, max(1, model.kv_heads // tensor_parallel_size))
+    skew = read_skew(tp, decodes_of(points), splits_to=splits_to)
+    return replace(table, provenance=replace(told, skew=skew))
 
 
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
@@ -168,25 +173,3 @@ def _read_attention(folder: Path, layers: int) -> Iterator[dict[str, object]]:
             "median_ns": time_us * 1e3,
             "split": "fit" if on_grid else "check",
         }
-
-
-def _read_skew(folder: Path) -> dict[str, tuple[tuple[int, float], ...]]:
-    """By number of decodes, the share between t_mean and t_max that fits best, relatively."""
-    present = [name for name in ("skew.csv", "skew.csv.gz") if (folder / name).is_file()]
-    if not present:
-        return {}
-    path = folder / present[0]
-    frame = read_csv(path, _SKEW[1:], whole=_SKEW[:1])
-    need(frame, path, ("regime",))
-    shares = {}
-    for kind, regime in (("decode", "pure"), ("mixed", "mixed")):
-        pairs = []
-        for batch, points in frame[frame["regime"] == regime].groupby("n"):
-            mean = points["t_mean_us"].to_numpy()
-            most = points["t_max_us"].to_numpy() / mean - 1
-            seen = points["t_skew_us"].to_numpy() / mean - 1
-            share = float(np.clip(most @ seen / (most @ most), 0, 1)) if most.any() else 0.0
-            pairs.append((int(batch), share))
-        if pairs:
-            shares[kind] = tuple(pairs)
-    return shares
