@@ -162,7 +162,7 @@ def test_tables_that_are_damaged(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     assert "found table format 99; allowed: 2" in refusal(altered(path, metadata='{"format": 99}'))
     assert "its provenance is damaged" in refusal(altered(path, metadata="{"))
-    assert "its provenance is damaged" in refusal(altered(path, metadata='{"format": 1}'))
+    assert "its provenance is damaged" in refusal(altered(path, metadata='{"format": 2}'))
     assert "column tokens: found none; allowed: int64" in refusal(altered(path, drop="tokens"))
     altered(path)
     path.write_bytes(path.read_bytes()[:-100])
