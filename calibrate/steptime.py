@@ -4,157 +4,23 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrate.attention_curves import (
-    Chunks,
-    ChunksByArea,
-    ChunksByContext,
-    Decodes,
-    Mixing,
-    together,
-)
-from calibrate.curves import Floats, Line, add
-from calibrate.table_schema import COLLECTIVES, OPERATORS, TableError
+from calibrate.attention_curves import together
+from calibrate.curves import Floats
+from calibrate.step_parts import Parts
+from calibrate.table_schema import COLLECTIVES
 from sim.latency import LONGEST_STRETCH, Counts, Nanoseconds
 
 if TYPE_CHECKING:
-    from calibrate.table import Points, Table
+    from calibrate.table import Table
     from sim.plan import Plan
 
 _STEPS = np.arange(LONGEST_STRETCH, dtype=np.int64)
-_BY_TOKENS = ("linear", "kv_write", "allreduce")
-_BY_ROWS = ("head", "sampling", "allgather")
 _EVERYWHERE = ("head", "sampling")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """A table of one model, made ready: nanoseconds of a whole step's calls."""
-
-    tokens: Line
-    """Matrices, norms, KV write and all-reduce, over scheduled tokens, and what every step
-    takes."""
-    rows: Line
-    """Output head, sampling and all-gather, over rows of logits."""
-    decodes: Decodes
-    decode_calls: float
-    """How many calls of decode attention it is the time of, times their correction."""
-    chunks: Chunks
-    mixing: Mixing | None
-    copies: Line | None
-    """Over copied blocks; None where the table has none."""
-    collectives: Mapping[str, float]
-    """The last measured place of all-reduce (tokens) and all-gather (rows), where there are."""
-
-    @classmethod
-    def of(cls, table: Table) -> Parts:
-        """Raises TableError where an operator that every step needs is missing, and for
-        correction factors that are negative or infinite, or belong to no operator."""
-        factors, tile = dict(table.provenance.factors), table.provenance.tile
-        for operator, factor in factors.items():
-            if operator not in OPERATORS:
-                raise TableError(f"{table.name}: factor of {operator}: found no such operator")
-            if not 0 <= factor < inf:
-                raise TableError(
-                    f"{table.name}: factor of {operator}: found {factor:g}; allowed: 0 or more"
-                )
-
-        def lines(*operators: str) -> list[Line]:
-            return [
-                line.scaled(points.calls * factors.get(operator, 1.0))
-                for operator in operators
-                for points in table.of(operator)
-                for line in [line_of(points, tile=tile if operator == "linear" else 1)]
-            ]
-
-        every_step = Line([1], [table.provenance.step_ns], tail=0.0)
-        matrices = [*lines(*_BY_TOKENS), every_step]
-        if not table.of("linear"):
-            raise TableError(f"{table.name}: found no points of linear; allowed: a whole model's")
-        decode, prefill = _one(table, "attention_decode"), _one(table, "attention_prefill")
-        alone = chunks_of(prefill, factor=prefill.calls * factors.get(prefill.operator, 1.0))
-        decode_calls = decode.calls * factors.get(decode.operator, 1.0)
-        copied = lines("block_copy")
-        return cls(
-            tokens=add(matrices),
-            rows=add(lines(*_BY_ROWS)),
-            decodes=decodes_of(decode, factor=decode_calls),
-            decode_calls=decode_calls,
-            chunks=alone,
-            mixing=mixing_of(table),
-            copies=add(copied) if copied else None,
-            collectives={
-                operator: max(line.last for line in found)
-                for operator in COLLECTIVES
-                if (found := lines(operator))
-            },
-        )
-
-
-def _one(table: Table, operator: str) -> Points:
-    found = table.of(operator)
-    if len(found) != 1:
-        raise TableError(f"{table.name}: found {len(found)} variants of {operator}; allowed: one")
-    return found[0]
-
-
-def line_of(points: Points, *, tile: int = 1) -> Line:
-    """Time of one call over the only axis, in steps of a tile."""
-    (nodes,) = points.axes.values()
-    order = np.argsort(nodes)
-    line = Line(nodes[order].tolist(), points.ns[order].tolist())
-    return line.in_tiles(tile) if tile > 1 else line
-
-
-def decodes_of(points: Points, *, factor: float = 1.0) -> Decodes:
-    """Time of one call, times the factor."""
-    return Decodes(_by(points, "batch", "context", factor))
-
-
-def chunks_of(points: Points, *, factor: float = 1.0) -> Chunks:
-    """Time of one call, times the factor; by area where no context was measured."""
-    lines = _by(points, "chunk", "chunk_context", factor)
-    if points.axes["chunk_context"].any():
-        return ChunksByContext(lines)
-    tokens = sorted(lines)
-    return ChunksByArea(Line(tokens, [lines[n].times[0] for n in tokens]))
-
-
-def _by(points: Points, outer: str, inner: str, factor: float) -> dict[int, Line]:
-    """A line over one axis for each value of the other."""
-    lines = {}
-    for value in np.unique(points.axes[outer]).tolist():
-        here = points.axes[outer] == value
-        order = np.argsort(points.axes[inner][here])
-        nodes, times = points.axes[inner][here][order], factor * points.ns[here][order]
-        lines[value] = Line(nodes.tolist(), times.tolist())
-    return lines
-
-
-def mixing_of(table: Table) -> Mixing | None:
-    """Of its mixed points against its decodes and prefills; None where there are none."""
-    found = table.of("attention_mixed")
-    if not found:
-        return None
-    points = _one(table, "attention_mixed")
-    decodes = decodes_of(_one(table, "attention_decode"))
-    chunks = chunks_of(_one(table, "attention_prefill"))
-    columns = list(points.axes.values())
-    apart = [
-        chunks.one(q, c) + decodes.row(n).at(n * context)
-        for q, c, n, context in zip(*(column.tolist() for column in columns), strict=True)
-    ]
-    grid = [np.unique(column) for column in columns]
-    factors = np.full([len(axis) for axis in grid], np.nan)
-    at = tuple(np.searchsorted(axis, column) for axis, column in zip(grid, columns, strict=True))
-    factors[at] = points.ns / np.array(apart)
-    return Mixing([axis.tolist() for axis in grid], factors)
 
 
 class StepTime:

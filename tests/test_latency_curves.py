@@ -13,10 +13,10 @@ from calibrate.attention_curves import (
     ChunksByArea,
     ChunksByContext,
     Decodes,
-    Mixing,
     together,
 )
 from calibrate.curves import Line, add
+from calibrate.mixing import Mixing
 from tests.latency_tables import BATCHES, BEFORE, CHUNKS, CONTEXTS, decode_ns, prefill_ns
 
 DECODES = Decodes({n: Line(CONTEXTS, [decode_ns(n, c) for c in CONTEXTS]) for n in BATCHES})
@@ -179,6 +179,16 @@ def test_mixing_agrees_with_scipy(point: tuple[float, ...]) -> None:
     inside = [min(max(x, axis[0]), axis[-1]) for x, axis in zip(point, axes, strict=True)]
     expected = RegularGridInterpolator(axes, grid)(inside)[0]
     assert Mixing(axes, grid).at(*point) == pytest.approx(expected)
+
+
+def test_a_second_grid_refines_the_contexts_of_the_first() -> None:
+    first = Mixing([(16, 64), (0,), (1,), (16, 64)], np.full([2, 1, 1, 2], 2.0))
+    second = np.array([3.0, 4.0, 6.0, np.nan]).reshape(2, 1, 1, 2)
+    mixing = first.refined([(16, 48), (0,), (1,), (32, 64)], second)
+    # Half as much again at a context of 32, three times as much for a chunk of 48 and more; where
+    # the first grid has points it is right.
+    assert [mixing.at(chunk, 0, 1, 32) for chunk in (16, 48, 64)] == [3.0, 5.0, 6.0]
+    assert [mixing.at(16, 0, 1, context) for context in (16, 24, 48, 64)] == [2.0, 2.5, 2.5, 2.0]
 
 
 def test_what_was_not_measured_mixed_mixes_for_nothing() -> None:

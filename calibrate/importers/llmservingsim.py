@@ -16,8 +16,8 @@ import yaml
 from calibrate.importers.profile_file import find, need, read_csv
 from calibrate.importers.profile_skew import find_splits_to, read_skew
 from calibrate.model import Model
-from calibrate.steptime import decodes_of
 from calibrate.table import Provenance, Table, shape_of
+from calibrate.table_curves import decodes_of, only
 from calibrate.table_schema import TILE, TableError
 
 _PER_LAYER = {
@@ -38,10 +38,9 @@ _AXES = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
 def import_llmservingsim(path: str | Path, model: Model, *, tensor_parallel_size: int = 1) -> Table:
     """The profile of one model and GPU count.
 
-    Attention was measured on two grids (powers of 2, and of 1.5). Mixed calls, which take a
-    whole grid, are interpolated from the first; their points on the second are kept as
-    `check`. The profile has no all-reduce. Raises TableError for a folder that is no such
-    profile, is of another model or GPU count, or lacks an operator.
+    Attention was measured on two grids (powers of 2, and of 1.5), each a variant of the mixed
+    calls, which take whole grids. The profile has no all-reduce. Raises TableError for a folder
+    that is no such profile, is of another model or GPU count, or lacks an operator.
     """
     folder = Path(path)
     meta = _read_meta(find(folder, "meta.yaml"))
@@ -82,9 +81,8 @@ def import_llmservingsim(path: str | Path, model: Model, *, tensor_parallel_size
         tile=TILE,
     )
     table = Table.of_rows(({**common, **row} for row in rows), name=str(folder), provenance=told)
-    (points,) = table.of("attention_decode")
     splits_to = find_splits_to(told.device, max(1, model.kv_heads // tensor_parallel_size))
-    skew = read_skew(tp, decodes_of(points), splits_to=splits_to)
+    skew = read_skew(tp, decodes_of(only(table, "attention_decode")), splits_to=splits_to)
     return replace(table, provenance=replace(told, skew=skew))
 
 
@@ -164,12 +162,11 @@ def _read_attention(folder: Path, layers: int) -> Iterator[dict[str, object]]:
         if batch:
             axes |= {"batch": batch, "context": context}
         kind = "mixed" if chunk and batch else "prefill" if chunk else "decode"
-        on_grid = kind != "mixed" or all(v & (v - 1) == 0 for v in (chunk, before, context))
+        between = kind == "mixed" and any(v & (v - 1) for v in (chunk, before, context))
         yield {
             "operator": f"attention_{kind}",
-            "variant": "attention",
+            "variant": "attention, between" if between else "attention",
             **axes,
             "calls": layers,
             "median_ns": time_us * 1e3,
-            "split": "fit" if on_grid else "check",
         }
