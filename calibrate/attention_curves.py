@@ -164,10 +164,15 @@ def together(chunks: Chunks, parts: Sequence[tuple[int, int]]) -> tuple[float, i
         return chunks.one(tokens, context), tokens, float(context)
     tokens = sum(n for n, _ in parts)
     area = float(sum(area_of(n, c) for n, c in parts))
-    context_before = area / tokens - tokens / 2
-    if context_before >= 0:
-        time = chunks.one(tokens, context_before)
-    else:
-        time = chunks.one(tokens, 0) * (area / area_of(tokens, 0))
     longest = max(chunks.one(n, c) for n, c in parts)
-    return max(time, longest), tokens, max(context_before, 0.0)
+    time = as_one(chunks, tokens, area)
+    return max(time, longest), tokens, max(area / tokens - tokens / 2, 0.0)
+
+
+def as_one(chunks: Chunks, tokens: int, area: float) -> float:
+    """Time of a chunk of so many tokens and so much area."""
+    before = area / tokens - tokens / 2
+    if before >= 0:
+        return chunks.one(tokens, before)
+    share: float = area / area_of(tokens, 0)
+    return chunks.one(tokens, 0) * share

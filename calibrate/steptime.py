@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrate.attention_curves import together
+from calibrate.attention_curves import area_of, as_one, together
 from calibrate.curves import Floats
 from calibrate.step_parts import Parts
 from calibrate.table_schema import COLLECTIVES
@@ -30,8 +30,9 @@ class StepTime:
     decodes and sizes are given), output head and sampling by rows of logits (one per chunk
     and decode), attention of the decodes by their number, the sum of their contexts and how
     far the longest exceeds their mean, attention of the chunks as of one chunk of their tokens
-    and area, both in one call by the table's mixed points (apart where it has none), block
-    copies by blocks. A chunk of one token is a decode.
+    and area, both in one call by the table's mixed points (where it has none: as chunks of whole
+    blocks of queries, if the kernel's are known, else apart), block copies by blocks. A chunk
+    of one token is a decode.
 
     `front_end_ns` of a request is the config's. Raises TableError for a table that is not of
     one model, or lacks what a step needs.
@@ -57,6 +58,8 @@ class StepTime:
         self.source = f"{told.source}, on {told.device}; host {host_ns} ns a step"
         self.notes = (*told.notes, *_list_gaps(table, self.parts))
         self._captured = sorted(set(capture_sizes))
+        (cache,) = {*table.points["kv_dtype"].unique().to_pylist()} - {None}
+        self._query_block = told.query_blocks.get(cache, 0)
         known: Mapping[str, tuple[tuple[int, float], ...]] = told.skew if skew else {}
         self._skew = _skew_of(known.get("decode"), calls=self.parts.decode_calls)
         self._mixed_skew = _skew_of(known.get("mixed"), calls=self.parts.decode_calls)
@@ -123,7 +126,12 @@ class StepTime:
 
     def _price_mixed(self, prefills: list[tuple[int, int]], n: int) -> Callable[[int, int], float]:
         """Attention of these chunks and n decodes, over (sum, longest) of the contexts."""
-        parts = self.parts
+        parts, block = self.parts, self._query_block
+        if block and parts.mixing is None:
+            queries = sum(tokens for tokens, _ in prefills) + block * n
+            tokens = min(queries, int(parts.chunks.largest))
+            area = sum(area_of(*prefill) for prefill in prefills)
+            return lambda context, _: as_one(parts.chunks, tokens, area + block * context)
         alone, chunk, before = together(parts.chunks, prefills)
         row, mixing, slope = parts.decodes.row(n), parts.mixing, self._mixed_skew(n)
 

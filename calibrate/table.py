@@ -45,6 +45,9 @@ class Provenance:
     skew: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     """What one call takes longer for each token by which the longest context exceeds the mean:
     (batch, ns) in rising order, for `decode` and `mixed` steps."""
+    query_blocks: Mapping[str, int] = field(default_factory=dict)
+    """Queries that attention computes at a time, by KV dtype: where the table has no mixed calls,
+    a call with chunks takes each decode for so many. Without: decodes cost what they do alone."""
     tile: int = 1
     """Tokens that matrices are computed in; between measured counts their times rise in steps."""
     factors: Mapping[str, float] = field(default_factory=dict)
@@ -266,15 +269,15 @@ def _check_provenance(told: Provenance) -> None:
             raise ValueError(f"{name} is no text")
     if not all(isinstance(note, str) for note in told.notes):
         raise ValueError("notes are no texts")
-    for name in ("versions", "settings", "factors", "residuals"):
+    for name in ("versions", "settings", "factors", "residuals", "query_blocks"):
         if not isinstance(getattr(told, name), dict):
             raise ValueError(f"{name} are no mapping")
     numbers = [*told.factors.values(), *told.residuals.values(), told.step_ns]
     numbers += [ns for pairs in told.skew.values() for _, ns in pairs]
     if not all(isinstance(each, int | float) and isfinite(each) for each in numbers):
         raise ValueError("factors, step_ns, residuals or skew hold no finite numbers")
-    if not isinstance(told.tile, int) or told.tile < 1:
-        raise ValueError("tile is no whole number above 0")
+    if not all(isinstance(n, int) and n > 0 for n in (told.tile, *told.query_blocks.values())):
+        raise ValueError("tile or query_blocks are no whole numbers above 0")
 
 
 def _strings(values: Iterable[str]) -> Any:

@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 
 from calibrate.device import load_device
+from calibrate.importers.aic_attention import cool
 from calibrate.importers.aic_wheel import DISTRIBUTION
 from calibrate.importers.aiconfigurator import import_aiconfigurator
+from calibrate.importers.flash_attention import find_splits_to
 from calibrate.importers.llmservingsim import import_llmservingsim
-from calibrate.importers.profile_skew import _step_at, find_splits_to
+from calibrate.importers.profile_skew import _step_at
 from calibrate.importers.vidur import import_vidur
 from calibrate.model import Model, load_model
 from calibrate.steptime import StepTime
@@ -95,6 +97,26 @@ def test_llmservingsim_skew(tmp_path: Path) -> None:
     (folder / "tp1" / "skew.csv").write_text(text.replace("pure", "none"))
     with pytest.raises(TableError, match=r"skew\.csv: found no rows of regime pure"):
         import_llmservingsim(folder, LLAMA)
+
+
+def test_decodes_measured_in_l2_are_taken_from_the_line_of_others() -> None:
+    def points(batch: int, *pairs: tuple[int, float]) -> list[dict[str, object]]:
+        common = {"kv_dtype": "fp8", "batch": batch}
+        return [{**common, "context": context, "median_ns": ns} for context, ns in pairs]
+
+    # Twice 64 bytes of L2 hold 16 tokens of 8 bytes: two sequences of 8, less one token.
+    warm = points(2, (12, 50.0), (2, 9.0), (16, 60.0), (4, 31.0), (8, 40.0))
+    lone = points(1, (2, 5.0), (16, 90.0))
+    cooled, changed = cool([*warm, *lone], l2_bytes=64, token_bytes={"fp8": 8})
+    found = [(point["context"], point["median_ns"], point.get("flags")) for point in cooled]
+    assert found[:5] == [
+        (2, 25, "l2_warm"),
+        (4, 31, None),
+        (8, 40, None),
+        (12, 50, None),
+        (16, 60, None),
+    ]
+    assert (found[5:], changed) == ([(2, 5, None), (16, 90, None)], 1)
 
 
 def test_decodes_are_split_up_to_a_batch() -> None:
@@ -204,9 +226,10 @@ def aiconfigurator(folder: Path, *, kv_heads: int = 8) -> Path:
     heads = {"num_heads": 32, "num_key_value_heads": kv_heads, "head_dim": 128, "beam_width": 1}
     context = [
         {**heads, "batch_size": b, "isl": n, "step": 0, "kv_cache_dtype": kv, "latency": b * n / 8}
+        | {"kernel_source": kernel}
         for b in (1, 2)
         for n in (1, 100)
-        for kv in ("bfloat16", "fp8")
+        for kv, kernel in (("bfloat16", "vllm_flash_attn_fa2"), ("fp8", "vllm_triton_attn"))
     ]
     generation = [
         {**heads, "batch_size": b, "isl": 1, "step": c - 1, "kv_cache_dtype": kv, "latency": b * c}
@@ -253,6 +276,7 @@ def test_aiconfigurator_by_hand(tmp_path: Path) -> None:
         assert clock.alone(context, tokens) == pytest.approx(1e6 * expected, rel=1e-9)
     assert decode_ns(clock, batch=2, context=32) > 32 * 64 * 1e6
     assert "vLLM 0.24.0" in clock.source
+    assert table.provenance.query_blocks == {"bfloat16": 64}
 
 
 def test_aiconfigurator_dtypes_and_two_gpus(tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ PLAIN = StepTime(make_table())
 BY_AREA = StepTime(make_table(contexts=False), host_ns=777)
 MIXED = StepTime(make_table(mixed=True), host_ns=5, capture_sizes=(1, 8, 16))
 SKEWED = StepTime(make_table(mixed=True, told=replace(TOLD, skew=SKEW)), capture_sizes=(4,))
-CLOCKS = [PLAIN, BY_AREA, MIXED, SKEWED]
+BLOCKWISE = StepTime(make_table(told=replace(TOLD, query_blocks={"bfloat16": 64})))
+CLOCKS = [PLAIN, BY_AREA, MIXED, SKEWED, BLOCKWISE]
 
 contexts = st.lists(st.integers(1, 40_000), max_size=8)
 chunks = st.lists(st.tuples(st.integers(0, 20_000), st.integers(1, 4096)), max_size=4)
@@ -121,6 +122,20 @@ def test_skew_of_a_mixed_step() -> None:
     plan = {"decodes": [500, 500, 500, 2500], "chunks": [(0, 512)]}
     mean = fixed_ns(516, 5) + LAYERS * mixed_ns(512, 0, 4, 1000)
     assert step_ns(SKEWED, **plan) == pytest.approx(mean + LAYERS * 7.5 * 1500, abs=1)  # type: ignore[arg-type]
+
+
+def test_a_decode_beside_chunks_takes_a_block_of_queries() -> None:
+    # 256 queries behind nothing and four blocks of 64 behind 1,000 tokens, as one chunk.
+    area = 256 * 128 + 4 * 64 * 1000
+    attention = PLAIN.parts.chunks.one(512, area / 512 - 256)
+    plan = {"decodes": [400, 600, 1400, 1600], "chunks": [(0, 256)]}
+    found = step_ns(BLOCKWISE, **plan)  # type: ignore[arg-type]
+    assert found == pytest.approx(fixed_ns(260, 5) + attention, abs=1)
+    assert found != pytest.approx(step_ns(PLAIN, **plan), abs=1)  # type: ignore[arg-type]
+    # Measured mixed calls come first, and decodes alone are no such call.
+    mixed = make_table(mixed=True, told=BLOCKWISE.table.provenance)
+    assert step_ns(StepTime(mixed), **plan) == step_ns(MIXED, **plan) - MIXED.host_ns  # type: ignore[arg-type]
+    assert step_ns(BLOCKWISE, decodes=[1000] * 4) == step_ns(PLAIN, decodes=[1000] * 4)
 
 
 def test_matrices_are_computed_in_whole_tiles() -> None:

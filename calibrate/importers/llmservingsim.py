@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
+from calibrate.importers.flash_attention import find_splits_to
 from calibrate.importers.profile_file import find, need, read_csv
-from calibrate.importers.profile_skew import find_splits_to, read_skew
+from calibrate.importers.profile_skew import read_skew
 from calibrate.model import Model
 from calibrate.table import Provenance, Table, shape_of
 from calibrate.table_curves import decodes_of, only

@@ -6,14 +6,12 @@ decodes of the mean context, t_skew_us that of these.
 
 from __future__ import annotations
 
-from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from calibrate.attention_curves import Decodes
-from calibrate.device import DeviceError, load_device
 from calibrate.importers.profile_file import need, read_csv
 from calibrate.table_schema import TableError
 
@@ -54,20 +52,6 @@ def read_skew(folder: Path, decodes: Decodes, *, splits_to: int | None) -> dict[
     if splits_to is not None:
         skew["decode"] = _step_at(splits_to, skew["decode"])
     return skew
-
-
-def find_splits_to(gpu: str, kv_heads: int) -> int | None:
-    """The largest batch of decodes that FlashAttention-2 splits; None for an unknown GPU.
-
-    It shares a sequence's keys out among blocks while sequences x KV heads are fewer than 0.8 x
-    2 x multiprocessors (`num_splits_heuristic`, Dao-AILab/flash-attention, flash_api.cpp). Whole
-    sequences leave multiprocessors idle while the longest one runs.
-    """
-    try:
-        multiprocessors = load_device(gpu).multiprocessors
-    except DeviceError:
-        return None
-    return ceil(1.6 * multiprocessors / kv_heads) - 1
 
 
 def _fit(points: Any) -> float:
