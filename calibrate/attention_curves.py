@@ -164,47 +164,15 @@ def together(chunks: Chunks, parts: Sequence[tuple[int, int]]) -> tuple[float, i
         return chunks.one(tokens, context), tokens, float(context)
     tokens = sum(n for n, _ in parts)
     area = float(sum(area_of(n, c) for n, c in parts))
-    context_before = area / tokens - tokens / 2
-    if context_before >= 0:
-        time = chunks.one(tokens, context_before)
-    else:
-        time = chunks.one(tokens, 0) * (area / area_of(tokens, 0))
     longest = max(chunks.one(n, c) for n, c in parts)
-    return max(time, longest), tokens, max(context_before, 0.0)
+    time = as_one(chunks, tokens, area)
+    return max(time, longest), tokens, max(area / tokens - tokens / 2, 0.0)
 
 
-class Mixing:
-    """How much longer a call with one chunk and decodes takes than the two apart, as a factor.
-
-    Measured on a grid of (chunk, its context, decodes, their mean context); linear in each
-    axis between its points, and as at the edge beyond it.
-    """
-
-    def __init__(self, axes: Sequence[Sequence[int]], factors: NDArray[np.float64]) -> None:
-        """`factors` has one value for each combination; missing ones (nan) count as 1."""
-        self._axes = [[float(node) for node in axis] for axis in axes]
-        self.filled = int(np.isnan(factors).sum())
-        self._factors: list[float] = np.nan_to_num(factors, nan=1.0).ravel().tolist()
-        self._strides: list[int] = [factors[0].size, factors[0, 0].size, factors.shape[3], 1]
-
-    def at(self, chunk: float, before: float, decodes: float, context: float) -> float:
-        """The factor at a point of the four axes."""
-        corners, weights = [0], []
-        point = (chunk, before, decodes, context)
-        for axis, stride, x in zip(self._axes, self._strides, point, strict=True):
-            at = bisect_right(axis, x)
-            if 0 < at < len(axis):
-                low = axis[at - 1]
-                weights.append((x - low) / (axis[at] - low))
-                step = (at - 1) * stride
-                corners = [corner + step for corner in corners]
-                corners += [corner + stride for corner in corners]
-            else:
-                step = stride * (at - 1 if at else 0)
-                corners = [corner + step for corner in corners]
-        factors = self._factors
-        values = [factors[corner] for corner in corners]
-        for weight in reversed(weights):
-            half = len(values) // 2
-            values = [values[i] + weight * (values[half + i] - values[i]) for i in range(half)]
-        return values[0]
+def as_one(chunks: Chunks, tokens: int, area: float) -> float:
+    """Time of a chunk of so many tokens and so much area."""
+    before = area / tokens - tokens / 2
+    if before >= 0:
+        return chunks.one(tokens, before)
+    share: float = area / area_of(tokens, 0)
+    return chunks.one(tokens, 0) * share

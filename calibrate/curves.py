@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ class Line:
         """`nodes` rise. Raises ValueError where they do not, or there are none."""
         self.nodes = [float(node) for node in nodes]
         self.times = [float(time) for time in times]
-        if not self.nodes or any(b <= a for a, b in zip(self.nodes, self.nodes[1:], strict=False)):
+        if not self.nodes or any(b <= a for a, b in pairwise(self.nodes)):
             raise ValueError("nodes must rise")
         self.last = self.nodes[-1]
         if tail is None:
@@ -63,6 +64,16 @@ class Line:
         piece = nodes.searchsorted(x, side="right")
         priced: Floats = times[piece] + slopes[piece] * (x - at[piece])
         return priced
+
+    def in_tiles(self, tile: int) -> Line:
+        """Of whole tiles: behind a node it is at once the time of the next multiple of `tile`, or
+        of the next node where that comes first; from there on straight as before."""
+        steps: dict[float, float] = {}
+        for node, following in pairwise(self.nodes):
+            full = min(following, (node // tile + 1) * tile)
+            steps |= {min(node + 1, full): self.at(full), full: self.at(full)}
+        points = sorted((steps | dict(zip(self.nodes, self.times, strict=True))).items())
+        return Line([node for node, _ in points], [time for _, time in points], tail=self.tail)
 
     def scaled(self, factor: float) -> Line:
         """So many times as much everywhere."""

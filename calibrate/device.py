@@ -29,6 +29,7 @@ class Device:
     """Total memory as CUDA reports it, less than the nameplate says."""
     nameplate_gb: int
     multiprocessors: int
+    l2_bytes: int
     bandwidth_bytes_per_s: float
     bf16_flop_per_s: float
     fp8_flop_per_s: float | None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrate.steptime import chunks_of, decodes_of, line_of, mixing_of
+from calibrate.mixing import mixing_of
 from calibrate.table import Points, Table
+from calibrate.table_curves import chunks_of, decodes_of, line_of
 from calibrate.table_schema import OPERATORS
 from calibrate.table_seen import REGIONS, region_of
 
@@ -33,7 +34,8 @@ def leave_one_out(table: Table) -> pd.DataFrame:
 
     `axis` says what was left out: a point along it, or (batch, chunk) all points of one value
     of it; points at the ends are not, since nothing stands behind them. `held out` are the
-    points of split `check`, guessed from all others. Columns: operator, variant, axis, region
+    points of split `check`, guessed from all others, and those of further grids of mixed calls,
+    guessed from the first. Columns: operator, variant, axis, region
     (of the axis; of context or tokens for what is held out), points, median and p90 of the
     absolute error, worst, and bias (mean error). The table is of one model, GPU count and
     dtype (`Table.select`).
@@ -95,7 +97,10 @@ def _whole(points: Points, outer: str) -> Iterator[_Guess]:
 
 
 def _hold_out(table: Table) -> Iterator[_Guess]:
-    mixed = mixed_guesser(table)
+    mixed = mixed_guesser(table, grids=1)
+    if mixed is not None:
+        for points in table.of("attention_mixed")[1:]:
+            yield from _held_out(points, _errors(mixed, points))
     for operator in OPERATORS:
         fitted = {points.variant: points for points in table.of(operator)}
         for points in table.of(operator, split="check"):
@@ -105,15 +110,19 @@ def _hold_out(table: Table) -> Iterator[_Guess]:
                 guess = guesser(fitted[points.variant])
             else:
                 continue
-            size = points.axes[OPERATORS[operator].axes[-1]].tolist()
-            for x, error in zip(size, _errors(guess, points), strict=True):
-                yield _Guess(operator, points.variant, HELD_OUT, region_of(x), error)
+            yield from _held_out(points, _errors(guess, points))
 
 
-def mixed_guesser(table: Table) -> Callable[..., float] | None:
-    """The time of one mixed call at (chunk, its context, batch, context); None where the
-    table has none."""
-    mixing = mixing_of(table)
+def _held_out(points: Points, errors: Iterable[float]) -> Iterator[_Guess]:
+    size = points.axes[OPERATORS[points.operator].axes[-1]].tolist()
+    for x, error in zip(size, errors, strict=True):
+        yield _Guess(points.operator, points.variant, HELD_OUT, region_of(x), error)
+
+
+def mixed_guesser(table: Table, *, grids: int | None = None) -> Callable[..., float] | None:
+    """The time of one mixed call at (chunk, its context, batch, context), from the table's first
+    `grids` of them or from all; None where it has none."""
+    mixing = mixing_of(table, grids=grids)
     if mixing is None:
         return None
     prefill = guesser(table.of("attention_prefill")[0])

@@ -17,7 +17,7 @@ from calibrate.measure.statistics import NOISY, deviation, spread
 from calibrate.step_fit import FEWEST_STEPS
 from calibrate.table import Provenance, Table
 from calibrate.table_peak import Peak, device_of, share_of_peak
-from calibrate.table_schema import OPERATORS, TableError
+from calibrate.table_schema import OPERATORS, TILE, TableError
 
 _CACHES = {"fp8_e4m3": "fp8"}
 """What tables call the kernels' formats, where it is something else."""
@@ -160,7 +160,7 @@ def _provenance(found: Measurement) -> Provenance:
     skew, clipped = _skew(found)
     notes = [*_notes(found)]
     if clipped:
-        notes.append(f"skew of {clipped} batches outside of 0 to 1, clipped")
+        notes.append(f"skew of {clipped} batches below 0, taken as 0")
     return Provenance(
         source=f"measured by pagesim with {same['provider']} kernels, {same['model']['name']}",
         device=machine["device"],
@@ -170,6 +170,7 @@ def _provenance(found: Measurement) -> Provenance:
         settings=settings,
         notes=tuple(notes),
         skew={"decode": skew} if skew else {},
+        tile=1 if machine["device"].startswith("cpu") else TILE,
     )
 
 
@@ -199,9 +200,9 @@ def _notes(found: Measurement) -> Iterator[str]:
 
 
 def _skew(found: Measurement) -> tuple[tuple[tuple[int, float], ...], int]:
-    """By number of decodes: how far those of contexts spread from 0 to twice the mean lie
-    between decodes of the mean and of twice the mean; the best fit over means and KV formats.
-    And how many of these shares had to be clipped to 0 .. 1."""
+    """By number of decodes: how many ns those of contexts spread from 0 to twice the mean take
+    beyond decodes of the mean, for each token that the longest has beyond it; the best fit,
+    relatively, over means and KV formats. And how many were below 0, which is taken for 0."""
     decodes = {
         (line["kv_format"], line["axes"]["batch"], line["axes"]["context"]): median(
             each["median_ns"] for each in lines
@@ -215,17 +216,16 @@ def _skew(found: Measurement) -> tuple[tuple[tuple[int, float], ...], int]:
         if line["operator"] != SKEW:
             continue
         batch, mean = line["axes"]["batch"], line["axes"]["context"]
-        at_mean = decodes.get((line["kv_format"], batch, mean))
-        at_most = decodes.get((line["kv_format"], batch, 2 * mean))
-        if at_mean is not None and at_most is not None:
-            most = at_most / at_mean - 1
-            seen = median(each["median_ns"] for each in lines) / at_mean - 1
+        mean_ns = decodes.get((line["kv_format"], batch, mean))
+        if mean_ns is not None:
+            beyond = mean / mean_ns
+            longer = median(each["median_ns"] for each in lines) / mean_ns - 1
             total = sums.setdefault(batch, [0.0, 0.0])
-            total[0] += most * seen
-            total[1] += most * most
-    shares = {batch: a / b for batch, (a, b) in sorted(sums.items()) if b}
-    kept = tuple((batch, min(1.0, max(0.0, share))) for batch, share in shares.items())
-    return kept, sum(not 0 <= share <= 1 for share in shares.values())
+            total[0] += beyond * longer
+            total[1] += beyond * beyond
+    slopes = {batch: a / b for batch, (a, b) in sorted(sums.items())}
+    kept = tuple((batch, max(0.0, slope)) for batch, slope in slopes.items())
+    return kept, sum(slope < 0 for slope in slopes.values())
 
 
 def _drop_too_fast(table: Table, found: Measurement) -> Table:

@@ -4,152 +4,23 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrate.attention_curves import (
-    Chunks,
-    ChunksByArea,
-    ChunksByContext,
-    Decodes,
-    Mixing,
-    together,
-)
-from calibrate.curves import Floats, Line, add
-from calibrate.table_schema import COLLECTIVES, OPERATORS, TableError
+from calibrate.attention_curves import area_of, as_one, together
+from calibrate.curves import Floats
+from calibrate.step_parts import Parts
+from calibrate.table_schema import COLLECTIVES
 from sim.latency import LONGEST_STRETCH, Counts, Nanoseconds
 
 if TYPE_CHECKING:
-    from calibrate.table import Points, Table
+    from calibrate.table import Table
     from sim.plan import Plan
 
 _STEPS = np.arange(LONGEST_STRETCH, dtype=np.int64)
-_BY_TOKENS = ("linear", "kv_write", "allreduce")
-_BY_ROWS = ("head", "sampling", "allgather")
 _EVERYWHERE = ("head", "sampling")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """A table of one model, made ready: nanoseconds of a whole step's calls."""
-
-    tokens: Line
-    """Matrices, norms, KV write and all-reduce, over scheduled tokens, and what every step
-    takes."""
-    rows: Line
-    """Output head, sampling and all-gather, over rows of logits."""
-    decodes: Decodes
-    chunks: Chunks
-    mixing: Mixing | None
-    copies: Line | None
-    """Over copied blocks; None where the table has none."""
-    collectives: Mapping[str, float]
-    """The last measured place of all-reduce (tokens) and all-gather (rows), where there are."""
-
-    @classmethod
-    def of(cls, table: Table) -> Parts:
-        """Raises TableError where an operator that every step needs is missing, and for
-        correction factors that are negative or infinite, or belong to no operator."""
-        factors = dict(table.provenance.factors)
-        for operator, factor in factors.items():
-            if operator not in OPERATORS:
-                raise TableError(f"{table.name}: factor of {operator}: found no such operator")
-            if not 0 <= factor < inf:
-                raise TableError(
-                    f"{table.name}: factor of {operator}: found {factor:g}; allowed: 0 or more"
-                )
-
-        def lines(*operators: str) -> list[Line]:
-            return [
-                line_of(points).scaled(points.calls * factors.get(operator, 1.0))
-                for operator in operators
-                for points in table.of(operator)
-            ]
-
-        every_step = Line([1], [table.provenance.step_ns], tail=0.0)
-        matrices = [*lines(*_BY_TOKENS), every_step]
-        if not table.of("linear"):
-            raise TableError(f"{table.name}: found no points of linear; allowed: a whole model's")
-        decode, prefill = _one(table, "attention_decode"), _one(table, "attention_prefill")
-        alone = chunks_of(prefill, factor=prefill.calls * factors.get(prefill.operator, 1.0))
-        running = decodes_of(decode, factor=decode.calls * factors.get(decode.operator, 1.0))
-        copied = lines("block_copy")
-        return cls(
-            tokens=add(matrices),
-            rows=add(lines(*_BY_ROWS)),
-            decodes=running,
-            chunks=alone,
-            mixing=mixing_of(table),
-            copies=add(copied) if copied else None,
-            collectives={
-                operator: max(line.last for line in found)
-                for operator in COLLECTIVES
-                if (found := lines(operator))
-            },
-        )
-
-
-def _one(table: Table, operator: str) -> Points:
-    found = table.of(operator)
-    if len(found) != 1:
-        raise TableError(f"{table.name}: found {len(found)} variants of {operator}; allowed: one")
-    return found[0]
-
-
-def line_of(points: Points) -> Line:
-    """Time of one call over the only axis."""
-    (nodes,) = points.axes.values()
-    order = np.argsort(nodes)
-    return Line(nodes[order].tolist(), points.ns[order].tolist())
-
-
-def decodes_of(points: Points, *, factor: float = 1.0) -> Decodes:
-    """Time of one call, times the factor."""
-    return Decodes(_by(points, "batch", "context", factor))
-
-
-def chunks_of(points: Points, *, factor: float = 1.0) -> Chunks:
-    """Time of one call, times the factor; by area where no context was measured."""
-    lines = _by(points, "chunk", "chunk_context", factor)
-    if points.axes["chunk_context"].any():
-        return ChunksByContext(lines)
-    tokens = sorted(lines)
-    return ChunksByArea(Line(tokens, [lines[n].times[0] for n in tokens]))
-
-
-def _by(points: Points, outer: str, inner: str, factor: float) -> dict[int, Line]:
-    """A line over one axis for each value of the other."""
-    lines = {}
-    for value in np.unique(points.axes[outer]).tolist():
-        here = points.axes[outer] == value
-        order = np.argsort(points.axes[inner][here])
-        nodes, times = points.axes[inner][here][order], factor * points.ns[here][order]
-        lines[value] = Line(nodes.tolist(), times.tolist())
-    return lines
-
-
-def mixing_of(table: Table) -> Mixing | None:
-    """Of its mixed points against its decodes and prefills; None where there are none."""
-    found = table.of("attention_mixed")
-    if not found:
-        return None
-    points = _one(table, "attention_mixed")
-    decodes = decodes_of(_one(table, "attention_decode"))
-    chunks = chunks_of(_one(table, "attention_prefill"))
-    columns = list(points.axes.values())
-    apart = [
-        chunks.one(q, c) + decodes.row(n).at(n * context)
-        for q, c, n, context in zip(*(column.tolist() for column in columns), strict=True)
-    ]
-    grid = [np.unique(column) for column in columns]
-    factors = np.full([len(axis) for axis in grid], np.nan)
-    at = tuple(np.searchsorted(axis, column) for axis, column in zip(grid, columns, strict=True))
-    factors[at] = points.ns / np.array(apart)
-    return Mixing([axis.tolist() for axis in grid], factors)
 
 
 class StepTime:
@@ -157,10 +28,11 @@ class StepTime:
 
     Matrices by scheduled tokens (padded to a captured size where a step has nothing but
     decodes and sizes are given), output head and sampling by rows of logits (one per chunk
-    and decode), attention of the decodes by their number and the sum of their contexts,
-    attention of the chunks as of one chunk of their tokens and area, both in one call by the
-    table's mixed points (apart where it has none), block copies by blocks. A chunk of one
-    token is a decode.
+    and decode), attention of the decodes by their number, the sum of their contexts and how
+    far the longest exceeds their mean, attention of the chunks as of one chunk of their tokens
+    and area, both in one call by the table's mixed points (where it has none: as chunks of whole
+    blocks of queries, if the kernel's are known, else apart), block copies by blocks. A chunk
+    of one token is a decode.
 
     `front_end_ns` of a request is the config's. Raises TableError for a table that is not of
     one model, or lacks what a step needs.
@@ -186,9 +58,11 @@ class StepTime:
         self.source = f"{told.source}, on {told.device}; host {host_ns} ns a step"
         self.notes = (*told.notes, *_list_gaps(table, self.parts))
         self._captured = sorted(set(capture_sizes))
+        (cache,) = {*table.points["kv_dtype"].unique().to_pylist()} - {None}
+        self._query_block = told.query_blocks.get(cache, 0)
         known: Mapping[str, tuple[tuple[int, float], ...]] = told.skew if skew else {}
-        self._skew = _share_of(known.get("decode"))
-        self._mixed_skew = _share_of(known.get("mixed"))
+        self._skew = _skew_of(known.get("decode"), calls=self.parts.decode_calls)
+        self._mixed_skew = _skew_of(known.get("mixed"), calls=self.parts.decode_calls)
         self._skewed = bool(known)
 
     def durations(self, plan: Plan, k: int) -> list[int]:
@@ -219,17 +93,17 @@ class StepTime:
                 for j in range(k)
             ]
         row = parts.decodes.row(n)
-        share = self._skew(n)
+        slope = self._skew(self._graph(n))
         if k == 1:  # the same arithmetic, without an array of one
             step_ns = row.at(context)
-            if share:
-                step_ns += share * (row.at(n * max(longest, members)) - step_ns)
+            if slope:
+                step_ns += slope * (max(longest, members) - context / n)
             return [self.host_ns + round(fixed + step_ns)]
         steps = _STEPS[:k]
-        steps_ns = row.at_many(context + growing * steps)
-        if share:
-            most = row.at_many(n * np.maximum(longest, members + longer * steps))
-            steps_ns += share * (most - steps_ns)
+        contexts = context + growing * steps
+        steps_ns = row.at_many(contexts)
+        if slope:
+            steps_ns += slope * (np.maximum(longest, members + longer * steps) - contexts / n)
         whole: list[int] = (self.host_ns + np.rint(fixed + steps_ns).astype(np.int64)).tolist()
         return whole
 
@@ -238,26 +112,33 @@ class StepTime:
         parts, tokens = self.parts, n
         if prefills:
             tokens += sum(chunk for chunk, _ in prefills)
-        elif self._captured and tokens <= self._captured[-1]:
-            tokens = self._captured[bisect_left(self._captured, tokens)]
+        else:
+            tokens = self._graph(n)
         fixed = parts.tokens.at(tokens) + parts.rows.at(n + len(prefills))
         if copies and parts.copies is not None:
             fixed += parts.copies.at(copies)
         return fixed
 
+    def _graph(self, n: int) -> int:
+        """The captured size that n decodes run in, or n."""
+        sizes = self._captured
+        return sizes[bisect_left(sizes, n)] if sizes and n <= sizes[-1] else n
+
     def _price_mixed(self, prefills: list[tuple[int, int]], n: int) -> Callable[[int, int], float]:
         """Attention of these chunks and n decodes, over (sum, longest) of the contexts."""
-        parts = self.parts
+        parts, block = self.parts, self._query_block
+        if block and parts.mixing is None:
+            queries = sum(tokens for tokens, _ in prefills) + block * n
+            tokens = min(queries, int(parts.chunks.largest))
+            area = sum(area_of(*prefill) for prefill in prefills)
+            return lambda context, _: as_one(parts.chunks, tokens, area + block * context)
         alone, chunk, before = together(parts.chunks, prefills)
-        row, mixing, share = parts.decodes.row(n), parts.mixing, self._mixed_skew(n)
-
-        def at(context: float) -> float:
-            apart = alone + row.at(context)
-            return apart if mixing is None else apart * mixing.at(chunk, before, n, context / n)
+        row, mixing, slope = parts.decodes.row(n), parts.mixing, self._mixed_skew(n)
 
         def price(context: int, longest: int) -> float:
-            mean = at(context)
-            return mean + share * (at(n * longest) - mean) if share else mean
+            apart, mean = alone + row.at(context), context / n
+            alike = apart if mixing is None else apart * mixing.at(chunk, before, n, mean)
+            return alike + slope * (longest - mean) if slope else alike
 
         return price
 
@@ -303,13 +184,11 @@ def _list_gaps(table: Table, parts: Parts) -> Iterator[str]:
         yield f"mixed points missing from the grid, priced as apart: {parts.mixing.filled:,}"
 
 
-def _share_of(known: tuple[tuple[int, float], ...] | None) -> Callable[[int], float]:
-    """The share by number of decodes: linear between the known ones; 0 of one, or of none
-    known."""
+def _skew_of(known: Sequence[tuple[int, float]] | None, *, calls: float) -> Callable[[int], float]:
+    """ns of a step per token of the longest context beyond the mean, by number of decodes: linear
+    between the known ones; 0 where none are known."""
     if not known:
         return lambda _: 0.0
-    batches, shares = zip(*known, strict=True)
-    line = np.interp(np.arange(batches[-1] + 1), batches, shares).tolist()
-    line[:2] = [0.0] * len(line[:2])
-    last = len(line) - 1
-    return lambda n: float(line[min(n, last)])
+    batches, slopes = zip(*known, strict=True)
+    line = (calls * np.interp(np.arange(batches[-1] + 1), batches, slopes)).tolist()
+    return lambda n: float(line[min(n, batches[-1])])

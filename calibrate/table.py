@@ -43,8 +43,13 @@ class Provenance:
     notes: tuple[str, ...] = ()
     """What was dropped, filled in or modelled on the way; shown with every result."""
     skew: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
-    """How far decodes of mixed length lie between the time of their mean context (0) and that
-    of the longest (1): (batch, share) in rising order, for `decode` and `mixed` steps."""
+    """What one call takes longer for each token by which the longest context exceeds the mean:
+    (batch, ns) in rising order, for `decode` and `mixed` steps."""
+    query_blocks: Mapping[str, int] = field(default_factory=dict)
+    """Queries that attention computes at a time, by KV dtype: where the table has no mixed calls,
+    a call with chunks takes each decode for so many. Without: decodes cost what they do alone."""
+    tile: int = 1
+    """Tokens that matrices are computed in; between measured counts their times rise in steps."""
     factors: Mapping[str, float] = field(default_factory=dict)
     """Corrections fitted on whole steps: what to multiply an operator's times with."""
     step_ns: float = 0.0
@@ -239,10 +244,13 @@ def _read_provenance(path: Path, metadata: bytes) -> Provenance:
         stored = json.loads(metadata)
         found = stored.pop("format", None)
         if found != FORMAT:
-            raise TableError(f"{path}: found table format {found}; allowed: {FORMAT}")
+            raise TableError(
+                f"{path}: found table format {found}; allowed: {FORMAT}, as `pagesim calibrate"
+                " import` and `convert` make it of what was measured"
+            )
         stored["notes"] = tuple(stored["notes"])
         stored["skew"] = {
-            kind: tuple((int(batch), float(share)) for batch, share in pairs)
+            kind: tuple((int(batch), float(ns)) for batch, ns in pairs)
             for kind, pairs in stored["skew"].items()
         }
         told = Provenance(**stored)
@@ -261,13 +269,15 @@ def _check_provenance(told: Provenance) -> None:
             raise ValueError(f"{name} is no text")
     if not all(isinstance(note, str) for note in told.notes):
         raise ValueError("notes are no texts")
-    for name in ("versions", "settings", "factors", "residuals"):
+    for name in ("versions", "settings", "factors", "residuals", "query_blocks"):
         if not isinstance(getattr(told, name), dict):
             raise ValueError(f"{name} are no mapping")
     numbers = [*told.factors.values(), *told.residuals.values(), told.step_ns]
-    numbers += [share for pairs in told.skew.values() for _, share in pairs]
+    numbers += [ns for pairs in told.skew.values() for _, ns in pairs]
     if not all(isinstance(each, int | float) and isfinite(each) for each in numbers):
         raise ValueError("factors, step_ns, residuals or skew hold no finite numbers")
+    if not all(isinstance(n, int) and n > 0 for n in (told.tile, *told.query_blocks.values())):
+        raise ValueError("tile or query_blocks are no whole numbers above 0")
 
 
 def _strings(values: Iterable[str]) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 
 from calibrate.curves import add
 from calibrate.leave_one_out import guesser, mixed_guesser
-from calibrate.steptime import line_of
+from calibrate.table_curves import line_of
 from calibrate.table_schema import OPERATORS, SHAPE
 from calibrate.table_seen import Seen
 

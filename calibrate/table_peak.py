@@ -12,8 +12,8 @@ from calibrate.attention_curves import area_of
 from calibrate.curves import Floats, add
 from calibrate.device import Device, DeviceError, load_device
 from calibrate.model import ModelError, load_model
-from calibrate.steptime import line_of
 from calibrate.table import shape_of
+from calibrate.table_curves import line_of
 from calibrate.table_schema import COLLECTIVES, SHAPE
 from calibrate.table_seen import Seen, frames_of, points_of
 

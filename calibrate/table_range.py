@@ -12,7 +12,7 @@ from calibrate.attention_curves import ChunksByArea
 from calibrate.curves import SLACK
 
 if TYPE_CHECKING:
-    from calibrate.steptime import Parts
+    from calibrate.step_parts import Parts
 
 Columns = Mapping[str, NDArray[np.int64]]
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-FORMAT = 1
-"""To be raised whenever a column changes its meaning; a table of another format is refused."""
+FORMAT = 2
+"""To be raised whenever a column or a key of the metadata changes its meaning; a table of another
+format is refused."""
+
+TILE = 16
+"""Tokens that a GPU's matrix units take at a time (rows of an MMA instruction)."""
 
 
 class TableError(ValueError):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from calibrate.attention_curves import area_of
 from calibrate.curves import Floats
-from calibrate.steptime import Parts
+from calibrate.step_parts import Parts
 from calibrate.table import Table
 from calibrate.table_compare import Kind
 from calibrate.table_peak import Peak, share_of_peak

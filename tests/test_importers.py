@@ -11,9 +11,12 @@ import pandas as pd
 import pytest
 
 from calibrate.device import load_device
+from calibrate.importers.aic_attention import cool
 from calibrate.importers.aic_wheel import DISTRIBUTION
 from calibrate.importers.aiconfigurator import import_aiconfigurator
+from calibrate.importers.flash_attention import find_splits_to
 from calibrate.importers.llmservingsim import import_llmservingsim
+from calibrate.importers.profile_skew import _step_at
 from calibrate.importers.vidur import import_vidur
 from calibrate.model import Model, load_model
 from calibrate.steptime import StepTime
@@ -73,20 +76,71 @@ def test_llmservingsim_by_hand(tmp_path: Path) -> None:
     dense, rows = (32 * 8 + 2) * 1.01, 2 * 6
     assert clock.alone(15, 1) == round(1e3 * (dense + rows + 32 * 8))
     assert clock.alone(32, 16) == round(1e3 * ((32 * 8 + 2) * 1.16 + rows + 32 * 30))
-    # Points of a grid take part in mixed steps, others are kept aside.
-    (check,) = table.of("attention_mixed", split="check")
-    assert (check.axes["context"].tolist(), check.ns.tolist()) == ([24], [90_000.0])
+    # Points between those of the first grid refine it.
+    _, between = table.of("attention_mixed")
+    assert (between.axes["context"].tolist(), between.ns.tolist()) == ([24], [90_000.0])
+    mixed = clock.durations(plan_of(decodes=[24, 24], chunks=[(32, 16)]), 1)[0]
+    assert mixed == round(1e3 * ((32 * 8 + 2) * 1.18 + 2 * 8 + 32 * 90))
     mixed = clock.durations(plan_of(decodes=[16, 16], chunks=[(32, 16)]), 1)[0]
     assert mixed == round(1e3 * ((32 * 8 + 2) * 1.18 + 2 * 8 + 32 * 80))
 
 
 def test_llmservingsim_skew(tmp_path: Path) -> None:
     folder = llmservingsim(tmp_path)
-    rows = ["pure,2,10,20,12.5", "pure,2,100,200,125", "pure,4,10,20,5", "mixed,2,10,20,40"]
-    text = "\n".join(["regime,n,t_mean_us,t_max_us,t_skew_us", *rows]) + "\n"
+    # Sums over three repetitions: two decodes of 24 tokens take 11 us.
+    rows = ["pure,2,24,40,33,41.25", "pure,4,12,40,60,50", "mixed,2,24,40,66,99"]
+    text = "\n".join(["regime,n,kv_mean,kv_big,t_mean_us,t_skew_us", *rows]) + "\n"
     (folder / "tp1" / "skew.csv").write_text(text)
     skew = import_llmservingsim(folder, LLAMA).provenance.skew
-    assert skew == {"decode": ((2, pytest.approx(0.25)), (4, 0.0)), "mixed": ((2, 1.0),)}
+    slope = pytest.approx(0.25 * 11_000 / 16)
+    assert skew == {"decode": ((2, slope), (4, 0.0)), "mixed": ((2, pytest.approx(687.5)),)}
+    (folder / "tp1" / "skew.csv").write_text(text.replace("pure", "none"))
+    with pytest.raises(TableError, match=r"skew\.csv: found no rows of regime pure"):
+        import_llmservingsim(folder, LLAMA)
+
+
+def test_decodes_measured_in_l2_are_taken_from_the_line_of_others() -> None:
+    def points(batch: int, *pairs: tuple[int, float]) -> list[dict[str, object]]:
+        common = {"kv_dtype": "fp8", "batch": batch}
+        return [{**common, "context": context, "median_ns": ns} for context, ns in pairs]
+
+    # Twice 64 bytes of L2 hold 16 tokens of 8 bytes: two sequences of 8, less one token.
+    warm = points(2, (12, 50.0), (2, 9.0), (16, 60.0), (4, 31.0), (8, 40.0))
+    lone = points(1, (2, 5.0), (16, 90.0))
+    cooled, changed = cool([*warm, *lone], l2_bytes=64, token_bytes={"fp8": 8})
+    found = [(point["context"], point["median_ns"], point.get("flags")) for point in cooled]
+    assert found[:5] == [
+        (2, 25, "l2_warm"),
+        (4, 31, None),
+        (8, 40, None),
+        (12, 50, None),
+        (16, 60, None),
+    ]
+    assert (found[5:], changed) == ([(2, 5, None), (16, 90, None)], 1)
+
+
+def test_decodes_are_split_up_to_a_batch() -> None:
+    assert find_splits_to("RTX PRO 6000", 8) == 37  # 37 x 8 < 0.8 x 2 x 188 <= 38 x 8
+    assert find_splits_to("RTX PRO 6000", 4) == 75
+    assert find_splits_to("a GPU", 8) is None
+    skew = ((8, 0.5), (32, 1.5), (64, 14.0))
+    assert _step_at(37, skew) == ((8, 0.5), (32, 1.5), (37, 1.5), (38, 14.0), (64, 14.0))
+    assert _step_at(32, skew) == ((8, 0.5), (32, 1.5), (33, 14.0), (64, 14.0))
+    assert _step_at(64, skew) == _step_at(7, skew) == skew
+
+
+@needs_shared
+@pytest.mark.parametrize(("tp", "splits_to"), [(1, 37), (2, 75)])
+def test_whole_sequences_pay_for_their_longest(tp: int, splits_to: int) -> None:
+    """Next to nothing up to the last batch that is split, 14 ns a token behind it; in calls with
+    chunks, which never split decodes, at every batch."""
+    skew = import_llmservingsim(PROFILE, LLAMA, tensor_parallel_size=tp).provenance.skew
+    split, whole = (
+        [ns for n, ns in skew["decode"] if (n <= splits_to) == below] for below in (True, False)
+    )
+    assert max(split) < 3
+    assert all(7 < ns < 16 for ns in whole)
+    assert all(10 < ns < 21 for _, ns in skew["mixed"])
 
 
 @pytest.mark.parametrize(
@@ -172,9 +226,10 @@ def aiconfigurator(folder: Path, *, kv_heads: int = 8) -> Path:
     heads = {"num_heads": 32, "num_key_value_heads": kv_heads, "head_dim": 128, "beam_width": 1}
     context = [
         {**heads, "batch_size": b, "isl": n, "step": 0, "kv_cache_dtype": kv, "latency": b * n / 8}
+        | {"kernel_source": kernel}
         for b in (1, 2)
         for n in (1, 100)
-        for kv in ("bfloat16", "fp8")
+        for kv, kernel in (("bfloat16", "vllm_flash_attn_fa2"), ("fp8", "vllm_triton_attn"))
     ]
     generation = [
         {**heads, "batch_size": b, "isl": 1, "step": c - 1, "kv_cache_dtype": kv, "latency": b * c}
@@ -221,6 +276,7 @@ def test_aiconfigurator_by_hand(tmp_path: Path) -> None:
         assert clock.alone(context, tokens) == pytest.approx(1e6 * expected, rel=1e-9)
     assert decode_ns(clock, batch=2, context=32) > 32 * 64 * 1e6
     assert "vLLM 0.24.0" in clock.source
+    assert table.provenance.query_blocks == {"bfloat16": 64}
 
 
 def test_aiconfigurator_dtypes_and_two_gpus(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from calibrate.attention_curves import (
     ChunksByArea,
     ChunksByContext,
     Decodes,
-    Mixing,
     together,
 )
 from calibrate.curves import Line, add
+from calibrate.mixing import Mixing
 from tests.latency_tables import BATCHES, BEFORE, CHUNKS, CONTEXTS, decode_ns, prefill_ns
 
 DECODES = Decodes({n: Line(CONTEXTS, [decode_ns(n, c) for c in CONTEXTS]) for n in BATCHES})
@@ -35,6 +35,24 @@ def test_line_by_hand() -> None:
     line = Line([10, 20, 40], [100, 200, 300])
     assert [line.at(x) for x in (1, 10, 15, 20, 30, 40)] == [100, 100, 150, 200, 250, 300]
     assert line.at(80) == 600  # at the last point's rate, not at the last piece's slope
+
+
+def test_a_line_in_tiles_by_hand() -> None:
+    line = Line([1, 16, 64, 68], [100, 115, 163, 183]).in_tiles(16)
+    told = {1: 100, 2: 115, 16: 115, 17: 131, 32: 131, 33: 132, 64: 163, 65: 183, 68: 183}
+    assert {x: line.at(x) for x in told} == told
+
+
+@given(line=lines, x=st.integers(0, 10_000), tile=st.integers(1, 64))
+def test_a_line_in_tiles_keeps_its_nodes(line: Line, x: int, tile: int) -> None:
+    tiled = line.in_tiles(tile)
+    assert [tiled.at(node) for node in line.nodes] == line.times
+    assert tiled.at(2 * line.last + x) == line.at(2 * line.last + x)
+    known = {node % tile for node in line.nodes} == {0}
+    if known and line.nodes[0] <= x <= line.last:
+        beyond = max(node for node in line.nodes if node <= x)
+        if beyond < x <= beyond + tile:
+            assert tiled.at(x) == pytest.approx(line.at(beyond + tile))
 
 
 @pytest.mark.parametrize("nodes", [[], [3, 2], [2, 2]])
@@ -161,6 +179,16 @@ def test_mixing_agrees_with_scipy(point: tuple[float, ...]) -> None:
     inside = [min(max(x, axis[0]), axis[-1]) for x, axis in zip(point, axes, strict=True)]
     expected = RegularGridInterpolator(axes, grid)(inside)[0]
     assert Mixing(axes, grid).at(*point) == pytest.approx(expected)
+
+
+def test_a_second_grid_refines_the_contexts_of_the_first() -> None:
+    first = Mixing([(16, 64), (0,), (1,), (16, 64)], np.full([2, 1, 1, 2], 2.0))
+    second = np.array([3.0, 4.0, 6.0, np.nan]).reshape(2, 1, 1, 2)
+    mixing = first.refined([(16, 48), (0,), (1,), (32, 64)], second)
+    # Half as much again at a context of 32, three times as much for a chunk of 48 and more; where
+    # the first grid has points it is right.
+    assert [mixing.at(chunk, 0, 1, 32) for chunk in (16, 48, 64)] == [3.0, 5.0, 6.0]
+    assert [mixing.at(16, 0, 1, context) for context in (16, 24, 48, 64)] == [2.0, 2.5, 2.5, 2.0]
 
 
 def test_what_was_not_measured_mixed_mixes_for_nothing() -> None:

@@ -25,6 +25,8 @@ FULL = Provenance(
     settings={"seed": 7},
     notes=("one", "two"),
     skew={"decode": ((2, 0.25), (8, 0.5))},
+    query_blocks={"bfloat16": 64},
+    tile=16,
     factors={"linear": 1.25},
     step_ns=12.5,
     residuals={"p50": 0.01},
@@ -159,9 +161,9 @@ def altered(path: Path, *, metadata: str | None = None, drop: str | None = None)
 
 def test_tables_that_are_damaged(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
-    assert "found table format 99; allowed: 1" in refusal(altered(path, metadata='{"format": 99}'))
+    assert "found table format 99; allowed: 2" in refusal(altered(path, metadata='{"format": 99}'))
     assert "its provenance is damaged" in refusal(altered(path, metadata="{"))
-    assert "its provenance is damaged" in refusal(altered(path, metadata='{"format": 1}'))
+    assert "its provenance is damaged" in refusal(altered(path, metadata='{"format": 2}'))
     assert "column tokens: found none; allowed: int64" in refusal(altered(path, drop="tokens"))
     altered(path)
     path.write_bytes(path.read_bytes()[:-100])
@@ -176,6 +178,8 @@ def test_tables_that_are_damaged(tmp_path: Path) -> None:
         ({"factors": [1]}, "factors are no mapping"),
         ({"skew": {"decode": ((2, float("nan")),)}}, "no finite numbers"),
         ({"step_ns": float("inf")}, "no finite numbers"),
+        ({"tile": 0}, "tile or query_blocks are no whole numbers above 0"),
+        ({"query_blocks": {"fp8": 0.5}}, "tile or query_blocks are no whole numbers above 0"),
         ({"notes": (1,)}, "notes are no texts"),
         ({"device": None}, "device is no text"),
     ],

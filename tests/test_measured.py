@@ -156,15 +156,14 @@ def test_skew_by_hand(tmp_path: Path) -> None:
     table = table_of(
         tmp_path,
         *decode(8, 256, 1e5),
-        *decode(8, 512, 2e5),
         *skewed(8, 1.25e5),
         *decode(32, 256, 4e5),
-        *decode(32, 512, 8e5),
         *skewed(32, 3e5),
         *skewed(128, 9e9),
     )
-    assert table.provenance.skew == {"decode": ((8, 0.25), (32, 0.0))}
-    assert "skew of 1 batches outside of 0 to 1, clipped" in table.provenance.notes
+    # 25 us for 256 tokens beyond the mean; and one that was faster; and one without its mean.
+    assert table.provenance.skew == {"decode": ((8, pytest.approx(2.5e4 / 256)), (32, 0.0))}
+    assert "skew of 1 batches below 0, taken as 0" in table.provenance.notes
 
 
 @pytest.mark.parametrize(

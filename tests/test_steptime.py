@@ -29,12 +29,13 @@ from tests.latency_tables import (
 from tests.test_roofline import plan_of
 
 LAYERS = LLAMA.layers
-SKEW = {"decode": ((2, 0.5), (4, 0.25)), "mixed": ((2, 1.0), (4, 0.75))}
+SKEW = {"decode": ((2, 5.0), (4, 2.5)), "mixed": ((2, 10.0), (4, 7.5))}
 PLAIN = StepTime(make_table())
 BY_AREA = StepTime(make_table(contexts=False), host_ns=777)
 MIXED = StepTime(make_table(mixed=True), host_ns=5, capture_sizes=(1, 8, 16))
 SKEWED = StepTime(make_table(mixed=True, told=replace(TOLD, skew=SKEW)), capture_sizes=(4,))
-CLOCKS = [PLAIN, BY_AREA, MIXED, SKEWED]
+BLOCKWISE = StepTime(make_table(told=replace(TOLD, query_blocks={"bfloat16": 64})))
+CLOCKS = [PLAIN, BY_AREA, MIXED, SKEWED, BLOCKWISE]
 
 contexts = st.lists(st.integers(1, 40_000), max_size=8)
 chunks = st.lists(st.tuples(st.integers(0, 20_000), st.integers(1, 4096)), max_size=4)
@@ -96,27 +97,53 @@ def test_decodes_alone_are_padded_to_captured_sizes() -> None:
         assert step_ns(clock, **plan) == step_ns(PLAIN, **plan)  # type: ignore[arg-type]
 
 
-def test_skew_lies_between_mean_and_longest() -> None:
+def test_skew_is_paid_for_the_longest_beyond_the_mean() -> None:
     mean = fixed_ns(4, 4) + LAYERS * decode_ns(4, 1000)
-    longest = fixed_ns(4, 4) + LAYERS * decode_ns(4, 2500)
-    assert step_ns(SKEWED, decodes=[500, 500, 500, 2500]) == round(0.75 * mean + 0.25 * longest)
-    # Of three decodes 0.375, halfway between two and four.
+    assert step_ns(SKEWED, decodes=[500, 500, 500, 2500]) == round(mean + LAYERS * 2.5 * 1500)
+    # Of three decodes 3.75 ns, halfway between two and four; in a graph of four as of four.
+    mean = step_ns(PLAIN, decodes=[1000] * 3)
     three = step_ns(StepTime(SKEWED.table), decodes=[500, 500, 2000])
-    low, high = (step_ns(PLAIN, decodes=[context] * 3) for context in (1000, 2000))
-    assert three == pytest.approx(0.625 * low + 0.375 * high, abs=1)
+    assert three == pytest.approx(mean + LAYERS * 3.75 * 1000, abs=1)
+    in_graph = step_ns(SKEWED, decodes=[500, 500, 2000]) - step_ns(SKEWED, decodes=[1000] * 3)
+    assert in_graph == pytest.approx(LAYERS * 2.5 * 1000, abs=1)
+    factors = {"attention_decode": 2.0}
+    twice = StepTime(replace(SKEWED.table, provenance=replace(TOLD, skew=SKEW, factors=factors)))
+    alike, apart = (step_ns(twice, decodes=each) for each in ([1000] * 3, [500, 500, 2000]))
+    assert apart - alike == pytest.approx(2 * LAYERS * 3.75 * 1000, abs=1)
     assert step_ns(SKEWED, decodes=[900]) == round(
         LAYERS * linear_ns(4) + head_ns(1) + LAYERS * decode_ns(1, 900)
     )
     unskewed = StepTime(SKEWED.table, skew=False)
-    assert step_ns(unskewed, decodes=[500, 500, 500, 2500]) == round(mean)
+    alike = step_ns(unskewed, decodes=[1000] * 4)
+    assert step_ns(unskewed, decodes=[500, 500, 500, 2500]) == alike
 
 
 def test_skew_of_a_mixed_step() -> None:
     plan = {"decodes": [500, 500, 500, 2500], "chunks": [(0, 512)]}
-    mean, longest = (
-        fixed_ns(516, 5) + LAYERS * mixed_ns(512, 0, 4, context) for context in (1000, 2500)
-    )
-    assert step_ns(SKEWED, **plan) == pytest.approx(0.25 * mean + 0.75 * longest, abs=1)  # type: ignore[arg-type]
+    mean = fixed_ns(516, 5) + LAYERS * mixed_ns(512, 0, 4, 1000)
+    assert step_ns(SKEWED, **plan) == pytest.approx(mean + LAYERS * 7.5 * 1500, abs=1)  # type: ignore[arg-type]
+
+
+def test_a_decode_beside_chunks_takes_a_block_of_queries() -> None:
+    # 256 queries behind nothing and four blocks of 64 behind 1,000 tokens, as one chunk.
+    area = 256 * 128 + 4 * 64 * 1000
+    attention = PLAIN.parts.chunks.one(512, area / 512 - 256)
+    plan = {"decodes": [400, 600, 1400, 1600], "chunks": [(0, 256)]}
+    found = step_ns(BLOCKWISE, **plan)  # type: ignore[arg-type]
+    assert found == pytest.approx(fixed_ns(260, 5) + attention, abs=1)
+    assert found != pytest.approx(step_ns(PLAIN, **plan), abs=1)  # type: ignore[arg-type]
+    # Measured mixed calls come first, and decodes alone are no such call.
+    mixed = make_table(mixed=True, told=BLOCKWISE.table.provenance)
+    assert step_ns(StepTime(mixed), **plan) == step_ns(MIXED, **plan) - MIXED.host_ns  # type: ignore[arg-type]
+    assert step_ns(BLOCKWISE, decodes=[1000] * 4) == step_ns(PLAIN, decodes=[1000] * 4)
+
+
+def test_matrices_are_computed_in_whole_tiles() -> None:
+    tiled = StepTime(make_table(told=replace(TOLD, tile=16)))
+    for tokens, paid in ((256, 256), (257, 272), (272, 272), (273, 273), (600, 600), (1030, 1040)):
+        whole = fixed_ns(paid, 1) + PLAIN.parts.chunks.one(tokens, 0)
+        assert step_ns(tiled, chunks=[(0, tokens)]) == pytest.approx(whole, abs=1)
+        assert tiled.alone(0, tokens) == step_ns(tiled, chunks=[(0, tokens)])
 
 
 def test_block_copies() -> None:
@@ -277,7 +304,7 @@ def test_errors_of_points_kept_aside() -> None:
 
 
 def test_chunks_of_one_token_do_not_grow_over_a_stretch() -> None:
-    told = replace(TOLD, skew={"decode": ((2, 0.5),), "mixed": ((2, 0.5),)})
+    told = replace(TOLD, skew={"decode": ((2, 5.0),), "mixed": ((2, 5.0),)})
     clock = StepTime(make_table(told=told))
     for chunks in ([(40, 1), (9000, 1)], [(0, 1), (4, 1), (0, 100)]):
         (step,) = clock.durations(plan_of(chunks=chunks), 1)

@@ -17,6 +17,7 @@ import yaml
 from numpy.typing import NDArray
 
 from calibrate.device import Device
+from calibrate.importers.aic_attention import read_attention
 from calibrate.importers.aic_comm import read_collectives
 from calibrate.importers.aic_wheel import find_systems, newest, read_points, wheel_version
 from calibrate.model import Model
@@ -33,7 +34,6 @@ SYSTEMS = {
 }
 """Our devices, and what the wheel calls them."""
 GEMM_DTYPES = ("bfloat16", "fp8")
-KV_DTYPES = ("bfloat16", "fp8")
 _BYTES = 2
 
 
@@ -86,11 +86,13 @@ def import_aiconfigurator(
     }
     measured, matrices = _read_gemm(tables["gemm"], model, tp, gemm_dtype)
     rows = [*matrices, *_model_elementwise(systems / f"{name}.yaml", model, tp, measured)]
-    rows += _read_attention(tables["attention"].parent, model, tp)
+    attention = read_attention(tables["attention"].parent, model, tp, l2_bytes=device.l2_bytes)
+    rows += attention.rows
     notes = [
         "norms, activation and embedding are modelled from the bytes they move",
         "rotation and KV write were not measured apart from attention, and take no time here",
-        "attention of decodes may be too fast: their caches fitted in L2 where small",
+        "decodes measured on keys and values in L2, taken from the line of larger ones:"
+        f" {attention.warm:,} points",
     ]
     versions = {f"vllm ({family})": file.parent.name for family, file in tables.items()}
     if tp > 1:
@@ -106,6 +108,7 @@ def import_aiconfigurator(
         versions=versions,
         settings={"system": name},
         notes=tuple(notes),
+        query_blocks=attention.query_blocks,
     )
     return Table.of_rows(({**common, **row} for row in rows), name=str(data), provenance=told)
 
@@ -210,39 +213,4 @@ def _model_elementwise(
                 "median_ns": least_ns + byte_ns * _BYTES * numbers * tokens,
                 "bytes": float(_BYTES * numbers * tokens),
                 "flags": "modelled",
-            }
-
-
-def _read_attention(folder: Path, model: Model, tp: int) -> Iterator[dict[str, object]]:
-    wanted = {
-        "num_heads": model.heads // tp,
-        "num_key_value_heads": -(-model.kv_heads // tp),
-        "head_dim": model.key_size,
-        "window_size": 0,
-        "beam_width": 1,
-    }
-    axes = ("batch_size", "isl", "step", "kv_cache_dtype", *list(wanted)[:3])
-    for operator, file in (
-        ("attention_prefill", "context_attention_perf"),
-        ("attention_decode", "generation_attention_perf"),
-    ):
-        frame = read_points(folder / f"{file}.parquet", axes, **wanted)
-        prefill = operator == "attention_prefill"
-        if prefill:
-            frame = frame[(frame["batch_size"] == 1) & (frame["step"] == 0)]
-        keys = ["kv_cache_dtype", "isl" if prefill else "batch_size", "step"]
-        frame = frame[frame["kv_cache_dtype"].isin(KV_DTYPES)]
-        for (cache, outer, step), latency_ms in frame.groupby(keys)["latency"].median().items():
-            point = (
-                {"chunk": int(outer), "chunk_context": 0}
-                if prefill
-                else {"batch": int(outer), "context": int(step) + 1}
-            )
-            yield {
-                "operator": operator,
-                "variant": "attention",
-                "kv_dtype": cache,
-                **point,
-                "calls": model.layers,
-                "median_ns": latency_ms * 1e6,
             }

@@ -7,16 +7,19 @@ on one GPU: dense.csv, per_sequence.csv, attention.csv(.gz) and maybe skew.csv(.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
+from calibrate.importers.flash_attention import find_splits_to
 from calibrate.importers.profile_file import find, need, read_csv
+from calibrate.importers.profile_skew import read_skew
 from calibrate.model import Model
 from calibrate.table import Provenance, Table, shape_of
-from calibrate.table_schema import TableError
+from calibrate.table_curves import decodes_of, only
+from calibrate.table_schema import TILE, TableError
 
 _PER_LAYER = {
     "layernorm": 2,
@@ -31,16 +34,14 @@ _PER_LAYER = {
 _PER_STEP = ("embedding", "final_layernorm")
 _ROWS = {"lm_head": "head", "sampler": "sampling"}
 _AXES = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
-_SKEW = ("n", "t_mean_us", "t_max_us", "t_skew_us")
 
 
 def import_llmservingsim(path: str | Path, model: Model, *, tensor_parallel_size: int = 1) -> Table:
     """The profile of one model and GPU count.
 
-    Attention was measured on two grids (powers of 2, and of 1.5). Mixed calls, which take a
-    whole grid, are interpolated from the first; their points on the second are kept as
-    `check`. The profile has no all-reduce. Raises TableError for a folder that is no such
-    profile, is of another model or GPU count, or lacks an operator.
+    Attention was measured on two grids (powers of 2, and of 1.5), each a variant of the mixed
+    calls, which take whole grids. The profile has no all-reduce. Raises TableError for a folder
+    that is no such profile, is of another model or GPU count, or lacks an operator.
     """
     folder = Path(path)
     meta = _read_meta(find(folder, "meta.yaml"))
@@ -78,9 +79,12 @@ def import_llmservingsim(path: str | Path, model: Model, *, tensor_parallel_size
         },
         settings={"tensor_parallel_size": tensor_parallel_size, "layers_measured": 1},
         notes=("measured in eager mode, kernels alone: without CUDA graphs and launches",),
-        skew=_read_skew(tp),
+        tile=TILE,
     )
-    return Table.of_rows(({**common, **row} for row in rows), name=str(folder), provenance=told)
+    table = Table.of_rows(({**common, **row} for row in rows), name=str(folder), provenance=told)
+    splits_to = find_splits_to(told.device, max(1, model.kv_heads // tensor_parallel_size))
+    skew = read_skew(tp, decodes_of(only(table, "attention_decode")), splits_to=splits_to)
+    return replace(table, provenance=replace(told, skew=skew))
 
 
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
@@ -159,34 +163,11 @@ def _read_attention(folder: Path, layers: int) -> Iterator[dict[str, object]]:
         if batch:
             axes |= {"batch": batch, "context": context}
         kind = "mixed" if chunk and batch else "prefill" if chunk else "decode"
-        on_grid = kind != "mixed" or all(v & (v - 1) == 0 for v in (chunk, before, context))
+        between = kind == "mixed" and any(v & (v - 1) for v in (chunk, before, context))
         yield {
             "operator": f"attention_{kind}",
-            "variant": "attention",
+            "variant": "attention, between" if between else "attention",
             **axes,
             "calls": layers,
             "median_ns": time_us * 1e3,
-            "split": "fit" if on_grid else "check",
         }
-
-
-def _read_skew(folder: Path) -> dict[str, tuple[tuple[int, float], ...]]:
-    """By number of decodes, the share between t_mean and t_max that fits best, relatively."""
-    present = [name for name in ("skew.csv", "skew.csv.gz") if (folder / name).is_file()]
-    if not present:
-        return {}
-    path = folder / present[0]
-    frame = read_csv(path, _SKEW[1:], whole=_SKEW[:1])
-    need(frame, path, ("regime",))
-    shares = {}
-    for kind, regime in (("decode", "pure"), ("mixed", "mixed")):
-        pairs = []
-        for batch, points in frame[frame["regime"] == regime].groupby("n"):
-            mean = points["t_mean_us"].to_numpy()
-            most = points["t_max_us"].to_numpy() / mean - 1
-            seen = points["t_skew_us"].to_numpy() / mean - 1
-            share = float(np.clip(most @ seen / (most @ most), 0, 1)) if most.any() else 0.0
-            pairs.append((int(batch), share))
-        if pairs:
-            shares[kind] = tuple(pairs)
-    return shares

@@ -1,0 +1,102 @@
+"""Attention as aiconfigurator-core measured it: whole prompts, and decodes of equal contexts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from calibrate.importers.aic_wheel import read_points
+from calibrate.importers.flash_attention import QUERY_BLOCK
+from calibrate.model import Model
+
+KV_DTYPES = ("bfloat16", "fp8")
+_FA2 = "vllm_flash_attn_fa2"
+_SURELY_COLD = 2
+"""Times L2 that keys and values must take so that none of them are left in it."""
+
+
+class Attention(NamedTuple):
+    rows: list[dict[str, Any]]
+    warm: int
+    """Decodes of them whose keys and values had been in L2."""
+    query_blocks: dict[str, int]
+
+
+def read_attention(folder: Path, model: Model, tp: int, *, l2_bytes: int) -> Attention:
+    """Of a model's shape on one GPU. Raises TableError for what is missing."""
+    shape = {
+        "num_heads": model.heads // tp,
+        "num_key_value_heads": -(-model.kv_heads // tp),
+        "head_dim": model.key_size,
+    }
+    common = {"variant": "attention", "calls": model.layers}
+    context = _read(folder / "context_attention_perf.parquet", shape)
+    whole = context[(context["batch_size"] == 1) & (context["step"] == 0)]
+    prompts = [
+        {"operator": "attention_prefill", **common, **point, "chunk": chunk, "chunk_context": 0}
+        for point, chunk, _ in _list_points(whole, "isl")
+    ]
+    generation = _read(folder / "generation_attention_perf.parquet", shape)
+    decodes = [
+        {"operator": "attention_decode", **common, **point, "batch": batch, "context": step + 1}
+        for point, batch, step in _list_points(generation, "batch_size")
+    ]
+    numbers = 2 * shape["num_key_value_heads"] * shape["head_dim"]
+    token_bytes = {"bfloat16": 2 * numbers, "fp8": numbers}
+    cold, warm = cool(decodes, l2_bytes=l2_bytes, token_bytes=token_bytes)
+    return Attention([*prompts, *cold], warm, _find_query_blocks(context))
+
+
+def _read(path: Path, shape: Mapping[str, int]) -> Any:
+    axes = ("batch_size", "isl", "step", "kv_cache_dtype", *shape)
+    frame = read_points(path, axes, **shape, window_size=0, beam_width=1)
+    return frame[frame["kv_cache_dtype"].isin(KV_DTYPES)]
+
+
+def _list_points(frame: Any, outer: str) -> Iterator[tuple[dict[str, Any], int, int]]:
+    """(what a row says of it, the outer axis, tokens before it)."""
+    medians = frame.groupby(["kv_cache_dtype", outer, "step"])["latency"].median()
+    for (cache, size, step), latency_ms in medians.items():
+        yield {"kv_dtype": cache, "median_ns": latency_ms * 1e6}, int(size), int(step)
+
+
+def _find_query_blocks(context: Any) -> dict[str, int]:
+    """By KV dtype, where one kernel measured it, and that computes blocks of queries."""
+    if "kernel_source" not in context.columns:
+        return {}
+    kernels = context.groupby("kv_cache_dtype")["kernel_source"].unique()
+    return {cache: QUERY_BLOCK for cache, names in kernels.items() if [*names] == [_FA2]}
+
+
+def cool(
+    points: Iterable[dict[str, Any]], *, l2_bytes: int, token_bytes: Mapping[str, int]
+) -> tuple[list[dict[str, Any]], int]:
+    """Decodes as in a step, where weights and other layers pass through L2 in between, while these
+    were measured over and over on the same keys and values; and how many of them differ.
+
+    Those of a batch that take less than twice L2 cost what the straight line through the two
+    smallest larger ones says, if that is more. `token_bytes`: of one token in one layer, by KV
+    dtype. A batch without two larger points stays as it is.
+    """
+    batches: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for point in points:
+        batches[point["kv_dtype"], point["batch"]].append(point)
+    cooled: list[dict[str, Any]] = []
+    warm = 0
+    for (cache, batch), line in batches.items():
+        line.sort(key=lambda point: int(point["context"]))
+        least = _SURELY_COLD * l2_bytes / (batch * token_bytes[cache])
+        cold = [point for point in line if point["context"] >= least][:2]
+        for point in line:
+            if len(cold) == 2 and point["context"] < least:
+                near, far = cold
+                rate = (far["median_ns"] - near["median_ns"]) / (far["context"] - near["context"])
+                cold_ns = near["median_ns"] - rate * (near["context"] - point["context"])
+                if cold_ns > point["median_ns"]:
+                    cooled.append({**point, "median_ns": cold_ns, "flags": "l2_warm"})
+                    warm += 1
+                    continue
+            cooled.append(point)
+    return cooled, warm
