@@ -10,9 +10,10 @@ from statistics import median
 from typing import Any
 
 from calibrate.correction import Correction, MeasuredStep, fit_correction
+from calibrate.llama_shape import LlamaShape
+from calibrate.measure.errors import MeasureError
 from calibrate.measure.grid import SKEW
 from calibrate.measure.log import read_lines, say_cut
-from calibrate.measure.shape import MeasureError, Shape
 from calibrate.measure.statistics import NOISY, deviation, spread
 from calibrate.step_fit import FEWEST_STEPS
 from calibrate.table import Provenance, Table
@@ -30,7 +31,7 @@ class Measurement:
 
     name: str
     header: dict[str, Any]
-    shape: Shape
+    shape: LlamaShape
     points: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """The lines of each point, one for each pass; likewise of"""
     steps: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -46,7 +47,7 @@ def read_measurement(path: str | Path) -> Measurement:
     try:
         lines = read_lines(path)
         _, header = next(lines)
-        found = Measurement(str(path), header, Shape(**header["same"]["model"]))
+        found = Measurement(str(path), header, LlamaShape(**header["same"]["model"]))
         for number, line in lines:
             _sort_in(found, line, where=f"{path}:{number}")
     except OSError as error:
@@ -134,7 +135,7 @@ def _rows(found: Measurement) -> Iterator[dict[str, object]]:
         }
 
 
-def _flop(line: dict[str, Any], shape: Shape) -> float | None:
+def _flop(line: dict[str, Any], shape: LlamaShape) -> float | None:
     """Of what nothing else tells: a part of `linear`, and the head."""
     if line["operator"] == "head":
         return 2.0 * shape.head_matrix * int(line["axes"]["rows"])
