@@ -152,12 +152,15 @@ class ChunksByArea:
         return self._areas.at_many(area_of(chunk, context))
 
 
-def together(chunks: Chunks, parts: Sequence[tuple[int, int]]) -> tuple[float, int, float]:
-    """Time of (tokens, context) chunks in one call, and the one chunk they are taken for.
+def together(
+    chunks: Chunks, parts: Sequence[tuple[int, int]], *, apart: bool
+) -> tuple[float, int, float]:
+    """Time of (tokens, context) chunks in one step, and the one chunk they are taken for.
 
-    That is the chunk of as many tokens and as much area; its time, in proportion to area
-    where several prompts have less of it than one would. Never less than the longest of them
-    takes by itself.
+    That is the chunk of as many tokens and as much area. Kernels that attend to chunks `apart`,
+    one after another, take the sum of their times. All at once take what the one chunk does,
+    in proportion to area where several prompts have less of it than one would; never less
+    than the longest of them takes by itself.
     """
     if len(parts) == 1:
         ((tokens, context),) = parts
@@ -165,12 +168,14 @@ def together(chunks: Chunks, parts: Sequence[tuple[int, int]]) -> tuple[float, i
     tokens = sum(n for n, _ in parts)
     area = float(sum(area_of(n, c) for n, c in parts))
     context_before = area / tokens - tokens / 2
-    if context_before >= 0:
+    alone = [chunks.one(n, c) for n, c in parts]
+    if apart:
+        time = sum(alone)
+    elif context_before >= 0:
         time = chunks.one(tokens, context_before)
     else:
         time = chunks.one(tokens, 0) * (area / area_of(tokens, 0))
-    longest = max(chunks.one(n, c) for n, c in parts)
-    return max(time, longest), tokens, max(context_before, 0.0)
+    return max(time, *alone), tokens, max(context_before, 0.0)
 
 
 class Mixing:

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from calibrate.correction import Correction, MeasuredStep, fit_correction
+from calibrate.kernels.providers import PROVIDERS
 from calibrate.llama_shape import LlamaShape
 from calibrate.measure.errors import MeasureError
 from calibrate.measure.grid import SKEW
@@ -171,6 +172,7 @@ def _provenance(found: Measurement) -> Provenance:
         settings=settings,
         notes=tuple(notes),
         skew={"decode": skew} if skew else {},
+        chunks_apart=any(each.chunks_apart for each in PROVIDERS if each.name == same["provider"]),
     )
 
 

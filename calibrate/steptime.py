@@ -44,6 +44,7 @@ class Parts:
     """Output head, sampling and all-gather, over rows of logits."""
     decodes: Decodes
     chunks: Chunks
+    chunks_apart: bool
     mixing: Mixing | None
     copies: Line | None
     """Over copied blocks; None where the table has none."""
@@ -83,6 +84,7 @@ class Parts:
             rows=add(lines(*_BY_ROWS)),
             decodes=running,
             chunks=alone,
+            chunks_apart=table.provenance.chunks_apart,
             mixing=mixing_of(table),
             copies=add(copied) if copied else None,
             collectives={
@@ -209,7 +211,8 @@ class StepTime:
                 longest = max(longest, before + 1)
         fixed = self._fixed_ns(n, prefills, copies=len(plan.copies))
         if not n:
-            return [self.host_ns + round(fixed + together(parts.chunks, prefills)[0])] * k
+            attention, *_ = together(parts.chunks, prefills, apart=parts.chunks_apart)
+            return [self.host_ns + round(fixed + attention)] * k
         members, longer = (decodes.context_max if self._skewed else 0, 1) if growing else (0, 0)
         if prefills:
             price = self._price_mixed(prefills, n)
@@ -248,7 +251,7 @@ class StepTime:
     def _price_mixed(self, prefills: list[tuple[int, int]], n: int) -> Callable[[int, int], float]:
         """Attention of these chunks and n decodes, over (sum, longest) of the contexts."""
         parts = self.parts
-        alone, chunk, before = together(parts.chunks, prefills)
+        alone, chunk, before = together(parts.chunks, prefills, apart=parts.chunks_apart)
         row, mixing, share = parts.decodes.row(n), parts.mixing, self._mixed_skew(n)
 
         def at(context: float) -> float:

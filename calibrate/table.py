@@ -45,6 +45,9 @@ class Provenance:
     skew: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     """How far decodes of mixed length lie between the time of their mean context (0) and that
     of the longest (1): (batch, share) in rising order, for `decode` and `mixed` steps."""
+    chunks_apart: bool = False
+    """The kernels attend to one chunk after another: several in a step take the sum of their
+    times."""
     factors: Mapping[str, float] = field(default_factory=dict)
     """Corrections fitted on whole steps: what to multiply an operator's times with."""
     step_ns: float = 0.0
@@ -264,6 +267,8 @@ def _check_provenance(told: Provenance) -> None:
     for name in ("versions", "settings", "factors", "residuals"):
         if not isinstance(getattr(told, name), dict):
             raise ValueError(f"{name} are no mapping")
+    if not isinstance(told.chunks_apart, bool):
+        raise ValueError("chunks_apart is neither true nor false")
     numbers = [*told.factors.values(), *told.residuals.values(), told.step_ns]
     numbers += [share for pairs in told.skew.values() for _, share in pairs]
     if not all(isinstance(each, int | float) and isfinite(each) for each in numbers):

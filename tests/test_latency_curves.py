@@ -127,18 +127,28 @@ def test_a_chunk_cut_in_two_costs_no_more_than_whole(
     chunks: Chunks, q: int, c: int, data: st.DataObject
 ) -> None:
     cut = data.draw(st.integers(1, q - 1))
-    whole, tokens, before = together(chunks, [(q, c)])
-    halves, of_both, before_both = together(chunks, [(cut, c), (q - cut, c + cut)])
+    whole, tokens, before = together(chunks, [(q, c)], apart=False)
+    halves, of_both, before_both = together(chunks, [(cut, c), (q - cut, c + cut)], apart=False)
     assert halves == pytest.approx(whole)
     assert (tokens, before) == (of_both, pytest.approx(before_both))
 
 
 def test_prompts_together_are_priced_by_area_and_no_less_than_the_longest() -> None:
-    price, tokens, before = together(BY_CONTEXT, [(512, 0)] * 4)
+    price, tokens, before = together(BY_CONTEXT, [(512, 0)] * 4, apart=False)
     assert (tokens, before) == (2048, 0)
     assert price == pytest.approx(prefill_ns(2048, 0) / 4)
-    many, *_ = together(BY_CONTEXT, [(16, 0)] * 100)
+    many, *_ = together(BY_CONTEXT, [(16, 0)] * 100, apart=False)
     assert many == prefill_ns(16, 0)
+
+
+def test_chunks_apart_take_the_sum_of_their_times() -> None:
+    parts = [(512, 0), (16, 2048), (300, 40)]
+    price, tokens, before = together(BY_CONTEXT, parts, apart=True)
+    assert price == pytest.approx(sum(prefill_ns(q, c) for q, c in parts))
+    # What they are taken for beside decodes is the same chunk.
+    assert (tokens, before) == together(BY_CONTEXT, parts, apart=False)[1:]
+    one, *_ = together(BY_CONTEXT, [(300, 40)], apart=True)
+    assert one == together(BY_CONTEXT, [(300, 40)], apart=False)[0]
 
 
 def test_mixing_is_linear_in_each_axis_and_ends_at_the_edges() -> None:

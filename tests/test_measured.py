@@ -118,6 +118,7 @@ def test_medians_over_passes_with_their_provenance(tmp_path: Path) -> None:
         "measured in one pass only: 1 points",
         "not corrected: 0 whole steps, 50 are needed",
     )
+    assert not told.chunks_apart
     table.write(tmp_path / "t.parquet")
     assert read_table(tmp_path / "t.parquet").provenance == told
 
@@ -264,6 +265,7 @@ def test_a_small_model_measured_converted_and_used(tmp_path: Path) -> None:
     assert "measured by pagesim with torch kernels, tiny" in done.output
     table = read_table(out).select(load_model("tiny"))
     assert table.provenance.settings["provider"] == "torch"
+    assert table.provenance.chunks_apart
     clock = StepTime(table)
     (short,), (long,) = (clock.durations(plan_of([(0, n)]), 1) for n in (4, 64))
     assert short > 0
