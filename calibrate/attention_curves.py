@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from typing import Any, Protocol
 
 import numpy as np
@@ -158,9 +159,11 @@ def together(
     """Time of (tokens, context) chunks in one step, and the one chunk they are taken for.
 
     That is the chunk of as many tokens and as much area. Kernels that attend to chunks `apart`,
-    one after another, take the sum of their times. All at once take what the one chunk does,
-    in proportion to area where several prompts have less of it than one would; never less
-    than the longest of them takes by itself.
+    one after another, take the sum of their times. All at once take what the one chunk does.
+    Several prompts may have less area than one of all their tokens; then the time is the
+    geometric mean of what it lies between. At least it is that of the one prompt in proportion
+    to area, and of the longest chunk; at most that of the one prompt, and the sum
+    (docs/background/latency-tables.md says how good that is).
     """
     if len(parts) == 1:
         ((tokens, context),) = parts
@@ -174,7 +177,9 @@ def together(
     elif context_before >= 0:
         time = chunks.one(tokens, context_before)
     else:
-        time = chunks.one(tokens, 0) * (area / area_of(tokens, 0))
+        whole = chunks.one(tokens, 0)
+        least = max(whole * (area / area_of(tokens, 0)), *alone)
+        time = sqrt(least * max(least, min(whole, sum(alone))))
     return max(time, *alone), tokens, max(context_before, 0.0)
 
 
