@@ -172,11 +172,10 @@ def _build(deployment: Deployment, shadow: Shadow) -> Simulation:
     simulation = build_simulation(deployment, latency=build_latency(deployment), observers=[shadow])
     (executor,) = simulation.kernels
     runner = executor.runner
-    seats = ENGINE["max_num_seqs"] * ENGINE["max_model_len"] // ENGINE["block_size"]
     pool = empty_pool(
         runner.model,
         runner.pool.format,
-        blocks=seats,
+        blocks=runner.pool.blocks,
         block_size=runner.pool.block_size,
     )
     shadow.use(Runner(runner.model, pool, runner.kernels))

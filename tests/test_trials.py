@@ -76,6 +76,29 @@ def test_random_steps_are_like_the_load() -> None:
     assert kinds == {(True, False), (False, True), (True, True)}
 
 
+def test_random_steps_are_no_larger_than_the_pool() -> None:
+    lengths = [(10, 5), (30, 2)]
+    shadow = Shadow(Shapes(max_num_seqs=6, max_num_batched_tokens=200, lengths=lengths), seed=1)
+    runner = Fake(blocks=20)
+    shadow.use(runner)  # type: ignore[arg-type]
+    shadow.measure(200)
+    held = [[block for row in step.rows for block in row.blocks] for step in runner.steps]
+    assert all(len(blocks) == len(set(blocks)) for blocks in held)
+    assert min(map(len, held)) > 0
+    assert 15 < max(map(len, held)) <= 20
+
+
+def test_random_steps_have_a_pool_of_the_size_of_the_run() -> None:
+    bench = Bench(kernels=TINY, requests=20)
+    config = bench.config("pressure", rate=1.0)
+    shadow = trials._shadow(bench, config)
+    (executor,) = trials._build(resolve(config), shadow).kernels
+    assert shadow._runner is not None
+    pools = shadow._runner.pool, executor.runner.pool
+    assert pools[0] is not pools[1]
+    assert pools[0].blocks == pools[1].blocks == 97
+
+
 def test_the_gate_by_hand() -> None:
     near = trials._gate(100e6, 102e6, 105e6)
     assert near["error_pct"] == pytest.approx(100 * (105 / 101 - 1))
