@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from typing import Any, Protocol
 
 import numpy as np
@@ -152,21 +153,31 @@ class ChunksByArea:
         return self._areas.at_many(area_of(chunk, context))
 
 
-def together(chunks: Chunks, parts: Sequence[tuple[int, int]]) -> tuple[float, int, float]:
-    """Time of (tokens, context) chunks in one call, and the one chunk they are taken for.
+def together(
+    chunks: Chunks, parts: Sequence[tuple[int, int]], *, apart: bool
+) -> tuple[float, int, float]:
+    """Time of (tokens, context) chunks in one step, and the one chunk they are taken for.
 
-    That is the chunk of as many tokens and as much area; its time, in proportion to area
-    where several prompts have less of it than one would. Never less than the longest of them
-    takes by itself.
+    That is the chunk of as many tokens and as much area. Kernels that attend to chunks `apart`,
+    one after another, take the sum of their times. All at once take what the one chunk does.
+    Several prompts may have less area than one of all their tokens; then the time is the
+    geometric mean of what it lies between. At least it is that of the one prompt in proportion
+    to area, and of the longest chunk; at most that of the one prompt, and the sum
+    (docs/background/latency-tables.md says how good that is).
     """
     if len(parts) == 1:
         ((tokens, context),) = parts
         return chunks.one(tokens, context), tokens, float(context)
     tokens = sum(n for n, _ in parts)
     area = float(sum(area_of(n, c) for n, c in parts))
-    longest = max(chunks.one(n, c) for n, c in parts)
-    time = as_one(chunks, tokens, area)
-    return max(time, longest), tokens, max(area / tokens - tokens / 2, 0.0)
+    alone = [chunks.one(n, c) for n, c in parts]
+    time, before = as_one(chunks, tokens, area), area / tokens - tokens / 2
+    if apart:
+        time = sum(alone)
+    elif before < 0:
+        least = max(time, *alone)
+        time = sqrt(least * max(least, min(chunks.one(tokens, 0), sum(alone))))
+    return max(time, *alone), tokens, max(before, 0.0)
 
 
 def as_one(chunks: Chunks, tokens: int, area: float) -> float:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
 
 Config = Mapping[str, object]
+Shape = TypeVar("Shape")
 
 _STATE_SPACE_PREFIXES = ("mamba_", "ssm_", "linear_num_", "linear_conv_", "rwkv")
 _STATE_SPACE_FIELDS = (
@@ -79,6 +83,29 @@ class Fields:
                 f"{self.architecture()} has {feature}; the cache and the step time of such a"
                 " model would come out wrong, so it is refused"
             )
+
+
+def read_config(path: Path, make: Callable[..., Shape]) -> Shape:
+    """`make(config, name=...)` of a file. A config.json is called as its folder, any other file
+    as itself. Raises ModelError, with the path."""
+    name = path.parent.resolve().name if path.name == "config.json" else path.stem
+    try:
+        return make(parse_config(path.read_bytes()), name=name)
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from None
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+def parse_config(text: bytes) -> dict[str, object]:
+    """The object that a config.json is. Raises ModelError."""
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise ModelError(f"not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ModelError("not a JSON object")
+    return config
 
 
 def _unmodelled_attention(config: Config) -> str | None:

@@ -24,7 +24,9 @@ class LlamaShape:
     head_size: int
     mlp_size: int
     vocab_size: int
-    tied_head: bool
+    max_positions: int
+    """How long a sequence may become."""
+    tied_head: bool = False
     """The output head is the embedding."""
     norms_heads: bool = False
     """Each head's query and key are normed before they are rotated (Qwen3)."""
@@ -59,6 +61,7 @@ class LlamaShape:
             head_size=fields.whole("head_dim", default=hidden_size // heads),
             mlp_size=fields.whole("intermediate_size"),
             vocab_size=fields.whole("vocab_size"),
+            max_positions=fields.whole("max_position_embeddings"),
             tied_head=fields.flag("tie_word_embeddings", default=False),
             norms_heads=architecture == _NORMS_HEADS,
             rope_theta=fields.real("rope_theta", default=10_000.0),
@@ -66,6 +69,8 @@ class LlamaShape:
         )
         if shape.head_size % 2:
             raise fields.error(f"a head of {shape.head_size} numbers cannot be rotated in pairs")
+        if heads % shape.kv_heads:
+            raise fields.error(f"{heads} query heads are no multiple of {shape.kv_heads} KV heads")
         return shape
 
     @property
@@ -78,10 +83,18 @@ class LlamaShape:
         return self.kv_heads * self.head_size
 
     @property
+    def layer_matrices(self) -> int:
+        """Numbers in one layer's matrices."""
+        attention = 2 * (self.query_size + self.kv_size)
+        return self.hidden_size * (attention + 3 * self.mlp_size)
+
+    @property
+    def head_matrix(self) -> int:
+        return self.hidden_size * self.vocab_size
+
+    @property
     def parameters(self) -> int:
         """How many numbers the weights are."""
-        attention = self.hidden_size * 2 * (self.query_size + self.kv_size)
         vectors = 2 * self.hidden_size + 2 * self.head_size * self.norms_heads
-        layer = attention + 3 * self.hidden_size * self.mlp_size + vectors
-        embeddings = (1 if self.tied_head else 2) * self.vocab_size * self.hidden_size
-        return self.layers * layer + embeddings + self.hidden_size
+        embeddings = (1 if self.tied_head else 2) * self.head_matrix
+        return self.layers * (self.layer_matrices + vectors) + embeddings + self.hidden_size

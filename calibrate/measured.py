@@ -10,9 +10,11 @@ from statistics import median
 from typing import Any
 
 from calibrate.correction import Correction, MeasuredStep, fit_correction
+from calibrate.kernels.providers import PROVIDERS
+from calibrate.llama_shape import LlamaShape
+from calibrate.measure.errors import MeasureError
 from calibrate.measure.grid import SKEW
 from calibrate.measure.log import read_lines, say_cut
-from calibrate.measure.shape import MeasureError, Shape
 from calibrate.measure.statistics import NOISY, deviation, spread
 from calibrate.step_fit import FEWEST_STEPS
 from calibrate.table import Provenance, Table
@@ -30,7 +32,7 @@ class Measurement:
 
     name: str
     header: dict[str, Any]
-    shape: Shape
+    shape: LlamaShape
     points: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """The lines of each point, one for each pass; likewise of"""
     steps: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -46,7 +48,7 @@ def read_measurement(path: str | Path) -> Measurement:
     try:
         lines = read_lines(path)
         _, header = next(lines)
-        found = Measurement(str(path), header, Shape(**header["same"]["model"]))
+        found = Measurement(str(path), header, LlamaShape(**header["same"]["model"]))
         for number, line in lines:
             _sort_in(found, line, where=f"{path}:{number}")
     except OSError as error:
@@ -134,7 +136,7 @@ def _rows(found: Measurement) -> Iterator[dict[str, object]]:
         }
 
 
-def _flop(line: dict[str, Any], shape: Shape) -> float | None:
+def _flop(line: dict[str, Any], shape: LlamaShape) -> float | None:
     """Of what nothing else tells: a part of `linear`, and the head."""
     if line["operator"] == "head":
         return 2.0 * shape.head_matrix * int(line["axes"]["rows"])
@@ -171,6 +173,7 @@ def _provenance(found: Measurement) -> Provenance:
         notes=tuple(notes),
         skew={"decode": skew} if skew else {},
         tile=1 if machine["device"].startswith("cpu") else TILE,
+        chunks_apart=any(each.chunks_apart for each in PROVIDERS if each.name == same["provider"]),
     )
 
 

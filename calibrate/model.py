@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeVar
 
 from calibrate import weights
-from calibrate.hf_config import Config, Fields, ModelError
+from calibrate.hf_config import Config, Fields, ModelError, Shape, parse_config, read_config
 from calibrate.naming import did_you_mean
 from calibrate.weights import Mixture, Weights, llama_weights, mixture_weights, opt_weights
 from sim.kv.spec import KVSpec
 
 __all__ = ["Model", "ModelError", "load_model", "read_model", "shipped_models"]
-
-Shape = TypeVar("Shape")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,19 +139,13 @@ def read_model(name_or_path: str, make: Callable[..., Shape]) -> Shape:
         path /= "config.json"
     elif not path.is_file():
         return _shipped(name_or_path, make)
-    name = path.parent.resolve().name if path.name == "config.json" else path.stem
-    try:
-        return make(_parse(path.read_bytes()), name=name)
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}") from None
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from None
+    return read_config(path, make)
 
 
 def shipped_models() -> Iterator[tuple[str, dict[str, object]]]:
     """(name, its config.json with `_source` and `_aliases`) of every shipped model."""
     for entry in files("calibrate").joinpath("models").iterdir():
-        yield entry.name.removesuffix(".json"), _parse(entry.read_bytes())
+        yield entry.name.removesuffix(".json"), parse_config(entry.read_bytes())
 
 
 def _shipped(name: str, make: Callable[..., Shape]) -> Shape:
@@ -171,16 +161,6 @@ def _shipped(name: str, make: Callable[..., Shape]) -> Shape:
         f"unknown model {name!r}: no such file or folder, and none of the shipped models;"
         f" {did_you_mean(wanted, known)}"
     )
-
-
-def _parse(text: bytes) -> dict[str, object]:
-    try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise ModelError(f"not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise ModelError("not a JSON object")
-    return config
 
 
 def _shape(fields: Fields) -> Model:

@@ -16,7 +16,8 @@ from torch import Tensor
 from calibrate.kernels.face import Kernels
 from calibrate.kernels.pool import KVPool
 from calibrate.kernels.rows import Rows
-from calibrate.llama import Llama, cache_of, dense_of
+from calibrate.llama import Llama
+from calibrate.llama_step import cache_of, dense_of, prepare
 
 Pair = tuple[int, int]
 
@@ -93,13 +94,14 @@ class Runner:
         ids = [token for row in step.rows for token in row.ids]
         ends = accumulate(len(row.ids) for row in step.rows)
         wanted = [end - 1 for row, end in zip(step.rows, ends, strict=True) if row.gives]
-        logits = self.model.step(
-            torch.tensor(ids, device=device),
+        logits = prepare(
+            self.model,
             rows,
-            torch.tensor(wanted, dtype=torch.int64, device=device),
+            ids=torch.tensor(ids, device=device),
+            wanted=torch.tensor(wanted, dtype=torch.int64, device=device),
             pool=self.pool,
             kernels=self.kernels,
-        )
+        )()
         tokens = self.sample(logits).tolist()
         return Ran(self._read_ns() - start_ns, tokens, logits)
 

@@ -50,7 +50,7 @@ class Shadow:
         self._durations_ns = array("q")
 
     def use(self, runner: Runner) -> None:
-        """With a pool of its own: what it writes is nobody's."""
+        """With a pool of its own, as large as the run's: what it writes is nobody's."""
         self._runner = runner
 
     def measure(self, steps: int) -> None:
@@ -72,9 +72,9 @@ class Shadow:
 
     def _run_one(self) -> None:
         assert self._runner is not None
-        lengths = self._draw()
         size = self._runner.pool.block_size
         blocks = list(range(self._runner.pool.blocks))
+        lengths = self._fit(self._draw(), len(blocks), size)
         self._random.shuffle(blocks)
         rows = []
         for before, n in lengths:
@@ -103,6 +103,17 @@ class Shadow:
                     rows.append((before, n))
                     left -= n
         return rows
+
+    def _fit(self, lengths: list[tuple[int, int]], blocks: int, size: int) -> list[tuple[int, int]]:
+        """As many of these rows, any of them, as the pool holds at once. Steps of more would read
+        from more memory than any of the run's, and say that reading is slow."""
+        fitting = []
+        for before, n in self._random.sample(lengths, len(lengths)):
+            blocks -= -(-(before + n) // size)
+            if blocks < 0:
+                break
+            fitting.append((before, n))
+        return fitting
 
     # --- what an observer is told
 

@@ -33,6 +33,7 @@ class Parts:
     decode_calls: float
     """How many calls of decode attention it is the time of, times their correction."""
     chunks: Chunks
+    chunks_apart: bool
     mixing: Mixing | None
     copies: Line | None
     """Over copied blocks; None where the table has none."""
@@ -74,6 +75,7 @@ class Parts:
             decodes=decodes_of(decode, factor=decode_calls),
             decode_calls=decode_calls,
             chunks=alone,
+            chunks_apart=table.provenance.chunks_apart,
             mixing=mixing_of(table),
             copies=add(copied) if copied else None,
             collectives={

@@ -83,7 +83,8 @@ class StepTime:
                 longest = max(longest, before + 1)
         fixed = self._fixed_ns(n, prefills, copies=len(plan.copies))
         if not n:
-            return [self.host_ns + round(fixed + together(parts.chunks, prefills)[0])] * k
+            attention, *_ = together(parts.chunks, prefills, apart=parts.chunks_apart)
+            return [self.host_ns + round(fixed + attention)] * k
         members, longer = (decodes.context_max if self._skewed else 0, 1) if growing else (0, 0)
         if prefills:
             price = self._price_mixed(prefills, n)
@@ -132,7 +133,7 @@ class StepTime:
             tokens = min(queries, int(parts.chunks.largest))
             area = sum(area_of(*prefill) for prefill in prefills)
             return lambda context, _: as_one(parts.chunks, tokens, area + block * context)
-        alone, chunk, before = together(parts.chunks, prefills)
+        alone, chunk, before = together(parts.chunks, prefills, apart=parts.chunks_apart)
         row, mixing, slope = parts.decodes.row(n), parts.mixing, self._mixed_skew(n)
 
         def price(context: int, longest: int) -> float:

@@ -50,6 +50,9 @@ class Provenance:
     a call with chunks takes each decode for so many. Without: decodes cost what they do alone."""
     tile: int = 1
     """Tokens that matrices are computed in; between measured counts their times rise in steps."""
+    chunks_apart: bool = False
+    """The kernels attend to one chunk after another: several in a step take the sum of their
+    times."""
     factors: Mapping[str, float] = field(default_factory=dict)
     """Corrections fitted on whole steps: what to multiply an operator's times with."""
     step_ns: float = 0.0
@@ -272,6 +275,8 @@ def _check_provenance(told: Provenance) -> None:
     for name in ("versions", "settings", "factors", "residuals", "query_blocks"):
         if not isinstance(getattr(told, name), dict):
             raise ValueError(f"{name} are no mapping")
+    if not isinstance(told.chunks_apart, bool):
+        raise ValueError("chunks_apart is neither true nor false")
     numbers = [*told.factors.values(), *told.residuals.values(), told.step_ns]
     numbers += [ns for pairs in told.skew.values() for _, ns in pairs]
     if not all(isinstance(each, int | float) and isfinite(each) for each in numbers):

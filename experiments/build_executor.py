@@ -29,7 +29,7 @@ def describe_kernels(deployment: Deployment, options: RealKernels) -> Executed:
 
         from calibrate.runner_parts import find_device, find_kernels, name_device, say_clock
 
-        shape, device = _load_shape(deployment, options), find_device(options.device)
+        shape, device = load_shape(deployment, options), find_device(options.device)
         return Executed(
             f"measured, {say_clock(device)}: {find_kernels(options.provider).name} kernels of"
             f" {shape.name} in {options.dtype} (random weights) on {name_device(device)},"
@@ -56,7 +56,7 @@ def kernel_executors(
         seed = deployment.config.seed if options.seed is None else options.seed
         kernels = find_kernels(options.provider)
         model = draw_llama(
-            _load_shape(deployment, options),
+            load_shape(deployment, options),
             dtype=options.dtype,
             device=find_device(options.device),
             positions=engine.max_model_len,
@@ -104,7 +104,8 @@ def explain_kernels() -> Iterator[None]:
         raise ConfigError(f"executor: {error}") from None
 
 
-def _load_shape(deployment: Deployment, options: RealKernels) -> LlamaShape:
+def load_shape(deployment: Deployment, options: RealKernels) -> LlamaShape:
+    """What kernels run. Raises ConfigError where there is no such model, or none of their kind."""
     name = options.model or deployment.config.model
     if name is None:
         raise ConfigError("executor.model: missing; allowed: tiny, or a model, here or as `model`")

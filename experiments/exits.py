@@ -54,7 +54,7 @@ def user_errors() -> tuple[type[Exception], ...]:
     """Every error that is made for a user's eyes."""
     from calibrate.device import DeviceError
     from calibrate.kernels.errors import KernelError
-    from calibrate.measure.shape import MeasureError
+    from calibrate.measure.errors import MeasureError
     from calibrate.memory import DoesNotFit
     from calibrate.model import ModelError
     from calibrate.step_log import FitError

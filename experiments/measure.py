@@ -6,14 +6,11 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from experiments.exits import exits, make_app
-
-if TYPE_CHECKING:
-    from calibrate.measure.shape import Shape
 
 _UNITS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0}
 _KV_HELP = "auto, fp8 or int8; several times, or with commas."
@@ -57,7 +54,9 @@ def measure_kernels(
 
         check_file(table, option="--out", suffixes=(".parquet",))
         load_kernels("torch")
+        from calibrate.llama_shape import LlamaShape
         from calibrate.measure.session import Options, measure
+        from calibrate.model import read_model
 
         caches = [name.strip() for each in kv_cache_dtype or ["auto"] for name in each.split(",")]
         options = Options(
@@ -74,8 +73,9 @@ def measure_kernels(
             steps=steps,
             seed=seed,
         )
+        shape = read_model(model, LlamaShape.from_config)
         with _bar() as watch:
-            measure(_find_shape(model), options, lines, watch=watch, announce=typer.echo)
+            measure(shape, options, lines, watch=watch, announce=typer.echo)
         typer.echo(f"{lines}: what was measured, line by line")
         _convert(lines, table)
 
@@ -117,16 +117,6 @@ def parse_time(text: str) -> float:
     if matched is None:
         raise ConfigError(f"--budget: found {text!r}; allowed: 90s, 5min, 1h")
     return float(matched[1]) * _UNITS[matched[2]]
-
-
-def _find_shape(name: str) -> Shape:
-    from calibrate.measure.shape import Shape, read_shape
-    from calibrate.model import load_model, shipped_models
-
-    model, path = load_model(name), Path(name)
-    if path.exists():
-        return read_shape(path / "config.json" if path.is_dir() else path)
-    return Shape.from_config(dict(shipped_models())[model.name], name=model.name)
 
 
 @contextmanager

@@ -58,6 +58,8 @@ def _list_corrections(table: Table) -> Iterator[str]:
     told = table.provenance
     if told.step_ns:
         yield f"and {say_time(told.step_ns / 1e6)} beside its operators"
+    if told.chunks_apart:
+        yield "several chunks in a step take the sum of their times"
     if told.residuals:
         listed = ", ".join(f"{name} {value:+.1%}" for name, value in told.residuals.items())
         yield f"whole steps kept aside, predicted against measured: {listed}"

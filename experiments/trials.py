@@ -115,13 +115,16 @@ class Bench:
 
 
 def run_trials(
-    bench: Bench, regimes: tuple[Regime, ...], *, say: Callable[[str], None] = lambda _: None
+    bench: Bench,
+    regimes: tuple[Regime, ...],
+    *,
+    requests_per_s: float,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Trial]:
-    """Raises ConfigError where the kernels cannot run."""
-    say("pilot: random steps")
-    rate = _capacity(bench)
+    """Each when it is finished; loads are shares of `requests_per_s`. Raises ConfigError where
+    the kernels cannot run."""
     for regime in regimes:
-        config = bench.config(regime, rate=rate)
+        config = bench.config(regime, rate=requests_per_s)
         say(f"{regime}: first run")
         first = _execute(bench, config)
         say(f"{regime}: second run")
@@ -169,19 +172,21 @@ def _build(deployment: Deployment, shadow: Shadow) -> Simulation:
     simulation = build_simulation(deployment, latency=build_latency(deployment), observers=[shadow])
     (executor,) = simulation.kernels
     runner = executor.runner
-    seats = ENGINE["max_num_seqs"] * ENGINE["max_model_len"] // ENGINE["block_size"]
     pool = empty_pool(
         runner.model,
         runner.pool.format,
-        blocks=seats,
+        blocks=runner.pool.blocks,
         block_size=runner.pool.block_size,
     )
     shadow.use(Runner(runner.model, pool, runner.kernels))
     return simulation
 
 
-def _capacity(bench: Bench) -> float:
-    """Requests per second that a clock of random steps serves when all come at once."""
+def find_capacity(bench: Bench) -> float:
+    """Requests per second that a clock of random steps serves when all come at once.
+
+    Raises ConfigError where the kernels cannot run.
+    """
     config = replace(bench, requests=_PILOT_REQUESTS).config("knee", rate=None)
     shadow = _shadow(bench, config)
     _build(resolve(config), shadow)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,8 @@ from experiments.exits import DIFFERENT, exits, make_app
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from experiments.trials import Bench, Regime
 
 
 def validate(
@@ -32,7 +34,12 @@ def validate(
     ] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Of the traces.")] = 0,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Keep all numbers there.")
+        Path | None,
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="Keep each regime there when it is finished; a stopped run goes on with it.",
+        ),
     ] = None,
 ) -> None:
     """Serve a trace on real kernels twice, predict it from random steps run in between, compare.
@@ -40,7 +47,10 @@ def validate(
     Five regimes. The exit code is 0 only if every mean of TTFT, TPOT and E2E is off by no more
     than 5 %, or 1.5 times what the two real runs differ by, and the decisions are the same.
     """
-    with exits():
+    kept = "nothing was kept (--json FILE keeps what is finished)"
+    if json_file is not None:
+        kept = f"{json_file} keeps the regimes that were finished; the same command goes on"
+    with exits(stopped=kept):
         from rich.console import Console
 
         from experiments.blocks_files import check_file
@@ -48,7 +58,7 @@ def validate(
         from experiments.config import parse_config
         from experiments.executor_config import RealKernels
         from experiments.terminal import open_screen
-        from experiments.trials import ENGINE, REGIMES, Bench, run_trials
+        from experiments.trials import ENGINE, REGIMES, Bench
 
         check_file(json_file, option="--json", suffixes=(".json",))
         chosen = _choose(regimes, REGIMES)
@@ -66,21 +76,45 @@ def validate(
             seed=seed,
         )
         screen, aside = open_screen(), Console(stderr=True)
-        reports = []
         with aside.status("") as status, explain_kernels():
-            for trial in run_trials(bench, chosen, say=status.update):
-                reports.append(trial.report)
+            reports = _run(bench, chosen, json_file, say=status.update, tell=aside.print)
         screen.print(_tabulate(reports))
         for report in reports:
             for note in _say(report):
                 screen.print(note, style="yellow", markup=False)
-        if json_file is not None:
-            from experiments.files import complete
-
-            with complete(json_file) as unfinished:
-                unfinished.write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
     good = all(each["passed"] and each["schedule_identical"] for each in reports)
     raise typer.Exit(0 if good else DIFFERENT)
+
+
+def _run(
+    bench: Bench,
+    regimes: tuple[Regime, ...],
+    path: Path | None,
+    *,
+    say: Callable[[str], None],
+    tell: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """The reports of these regimes; what the file has of them does not run again."""
+    from experiments.trials import find_capacity, run_trials
+    from experiments.trials_file import TrialsFile, common, take_up
+
+    same = common(bench) if path else {}
+    kept = take_up(path, same) if path else None
+    if kept is None:
+        say("pilot: random steps")
+        kept = TrialsFile(same=same, requests_per_s=find_capacity(bench))
+    elif known := [regime for regime in regimes if regime in kept.trials]:
+        tell(f"{path} has {', '.join(known)} of the same options, machine and code: not run again")
+    else:
+        tell(f"{path} has the pilot of the same options, machine and code: not run again")
+    missing = tuple(regime for regime in regimes if regime not in kept.trials)
+    if path:
+        kept.write(path)
+    for trial in run_trials(bench, missing, requests_per_s=kept.requests_per_s, say=say):
+        kept = kept.add(trial.regime, trial.report)
+        if path:
+            kept.write(path)
+    return [kept.trials[regime] for regime in regimes]
 
 
 def _choose(names: list[str] | None, known: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -45,6 +45,7 @@ SMALL = LlamaShape(
     head_size=8,
     mlp_size=48,
     vocab_size=97,
+    max_positions=2048,
     tied_head=False,
 )
 LONGEST_ANSWER = 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -210,3 +211,25 @@ def test_listing_plainly(
     monkeypatch.setattr("calibrate.kernels.check.ERROR_ALLOWED", {torch.float32: 0.0})
     assert list_plainly(["--check"]) == 1
     assert "OFF: 0.0e+00 is allowed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["torch", "cpp"])
+def test_chunks_that_are_told_to_be_apart_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call of torch's kernel for each."""
+    (provider,) = (each for each in PROVIDERS if each.name == name)
+    assert provider.chunks_apart
+    if provider.missing() and not os.environ.get("CI"):
+        pytest.skip("no compiler")
+    calls: list[int] = []
+
+    def attend(query: Tensor, *args: Tensor, **options: object) -> Tensor:
+        calls.append(query.shape[-2])
+        return query
+
+    monkeypatch.setattr("calibrate.kernels.torch_attention.scaled_dot_product_attention", attend)
+    shape = {"layers": 1, "blocks": 8, "block_size": 4, "kv_heads": 2, "head_size": 8}
+    pool = KVPool.empty("float32", **shape)
+    rows = Rows.of([(0, 5), (4, 3), (0, 7)], [[0, 1], [2, 3], [4, 5]], block_size=4)
+    query = torch.zeros(15, 2, 8)
+    load_kernels(name).attention(rows, pool, heads=2)(query, 0, torch.empty_like(query))
+    assert calls == [5, 3, 7]

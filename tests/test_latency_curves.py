@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -145,18 +147,46 @@ def test_a_chunk_cut_in_two_costs_no_more_than_whole(
     chunks: Chunks, q: int, c: int, data: st.DataObject
 ) -> None:
     cut = data.draw(st.integers(1, q - 1))
-    whole, tokens, before = together(chunks, [(q, c)])
-    halves, of_both, before_both = together(chunks, [(cut, c), (q - cut, c + cut)])
+    whole, tokens, before = together(chunks, [(q, c)], apart=False)
+    halves, of_both, before_both = together(chunks, [(cut, c), (q - cut, c + cut)], apart=False)
     assert halves == pytest.approx(whole)
     assert (tokens, before) == (of_both, pytest.approx(before_both))
 
 
-def test_prompts_together_are_priced_by_area_and_no_less_than_the_longest() -> None:
-    price, tokens, before = together(BY_CONTEXT, [(512, 0)] * 4)
+def test_prompts_together_lie_between_their_area_and_their_sum() -> None:
+    price, tokens, before = together(BY_CONTEXT, [(512, 0)] * 4, apart=False)
     assert (tokens, before) == (2048, 0)
-    assert price == pytest.approx(prefill_ns(2048, 0) / 4)
-    many, *_ = together(BY_CONTEXT, [(16, 0)] * 100)
-    assert many == prefill_ns(16, 0)
+    least, most = prefill_ns(2048, 0) / 4, 4 * prefill_ns(512, 0)
+    assert price == pytest.approx(math.sqrt(least * most))
+    # So short that the longest takes more than their area would, the sum more than one of all.
+    many, *_ = together(BY_CONTEXT, [(16, 0)] * 100, apart=False)
+    assert many == pytest.approx(math.sqrt(prefill_ns(16, 0) * prefill_ns(1600, 0)))
+
+
+@given(
+    st.lists(st.tuples(st.integers(16, 256), st.integers(0, 8192)), min_size=2, max_size=8),
+)
+def test_together_is_no_less_than_the_longest_and_no_more_than_apart(
+    parts: list[tuple[int, int]],
+) -> None:
+    at_once, *_ = together(BY_CONTEXT, parts, apart=False)
+    alone = [BY_CONTEXT.one(*part) for part in parts]
+    slack = 1 + 1e-9
+    assert max(alone) <= at_once <= sum(alone) * slack
+    # It ends where the area of one prompt does: there is no jump.
+    tokens = sum(n for n, _ in parts)
+    if together(BY_CONTEXT, parts, apart=False)[2] == 0:
+        assert at_once <= BY_CONTEXT.one(tokens, 0) * slack
+
+
+def test_chunks_apart_take_the_sum_of_their_times() -> None:
+    parts = [(512, 0), (16, 2048), (300, 40)]
+    price, tokens, before = together(BY_CONTEXT, parts, apart=True)
+    assert price == pytest.approx(sum(prefill_ns(q, c) for q, c in parts))
+    # What they are taken for beside decodes is the same chunk.
+    assert (tokens, before) == together(BY_CONTEXT, parts, apart=False)[1:]
+    one, *_ = together(BY_CONTEXT, [(300, 40)], apart=True)
+    assert one == together(BY_CONTEXT, [(300, 40)], apart=False)[0]
 
 
 def test_mixing_is_linear_in_each_axis_and_ends_at_the_edges() -> None:

@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibrate.measure.__main__ import main
+from calibrate.measure.errors import MeasureError
 from calibrate.measure.grid import Group, Point, make_grid
+from calibrate.measure.limits import Limits
 from calibrate.measure.log import Log, read_lines
 from calibrate.measure.loop import MOST_PASSES, PASSES, Loop
 from calibrate.measure.random_steps import KINDS, RandomStep, draw_steps
-from calibrate.measure.shape import Limits, MeasureError, Shape, read_shape
 from calibrate.measure.statistics import deviation, settled, spread
 from calibrate.measure.timers import CpuTimer, Reading
 
@@ -408,29 +409,7 @@ def test_points_on_which_passes_do_not_agree_are_measured_again(tmp_path: Path) 
     assert set(counts.values()) == {PASSES}
 
 
-# --- shapes, and the plain command
-
-
-def test_the_shape_of_a_shipped_model() -> None:
-    shape = read_shape(MODELS / "Llama-3.1-8B.json")
-    assert shape.layer_matrices == 218_103_808
-    assert (shape.kv_size, shape.query_size, shape.head_matrix) == (1024, 4096, 525_336_576)
-
-
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        ({"num_hidden_layers": 0}, r"field 'num_hidden_layers': found 0; allowed: 1 or more"),
-        ({"hidden_size": None}, r"field 'hidden_size': found None"),
-        ({"num_key_value_heads": 3}, r"found 4 heads over 3 KV heads"),
-        ({"architectures": ["OPTForCausalLM"]}, r"found architectures \['OPTForCausalLM'\]"),
-        ({"attention_bias": True}, r"found attention_bias, which is not measured"),
-    ],
-)
-def test_what_cannot_be_measured_is_refused(change: dict[str, Any], what: str) -> None:
-    config = json.loads((MODELS / "tiny.json").read_text())
-    with pytest.raises(MeasureError, match=what):
-        Shape.from_config(config | change, name="m")
+# --- the plain command
 
 
 @pytest.mark.parametrize(
@@ -444,6 +423,11 @@ def test_what_cannot_be_measured_is_refused(change: dict[str, Any], what: str) -
         (["--device", "cpu", "--pool-tokens", "99999999999"], "KV pools of"),
         (["--device", "cpu", "--budget", "0"], "--budget: found 0 s"),
         (["--device", "cpu", "--max-context", "2"], "--max-context: found 2; allowed: 16"),
+        (
+            ["--model", str(MODELS / "OPT-13B.json")],
+            "OPT-13B.json: config of OPT-13B: archi",
+        ),
+        (["--model", "nowhere.json"], "nowhere.json: No such file or directory"),
     ],
 )
 def test_a_mistake_is_one_message(

@@ -20,10 +20,10 @@ from calibrate.correction import MeasuredStep, fit_correction, plan_of
 from calibrate.kernels.face import Attend
 from calibrate.kernels.pool import KVPool
 from calibrate.kernels.rows import Rows
+from calibrate.llama_shape import LlamaShape
 from calibrate.measure import bench, session
-from calibrate.measure.shape import read_shape
 from calibrate.measured import make_table, read_measurement
-from calibrate.model import load_model
+from calibrate.model import load_model, read_model
 from calibrate.step_log import FitError
 from calibrate.steptime import StepTime
 from calibrate.table import Table, find_table, read_table, shipped_tables
@@ -118,6 +118,7 @@ def test_medians_over_passes_with_their_provenance(tmp_path: Path) -> None:
         "measured in one pass only: 1 points",
         "not corrected: 0 whole steps, 50 are needed",
     )
+    assert not told.chunks_apart
     table.write(tmp_path / "t.parquet")
     assert read_table(tmp_path / "t.parquet").provenance == told
 
@@ -263,6 +264,7 @@ def test_a_small_model_measured_converted_and_used(tmp_path: Path) -> None:
     assert "measured by pagesim with torch kernels, tiny" in done.output
     table = read_table(out).select(load_model("tiny"))
     assert table.provenance.settings["provider"] == "torch"
+    assert table.provenance.chunks_apart
     clock = StepTime(table)
     (short,), (long,) = (clock.durations(plan_of([(0, n)]), 1) for n in (4, 64))
     assert short > 0
@@ -284,7 +286,7 @@ def test_full_memory_in_the_middle_is_a_note_of_the_table(
         return kernels.attention(rows, pool, heads=heads)
 
     monkeypatch.setattr(session, "find_kernels", lambda _: replace(kernels, attention=attention))
-    shape = read_shape(Path(session.__file__).parents[1] / "models" / "tiny.json")
+    shape = read_model("tiny", LlamaShape.from_config)
     options = session.Options(
         device="cpu", budget_s=1.0, max_tokens=4, max_batch=2, max_context=64, pool_tokens=256
     )
@@ -311,8 +313,8 @@ def test_what_measures_needs_nothing_of_ours_but_kernels() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     ours = [name for name in done.stdout.split() if name != "calibrate"]
-    assert "calibrate.measure.loop" in ours
-    assert all(name.startswith(("calibrate.measure", "calibrate.kernels")) for name in ours)
+    alone = {"hf_config", "llama", "llama_shape", "llama_step", "weights"}
+    assert {name.split(".")[1] for name in ours} == {"kernels", "measure", *alone}
 
 
 def test_budgets_are_times() -> None:

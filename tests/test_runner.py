@@ -104,6 +104,13 @@ def test_shapes_count_the_weights_that_models_do() -> None:
     assert counted >= 6
 
 
+def test_the_sizes_of_a_shipped_model() -> None:
+    shape = read_model("Llama-3.1-8B", LlamaShape.from_config)
+    assert shape.layer_matrices == 218_103_808
+    assert (shape.kv_size, shape.query_size, shape.head_matrix) == (1024, 4096, 525_336_576)
+    assert shape.max_positions == 131_072
+
+
 def test_parameters_are_those_of_the_tensors() -> None:
     for shape in (TINY, replace(TINY, tied_head=False, norms_heads=True)):
         model = Llama(shape, dtype=torch.float32, positions=8)
@@ -121,6 +128,7 @@ LLAMA = {
     "num_attention_heads": 4,
     "intermediate_size": 64,
     "vocab_size": 100,
+    "max_position_embeddings": 64,
 }
 
 
@@ -131,6 +139,9 @@ LLAMA = {
         ({"mlp_bias": True}, "field 'mlp_bias' is True: a bias, which is not modelled"),
         ({"hidden_act": "gelu"}, "field 'hidden_act' is 'gelu': another activation"),
         ({"rope_theta": -1}, "field 'rope_theta' must be a positive number, got -1"),
+        ({"num_key_value_heads": 3}, "4 query heads are no multiple of 3 KV heads"),
+        ({"num_hidden_layers": 0}, "'num_hidden_layers' must be a positive whole number, got 0"),
+        ({"hidden_size": None}, "field 'hidden_size' is missing"),
         ({"head_dim": 7}, "a head of 7 numbers cannot be rotated in pairs"),
         ({"sliding_window": 8}, "sliding-window attention"),
     ],

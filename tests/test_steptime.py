@@ -35,7 +35,8 @@ BY_AREA = StepTime(make_table(contexts=False), host_ns=777)
 MIXED = StepTime(make_table(mixed=True), host_ns=5, capture_sizes=(1, 8, 16))
 SKEWED = StepTime(make_table(mixed=True, told=replace(TOLD, skew=SKEW)), capture_sizes=(4,))
 BLOCKWISE = StepTime(make_table(told=replace(TOLD, query_blocks={"bfloat16": 64})))
-CLOCKS = [PLAIN, BY_AREA, MIXED, SKEWED, BLOCKWISE]
+APART = StepTime(make_table(mixed=True, told=replace(TOLD, chunks_apart=True)))
+CLOCKS = [PLAIN, BY_AREA, MIXED, SKEWED, BLOCKWISE, APART]
 
 contexts = st.lists(st.integers(1, 40_000), max_size=8)
 chunks = st.lists(st.tuples(st.integers(0, 20_000), st.integers(1, 4096)), max_size=4)
@@ -64,6 +65,20 @@ def test_a_chunk_by_hand() -> None:
     expected = fixed_ns(512, 1) + LAYERS * prefill_ns(512, 2048)
     assert step_ns(PLAIN, chunks=[(2048, 512)]) == round(expected)
     assert PLAIN.alone(2048, 512) == round(expected)
+
+
+def test_chunks_one_after_another_by_hand() -> None:
+    chunks = [(2048, 512), (0, 300), (100, 16)]
+    attention = sum(prefill_ns(n, before) for before, n in chunks)
+    assert step_ns(APART, chunks=chunks) == round(fixed_ns(828, 3) + LAYERS * attention)
+    together = step_ns(StepTime(make_table()), chunks=chunks)
+    assert together < step_ns(APART, chunks=chunks)
+    # Beside decodes the sum is what is mixed, by the factor of the one chunk they are taken for.
+    parts, area = [(n, before) for before, n in chunks], sum(n * (c + n / 2) for c, n in chunks)
+    summed, one = (clock._price_mixed(parts, 16)(16 * 1024, 1024) for clock in (APART, MIXED))
+    decodes = decode_ns(16, 1024)
+    whole = prefill_ns(828, area / 828 - 414)
+    assert summed / one == pytest.approx((attention + decodes) / (whole + decodes))
 
 
 def test_a_prompt_of_a_table_without_contexts() -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+from click.testing import Result
 from typer.testing import CliRunner
 
 from calibrate.kernels.pool import KVPool
@@ -21,9 +25,11 @@ from experiments.build_trace import build_trace
 from experiments.calibrate_cli import main as calibrate
 from experiments.deployment import resolve
 from experiments.executor_config import RealKernels
-from experiments.trials import Bench, Trial, run_trials
+from experiments.trials import REGIMES, Bench, Regime, Trial, run_trials
+from experiments.trials_file import TrialsFile
 from sim.plan import Departure
 
+NOTHING = pd.DataFrame()
 TINY = RealKernels(kind="kernels", model="tiny", dtype="float32")
 
 
@@ -70,6 +76,29 @@ def test_random_steps_are_like_the_load() -> None:
     assert kinds == {(True, False), (False, True), (True, True)}
 
 
+def test_random_steps_are_no_larger_than_the_pool() -> None:
+    lengths = [(10, 5), (30, 2)]
+    shadow = Shadow(Shapes(max_num_seqs=6, max_num_batched_tokens=200, lengths=lengths), seed=1)
+    runner = Fake(blocks=20)
+    shadow.use(runner)  # type: ignore[arg-type]
+    shadow.measure(200)
+    held = [[block for row in step.rows for block in row.blocks] for step in runner.steps]
+    assert all(len(blocks) == len(set(blocks)) for blocks in held)
+    assert min(map(len, held)) > 0
+    assert 15 < max(map(len, held)) <= 20
+
+
+def test_random_steps_have_a_pool_of_the_size_of_the_run() -> None:
+    bench = Bench(kernels=TINY, requests=20)
+    config = bench.config("pressure", rate=1.0)
+    shadow = trials._shadow(bench, config)
+    (executor,) = trials._build(resolve(config), shadow).kernels
+    assert shadow._runner is not None
+    pools = shadow._runner.pool, executor.runner.pool
+    assert pools[0] is not pools[1]
+    assert pools[0].blocks == pools[1].blocks == 97
+
+
 def test_the_gate_by_hand() -> None:
     near = trials._gate(100e6, 102e6, 105e6)
     assert near["error_pct"] == pytest.approx(100 * (105 / 101 - 1))
@@ -84,10 +113,8 @@ def test_the_gate_by_hand() -> None:
 @pytest.fixture(scope="module")
 def pressed() -> Trial:
     bench = Bench(kernels=TINY, requests=40, every=1)
-    with pytest.MonkeyPatch.context() as patch:
-        # All come at once, however fast the machine was in the pilot.
-        patch.setattr(trials, "_capacity", lambda _: 5e5)
-        (trial,) = run_trials(bench, ("pressure",))
+    # All come at once, however fast the machine was in a pilot.
+    (trial,) = run_trials(bench, ("pressure",), requests_per_s=5e5)
     return trial
 
 
@@ -180,6 +207,170 @@ def test_command_line(tmp_path: Path) -> None:
     options = ["--requests", "20", "--every", "1", "--regime", "light", "--json", str(kept)]
     result = CliRunner().invoke(calibrate, ["validate", *options])
     assert result.exit_code in (0, 1), result.output
-    (report,) = json.loads(kept.read_text())
-    assert report["regime"] == "light"
+    found = TrialsFile.model_validate_json(kept.read_bytes())
+    assert found.requests_per_s > 0
+    assert found.trials["light"]["regime"] == "light"
     assert "light:" in result.stdout
+
+
+# --- a stop, and on
+
+
+class Machine:
+    """Trials that take no time; the one of `stops_at` is stopped by its user."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.pilots = 0
+        self.ran: list[tuple[str, float]] = []
+        self.stops_at: str | None = None
+        patch.setattr(trials, "find_capacity", self.pilot)
+        patch.setattr(trials, "run_trials", self.run)
+
+    def pilot(self, bench: Bench) -> float:
+        self.pilots += 1
+        return 100.0 * self.pilots
+
+    def run(
+        self, bench: Bench, regimes: tuple[Regime, ...], *, requests_per_s: float, **_: object
+    ) -> Iterator[Trial]:
+        for regime in regimes:
+            if regime == self.stops_at:
+                raise KeyboardInterrupt
+            self.ran.append((regime, requests_per_s))
+            yield trial_of(regime, number=len(self.ran))
+
+
+def trial_of(regime: Regime, *, number: int) -> Trial:
+    """`number` is told as its steps."""
+    count = {"real": 0, "predicted": 0}
+    report: dict[str, Any] = {
+        "regime": regime,
+        "steps": number,
+        "first": {"preemptions": count},
+        "hit_tokens": 0,
+        "gate": {"ttft_ms": trials._gate(1e6, 1e6, 1e6)},
+        "random_steps": {"count": 1, "unseen_mape": 0.5},
+        "passed": True,
+        "schedule_identical": True,
+    }
+    return Trial(regime=regime, real=(NOTHING, NOTHING), predicted=NOTHING, report=report)
+
+
+def invoke(path: Path, *options: str) -> Result:
+    return CliRunner().invoke(calibrate, ["validate", "--json", str(path), *options])
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, machine: Machine) -> None:
+    path = tmp_path / "trials.json"
+    machine.stops_at = "overload"
+    stopped = invoke(path)
+    assert stopped.exit_code == 130
+    assert f"Stopped; {path} keeps the regimes that were finished; the same" in stopped.stderr
+    assert list(TrialsFile.model_validate_json(path.read_bytes()).trials) == ["light", "knee"]
+    machine.stops_at = None
+    ended = invoke(path)
+    assert ended.exit_code == 0, ended.output
+    assert "has light, knee of the same options, machine and code: not run again" in in_words(ended)
+    # Each once, all at the load of the one pilot.
+    assert machine.ran == [(regime, 100.0) for regime in REGIMES]
+    assert machine.pilots == 1
+    assert all(f"{regime}: {at} steps" in ended.stdout for at, regime in enumerate(REGIMES, 1))
+    whole = path.read_bytes()
+    again = invoke(path, "--regime", "hits")
+    assert "has hits of the same" in in_words(again)
+    assert "hits: 5 steps" in again.stdout
+    assert "light" not in again.stdout
+    assert (len(machine.ran), path.read_bytes()) == (5, whole)
+
+
+def test_a_run_that_was_stopped_in_its_first_regime_keeps_the_pilot(
+    tmp_path: Path, machine: Machine
+) -> None:
+    path = tmp_path / "trials.json"
+    machine.stops_at = "light"
+    assert invoke(path).exit_code == 130
+    machine.stops_at = None
+    assert "has the pilot of the same options" in in_words(invoke(path, "--regime", "knee"))
+    assert (machine.pilots, machine.ran) == (1, [("knee", 100.0)])
+
+
+def test_without_a_file_nothing_is_kept(machine: Machine) -> None:
+    machine.stops_at = "knee"
+    result = CliRunner().invoke(calibrate, ["validate"])
+    assert (result.exit_code, machine.pilots) == (130, 1)
+    assert result.stderr == "Stopped; nothing was kept (--json FILE keeps what is finished).\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--requests", "21"], "holds trials of requests 150; allowed: 21, or another file"),
+        (["--every", "2"], "of every 3; allowed: 2,"),
+        (["--seed", "1"], "of seed 0; allowed: 1,"),
+        (["--dtype", "bfloat16"], "of dtype float32; allowed: bfloat16,"),
+        (["--kv-cache-dtype", "int8"], "of kv_cache_dtype auto; allowed: int8,"),
+        (["--provider", "cpp"], "of provider torch; allowed: cpp,"),
+        (["--model", "Llama-3.1-8B"], "of model tiny ("),
+    ],
+)
+def test_trials_of_other_options_are_left_alone(
+    tmp_path: Path, machine: Machine, options: list[str], message: str
+) -> None:
+    path = tmp_path / "trials.json"
+    assert invoke(path).exit_code == 0
+    before = path.read_bytes()
+    other = invoke(path, *options)
+    assert other.exit_code == 2
+    assert message in other.stderr
+    assert path.read_bytes() == before
+    assert len(machine.ran) == len(REGIMES)
+
+
+def test_trials_of_other_code_or_another_machine_are_left_alone(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "trials.json"
+    assert invoke(path).exit_code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.trials_file.digest_code", lambda: "f" * 64)
+        assert "allowed: ffffffffffff, or another file" in invoke(path).stderr
+    with monkeypatch.context() as patch:
+        patch.setattr("calibrate.measure.machine._cpu_name", lambda: "Z80")
+        assert "allowed: cpu (Z80), or another file" in invoke(path).stderr
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "9.9")
+        assert "allowed: 9.9, or another file" in invoke(path).stderr
+    assert machine.pilots == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "holds no trials (the file: Input should be an object)"),
+        ("notes of mine", "holds no trials (the file: Invalid JSON"),
+        ('{"format": "pagesim trials 1", "same": {}}', "requests_per_s: missing"),
+        (
+            '{"same": {}, "requests_per_s": 1.0, "trials": {"storm": {}}}',
+            "trials.storm.[key]: Input should be 'light', 'knee'",
+        ),
+    ],
+)
+def test_a_file_of_something_else_is_left_alone(
+    tmp_path: Path, machine: Machine, text: str, message: str
+) -> None:
+    path = tmp_path / "trials.json"
+    path.write_text(text)
+    result = invoke(path)
+    assert (result.exit_code, machine.pilots) == (2, 0)
+    assert message in result.stderr
+    assert path.read_text() == text
+
+
+def in_words(result: Result) -> str:
+    """What was said beside the table, on one line."""
+    return " ".join(result.stderr.split())

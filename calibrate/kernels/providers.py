@@ -27,6 +27,8 @@ class Provider:
     name: str
     attention: str
     """How it attends to decodes and to chunks."""
+    chunks_apart: bool
+    """Does it attend to one chunk after another, rather than to all of a step at once?"""
     formats: tuple[str, ...]
     """Of the KV pool, that its attention reads."""
     cache: str | None
@@ -126,6 +128,7 @@ PROVIDERS = (
     Provider(
         name="torch",
         attention="gather, then SDPA; any device",
+        chunks_apart=True,
         formats=_ALL_FORMATS,
         cache="indexing",
         dense="torch",
@@ -135,6 +138,7 @@ PROVIDERS = (
     Provider(
         name="triton",
         attention="one paged kernel for all rows; CUDA",
+        chunks_apart=False,
         formats=_ALL_FORMATS,
         cache="own kernels; swaps by torch",
         dense="own; matrices, sampling by torch",
@@ -144,6 +148,7 @@ PROVIDERS = (
     Provider(
         name="cpp",
         attention="decodes in C++ on one core; chunks as torch does",
+        chunks_apart=True,
         formats=("float32", "bfloat16", "int8_per_token_head"),
         cache=None,
         dense=None,
@@ -153,6 +158,7 @@ PROVIDERS = (
     Provider(
         name="flashinfer",
         attention="its batch prefill for all rows; CUDA",
+        chunks_apart=False,
         formats=("bfloat16", "float16", "fp8_e4m3"),
         cache=None,
         dense=None,

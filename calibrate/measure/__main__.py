@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+from calibrate.hf_config import ModelError, read_config
 from calibrate.kernels.face import KernelError
+from calibrate.llama_shape import LlamaShape
+from calibrate.measure.errors import MeasureError
 from calibrate.measure.session import Options, measure
-from calibrate.measure.shape import MeasureError, read_shape
 
 _EVERY_S = 5.0
 
@@ -36,8 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         seed=asked.seed,
     )
     try:
-        measure(read_shape(asked.model), options, asked.out, watch=_Lines(), announce=_say)
-    except (MeasureError, KernelError) as error:
+        shape = read_config(asked.model, LlamaShape.from_config)
+        measure(shape, options, asked.out, watch=_Lines(), announce=_say)
+    except (MeasureError, ModelError, KernelError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -11,14 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calibrate.kernels.face import Attend, Cache, Dense, Kernels
+from calibrate.kernels.face import Attend, Kernels
 from calibrate.kernels.pool import INT8, KVPool
 from calibrate.kernels.providers import load_kernels
 from calibrate.kernels.rows import Rows
+from calibrate.llama import Llama
+from calibrate.llama_shape import LlamaShape
+from calibrate.llama_step import Decoder, cache_of, dense_of, prepare
+from calibrate.measure.errors import MeasureError
 from calibrate.measure.grid import DEQUANTISE, SKEW, Point
 from calibrate.measure.random_steps import RandomStep
-from calibrate.measure.shape import MeasureError, Shape
-from calibrate.measure.stack import Stack
 from calibrate.measure.timers import Call, Reading, Timer
 
 LAYERS_KEPT = 4
@@ -50,7 +52,7 @@ class Bench:
 
     def __init__(
         self,
-        shape: Shape,
+        shape: LlamaShape,
         kernels: Kernels,
         timer: Timer,
         *,
@@ -60,26 +62,23 @@ class Bench:
         positions: int,
         seed: int,
     ) -> None:
-        """`positions`: of the longest sequence. Raises MeasureError where kernels lack a
+        """`positions`: of the longest sequence. Raises KernelError where kernels lack a
         part, MemoryError where the weights do not fit."""
-        if kernels.dense is None or kernels.cache is None:
-            raise MeasureError(f"provider {kernels.name} has no dense or no cache kernels")
-        self.dense: Dense = kernels.dense
-        self.cache: Cache = kernels.cache
+        self.dense, self.cache = dense_of(kernels), cache_of(kernels)
         self.shape, self.kernels, self.timer = shape, kernels, timer
         self.device, self.dtype = device, getattr(torch, dtype)
         self.pools, self._seed = pools, seed
         self.kept = min(shape.layers, LAYERS_KEPT)
         with memory_errors():
-            self.stack = Stack(
+            self.model = Llama(
                 shape,
-                self.dense,
                 dtype=self.dtype,
                 device=device,
-                kept=self.kept,
                 positions=positions,
                 seed=seed,
+                kept=self.kept,
             )
+        self.decoder = Decoder(self.model, self.dense)
         self._shallow: dict[str, KVPool] = {}
         self._deep: KVPool | None = None
         self._hosts: KVPool | None = None
@@ -94,9 +93,16 @@ class Bench:
         with memory_errors(), torch.inference_mode():
             pool = self._pool(step.format)
             rows = self._rows(step.spans, pool, turn=0)
-            attend = self.kernels.attention(rows, pool, heads=self.shape.heads)
-            run = self.stack.step(rows, pool, attend, self.cache, seed=self._seed)
-            return self.timer.read([run])
+            run = prepare(
+                self.model,
+                rows,
+                ids=self._ids(rows.tokens),
+                wanted=rows.last_tokens,
+                pool=pool,
+                kernels=self.kernels,
+            )
+            tokens = torch.empty(len(step.spans), dtype=torch.int64, device=self.device)
+            return self.timer.read([lambda: self.dense.greedy(run(), tokens)])
 
     def release(self) -> None:
         """Give up pools, after memory has run out: they are made again when asked for."""
@@ -112,10 +118,10 @@ class Bench:
             case "linear":
                 return self._dense_calls(point.variant, place["tokens"])
             case "head":
-                x = self.stack.numbers(place["rows"], self.shape.hidden_size)
-                return [lambda: self.stack.head(x)]
+                x = self._numbers(place["rows"], self.shape.hidden_size)
+                return [lambda: self.decoder.head(x)]
             case "sampling":
-                logits = self.stack.numbers(place["rows"], self.shape.vocab_size)
+                logits = self._numbers(place["rows"], self.shape.vocab_size)
                 tokens = torch.empty(place["rows"], dtype=torch.int64, device=self.device)
                 return [lambda: self.dense.greedy(logits, tokens)]
         assert format is not None
@@ -126,25 +132,26 @@ class Bench:
         return self._moves(point.operator, format, place["blocks"])
 
     def _dense_calls(self, variant: str, tokens: int) -> list[Call]:
-        x = self.stack.numbers(tokens, self.shape.hidden_size)
+        x = self._numbers(tokens, self.shape.hidden_size)
         residual = torch.zeros_like(x)
         if variant == "ends":
-            ids = self.stack.ids(tokens, seed=self._seed)
-            return [lambda: self.stack.ends(ids, residual.zero_())]
-        positions = torch.arange(tokens, device=self.device) % len(self.stack.angles)
+            ids, embed, norm = self._ids(tokens), self.decoder.embed, self.decoder.last_norm
+            return [lambda: norm(embed(ids), residual.zero_())]
+        positions = torch.arange(tokens, device=self.device) % len(self.model.angles)
+        attended = self._numbers(tokens, self.shape.heads, self.shape.head_size)
 
-        def skip(query: Tensor, *_: object) -> Tensor:
-            return query
+        def skip(*_: object) -> Tensor:
+            return attended
 
         def call(index: int) -> Call:
-            return lambda: self.stack.layer(index, x, residual, positions, skip)
+            return lambda: self.decoder.layer(index, x, residual, positions, skip)
 
         return [call(index) for index in range(self.kept)]
 
     def _attention(self, format: str, spans: Spans) -> list[Call]:
         pool = self._pool(format)
         tokens = sum(n for _, n in spans)
-        query = self.stack.numbers(tokens, self.shape.heads, self.shape.head_size)
+        query = self._numbers(tokens, self.shape.heads, self.shape.head_size)
         out = torch.empty_like(query)
         footprint = sum(sum(span) for span in spans) * pool.bytes_per_token // pool.layers
         prepared: list[Attend] = []
@@ -160,7 +167,7 @@ class Bench:
     def _writes(self, format: str, tokens: int) -> list[Call]:
         pool = self._pool(format)
         size = (tokens, self.shape.kv_heads, self.shape.head_size)
-        key, value = self.stack.numbers(*size), self.stack.numbers(*size)
+        key, value = self._numbers(*size), self._numbers(*size)
         slots = self._rows([(0, tokens)], pool, turn=0).slots(pool.block_size)
         return [
             _bind(self.cache.write, key, value, pool, layer, slots) for layer in range(pool.layers)
@@ -185,6 +192,14 @@ class Bench:
         if operator == "swap_out":
             return [_bind(self.cache.swap_out, pool, host, _pairs(near, far))]
         return [_bind(self.cache.swap_in, host, pool, _pairs(far, near))]
+
+    def _ids(self, tokens: int) -> Tensor:
+        random = torch.Generator().manual_seed(self._seed)
+        return torch.randint(self.shape.vocab_size, (tokens,), generator=random).to(self.device)
+
+    def _numbers(self, *sizes: int) -> Tensor:
+        """Activations."""
+        return torch.randn(sizes, device=self.device).to(self.dtype)
 
     def _turns(self, footprint: int, layers: int) -> int:
         """How many places of the pool to read in turn, so that the last cache holds no more than

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from calibrate.measure.shape import Limits
+from calibrate.measure.limits import Limits
 
 TOKENS = (
     *(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 65, 96, 128, 129, 160, 192, 256, 257),

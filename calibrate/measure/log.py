@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from calibrate.measure.shape import MeasureError
+from calibrate.measure.errors import MeasureError
 
 FORMAT = 1
 """To be raised whenever a line changes its meaning."""

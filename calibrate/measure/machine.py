@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from calibrate.measure.shape import MeasureError
+from calibrate.measure.errors import MeasureError
 
 _KERNELS = Path(__file__).parents[1] / "kernels"
 _ASKED = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit")

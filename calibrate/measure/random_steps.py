@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calibrate.measure.shape import Limits
+from calibrate.measure.limits import Limits
 
 KINDS = ("decode", "prefill", "mixed")
 _MOST_CHUNKS = 4

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from calibrate.kernels.face import KernelError
 from calibrate.kernels.pool import FORMATS, FP8, INT8, KVPool
+from calibrate.llama_shape import LlamaShape
 from calibrate.measure.bench import LAYERS_KEPT, Bench, Pools, find_kernels
+from calibrate.measure.errors import MeasureError
 from calibrate.measure.grid import make_grid, most_blocks
+from calibrate.measure.limits import Limits
 from calibrate.measure.log import Log, say_cut
 from calibrate.measure.loop import Loop, Watch
 from calibrate.measure.machine import describe, find_device, free_bytes
 from calibrate.measure.random_steps import draw_steps
-from calibrate.measure.shape import Limits, MeasureError, Shape
 from calibrate.measure.timers import make_timer
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -71,7 +73,7 @@ class Options:
 
 
 def measure(
-    shape: Shape,
+    shape: LlamaShape,
     options: Options,
     out: Path,
     *,
@@ -148,10 +150,9 @@ def measure(
     announce(say_cut(log.cut))
 
 
-def make_limits(shape: Shape, options: Options, formats: tuple[str, ...], free: int) -> Limits:
+def make_limits(shape: LlamaShape, options: Options, formats: tuple[str, ...], free: int) -> Limits:
     """The grid's ends. Raises MeasureError where the weights leave no room for a cache."""
-    matrices = shape.layers * shape.layer_matrices + 2 * shape.head_matrix
-    weights = matrices * FORMATS[options.dtype].itemsize
+    weights = shape.parameters * FORMATS[options.dtype].itemsize
     if options.pool_tokens is not None:
         pool = options.pool_tokens * _token_bytes(shape, options.dtype)
     else:
@@ -171,7 +172,7 @@ def make_limits(shape: Shape, options: Options, formats: tuple[str, ...], free: 
     )
 
 
-def _pools(shape: Shape, options: Options, limits: Limits, free: int) -> Pools:
+def _pools(shape: LlamaShape, options: Options, limits: Limits, free: int) -> Pools:
     """As large as the largest point needs. Raises MeasureError where they do not fit."""
     most = limits.batch * limits.context + limits.tokens
     # Every row ends in a block of its own.
@@ -190,7 +191,7 @@ def _pools(shape: Shape, options: Options, limits: Limits, free: int) -> Pools:
     return Pools(tokens=tokens, block_size=options.block_size)
 
 
-def _token_bytes(shape: Shape, format: str) -> int:
+def _token_bytes(shape: LlamaShape, format: str) -> int:
     """K and V of one token in all layers."""
     pool = KVPool.empty(
         format,
