@@ -74,7 +74,7 @@ class KernelExecutor:
             self._slots.copy(copy.source, copy.target)
         for row in rows:
             self._slots.write(row.blocks, row.before, row.ids)
-        for sequence, hit_tokens, _, _ in plan.admitted:
+        for sequence, hit_tokens, _ in plan.admitted:
             if hit_tokens:
                 blocks = sequence.blocks[: hit_tokens // self.runner.pool.block_size]
                 ids = self.texts[sequence].ids[:hit_tokens]

@@ -144,11 +144,11 @@ class Follower:
 
     def _admitted(self, admission: Admission, now_ns: int, step: int) -> None:
         self._flush()
-        sequence, hit_tokens, woken, resumed = admission
+        sequence, hit_tokens, woken = admission
         hits = hit_tokens // self._kv.block_size
         self._running, self._decoded = True, 0
         self._computed, self._hits, self._blocks = hit_tokens, hits, hits
-        text = "resumes: " if resumed else "admitted: "
+        text = "resumes: " if sequence.preemptions else "admitted: "
         text += f"{count(hit_tokens, 'token')} found in the cache"
         if hits:
             text += f", {blocks_in_words(sequence.blocks[:hits])}"

@@ -91,13 +91,13 @@ class Watched(KernelExecutor):
         for sequence, before, n in plan.chunks:
             full = sequence.blocks[-(-before // size) : (before + n) // size]
             written |= dict.fromkeys(full, sequence)
-        for sequence, hit_tokens, _, _ in plan.admitted:
+        for sequence, hit_tokens, _ in plan.admitted:
             hits = sequence.blocks[: hit_tokens // size]
             self.happened["hit"] += bool(hits)
             self.happened["hit in one step"] += any(block in written for block in hits)
         self.happened["chunked"] += len(plan.chunks) - len(plan.completing)
         self.happened["preempted"] += len(plan.preempted)
-        self.happened["resumed"] += sum(admission.resumed for admission in plan.admitted)
+        self.happened["resumed"] += sum(each.sequence.preemptions > 0 for each in plan.admitted)
         self.happened["copied"] += len(plan.copies)
 
     def forked(self, forks: list[Fork], now_ns: int) -> None:
