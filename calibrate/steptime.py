@@ -20,6 +20,7 @@ from calibrate.attention_curves import (
     together,
 )
 from calibrate.curves import Floats, Line, add
+from calibrate.host_link import PricesSwaps
 from calibrate.table_schema import COLLECTIVES, OPERATORS, TableError
 from sim.latency import LONGEST_STRETCH, Counts, Nanoseconds
 
@@ -152,7 +153,7 @@ def mixing_of(table: Table) -> Mixing | None:
     return Mixing([axis.tolist() for axis in grid], factors)
 
 
-class StepTime:
+class StepTime(PricesSwaps):
     """A latency model: a table's operators, summed over what a step computes.
 
     Matrices by scheduled tokens (padded to a captured size where a step has nothing but

@@ -104,12 +104,13 @@ def describe_stages(stages: int) -> list[str]:
 
 def describe_clock(latency: LatencyModel, frames: Frames, device: Device | None) -> list[str]:
     """What a clock does not know or assumes, and where the run, now over, left what it knows."""
-    if isinstance(latency, Roofline):
-        return [f"latency: {note}" for note in latency.notes]
-    if isinstance(latency, StepModel):
-        return [f"latency: {what}: {n:,}" for what, n in latency.notes.items()]
-    if not isinstance(latency, StepTime):
+    if not isinstance(latency, Roofline | StepModel | StepTime):
         return []
+    swaps = [] if latency.swaps is None else [f"latency: {latency.swaps.note}"]
+    if isinstance(latency, Roofline):
+        return [*(f"latency: {note}" for note in latency.notes), *swaps]
+    if isinstance(latency, StepModel):
+        return [*(f"latency: {what}: {n:,}" for what, n in latency.notes.items()), *swaps]
     steps, chunks = (
         {str(name): column.to_numpy() for name, column in frames[table].items()}
         for table in ("steps", "chunks")
@@ -117,6 +118,7 @@ def describe_clock(latency: LatencyModel, frames: Frames, device: Device | None)
     counted = latency.outside(steps, chunks)
     return [
         *_name_devices(device_of(latency.table), device),
+        *swaps,
         *(f"latency table: {note}" for note in latency.notes),
         *(f"latency table: {what}: {n:,}" for what, n in counted.items()),
     ]
