@@ -16,6 +16,7 @@ from sim.kv.cache import KVCache
 from sim.kv.paged import Paged
 from sim.kv.pool import Pool
 from sim.kv.prefix import PrefixCached
+from sim.kv.swap import HostTier, Swapped, SwappedPrefix
 from sim.latency import Linear, Replay
 from sim.plan import Plan
 from sim.request import Sequence
@@ -32,6 +33,19 @@ LIMITS = Limits(max_num_seqs=8, max_num_batched_tokens=48)
 def test_caches(cache: type[Paged], block_size: int, order: str, seed: int) -> None:
     blocks = 1 + 320 // block_size
     make = partial(cache, blocks, block_size=block_size, free_order=order)  # type: ignore[arg-type]
+    check_kv_cache(make, seed=seed, rounds=150)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("host_blocks", [0, 40, 10_000])
+@pytest.mark.parametrize("block_size", [1, 4, 16])
+@pytest.mark.parametrize("cache", [Swapped, SwappedPrefix])
+def test_swapping_caches(
+    cache: type[Swapped], block_size: int, host_blocks: int, seed: int
+) -> None:
+    def make() -> KVCache:
+        return cache(1 + 320 // block_size, block_size=block_size, host=HostTier(host_blocks))
+
     check_kv_cache(make, seed=seed, rounds=150)
 
 
