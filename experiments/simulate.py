@@ -17,7 +17,7 @@ from experiments.build import Simulation, build_latency, build_simulation, build
 from experiments.build_trace import build_trace
 from experiments.config import Config
 from experiments.context import Context, Frames
-from experiments.deployment import Deployment, resolve
+from experiments.deployment import Deployment, count_block_bytes, resolve
 from experiments.durations import write_durations
 from experiments.executor_config import RealKernels
 from experiments.identity import name_run, read_versions
@@ -184,12 +184,16 @@ def _context(
 ) -> Context:
     config, device = deployment.config, deployment.device
     memory = [] if deployment.memory is None else deployment.memory.rows()
+    swaps, model = config.engine.preemption.kind == "swap", deployment.model
+    block_bytes = count_block_bytes(config.engine, model) if swaps and model else None
     return {
         "config": config.model_dump(mode="json"),
         "arrived": simulation.cluster.arrived,
         "deployment": {
             "num_gpu_blocks": deployment.num_gpu_blocks,
             "block_size": config.engine.block_size,
+            "num_cpu_blocks": deployment.num_cpu_blocks if swaps else None,
+            "block_bytes": block_bytes,
             "memory": [row._asdict() for row in memory],
         },
         "latency": {
