@@ -323,10 +323,15 @@ def swapping(rng: random.Random, *, priority: bool | None = None) -> SmallWorld:
     for some, or for none."""
     world = small_world(rng, priority=priority)
     need = -(-world.max_model_len // world.block_size)
+    seats, hurry = rng.choice([3, 5, 8, 20]), rng.choice([1, 8, 100])
+    requests = [
+        replace(request, arrival_ns=request.arrival_ns // hurry) for request in world.requests[:14]
+    ]
     return replace(
         world,
+        requests=requests,
         num_blocks=1 + need + rng.choice([0, 1, need // 4, need // 2]),
-        limits=replace(world.limits, watermark_blocks=rng.choice([0, 0, 1])),
+        limits=replace(world.limits, max_num_seqs=seats, watermark_blocks=rng.choice([0, 0, 1])),
         host_blocks=rng.choice([0, need // 2, need, 2 * need, 100 * need, 100 * need]),
     )
 
