@@ -47,6 +47,8 @@ class SwapTime:
     back: Line
     note: str
     """Where they come from, in words."""
+    most_blocks: float | None = None
+    """That were measured at once; None for the model."""
 
     @classmethod
     def of_link(cls, link: HostLink, *, block_bytes: int, efficiency: float = 1.0) -> SwapTime:

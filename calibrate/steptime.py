@@ -290,7 +290,8 @@ class StepTime(PricesSwaps):
         """
         from calibrate.table_range import count_outside
 
-        return count_outside(self.parts, steps, chunks)
+        most_swapped = None if self.swaps is None else self.swaps.most_blocks
+        return count_outside(self.parts, steps, chunks, most_swapped=most_swapped)
 
 
 def _list_gaps(table: Table, parts: Parts) -> Iterator[str]:

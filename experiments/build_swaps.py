@@ -44,7 +44,7 @@ def _read_swaps(table: Table, *, block_size: int) -> SwapTime | None:
     if out is None or back is None:
         return None
     most = min(out.last, back.last)
-    return SwapTime(out, back, f"swaps as measured, of up to {most:,.0f} blocks at once")
+    return SwapTime(out, back, f"swaps as measured, of up to {most:,.0f} blocks at once", most)
 
 
 def _read(table: Table, operator: str) -> Line | None:

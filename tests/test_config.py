@@ -335,7 +335,7 @@ def test_the_shipped_configs_resolve(path: Path) -> None:
     drawn = path.stem in ("chatbot", "rag", "fragmentation", "preemption")
     config = load_config(path, overrides=[] if drawn else ["trace.path=FILE"])
     deployment = resolve(config)
-    longest = {"tutorial": 40, "fragmentation": 8192}.get(path.stem, 131072)
+    longest = {"tutorial": 40, "fragmentation": 8192, "preemption": 4096}.get(path.stem, 131072)
     assert deployment.config.engine.max_model_len == longest
     assert "../shared" not in path.read_text(encoding="utf-8")
 

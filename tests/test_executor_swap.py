@@ -13,9 +13,14 @@ from calibrate.kernels.errors import KernelError
 from calibrate.kernels.pool import KVPool
 from calibrate.runner import HostCopy, Runner, Step
 from calibrate.runner_parts import host_pool
+from experiments.build import build_latency, build_simulation
+from experiments.build_trace import build_trace
+from experiments.config import parse_config
+from experiments.deployment import resolve
 from tests.plain_llama import Keep, as_int8
 from tests.served import ask
 from tests.test_executor import EXACT, LONGEST_ANSWER, execute
+from tests.test_executor_config import changed
 from tests.worlds import SmallWorld, swapping
 
 SEEDS = range(24)
@@ -129,6 +134,29 @@ def test_a_step_may_do_nothing_but_swap() -> None:
     assert ran.logits.shape == (0, runner.model.shape.vocab_size)
     assert ran.duration_ns > 0
     assert torch.equal(runner.pool.keys[:, 5], before)
+
+
+def test_a_config_swaps_on_real_kernels() -> None:
+    """Both replicas have a host pool; what they serve is what a simulated run serves."""
+    values = changed(
+        engine={
+            "num_gpu_blocks_override": 6,
+            "max_num_batched_tokens": 64,
+            "enable_prefix_caching": False,
+            "preemption": {"kind": "swap", "num_cpu_blocks_override": 20},
+        },
+        cluster={"replicas": 2},
+        trace={"requests": 12, "arrivals": {"kind": "poisson", "rate": 1e6}},
+    )
+    deployment = resolve(parse_config(values))
+    simulation = build_simulation(deployment, latency=build_latency(deployment))
+    simulation.serve(build_trace(deployment.config))
+    steps = simulation.records.arrays("steps")
+    assert steps["swapped_out_blocks"].sum() == steps["swapped_in_blocks"].sum() > 0
+    for executor in simulation.kernels:
+        assert executor.runner.host is not None
+        assert executor.runner.host.blocks == 20
+        assert executor.stale_tokens == 0
 
 
 def test_a_host_pool_that_memory_does_not_hold_is_refused() -> None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from calibrate.curves import Line
 from calibrate.device import load_device, shipped_devices
 from calibrate.host_link import PricesSwaps, SwapTime
+from calibrate.steptime import StepTime
 from experiments.build import build_latency, build_simulation
 from experiments.cli import main as pagesim
 from experiments.config import Config, parse_config
@@ -160,6 +161,13 @@ def test_a_table_prices_swaps_as_measured() -> None:
     assert isinstance(latency, PricesSwaps)
     assert latency.swaps is not None
     assert latency.swaps.note == "swaps as measured, of up to 1,024 blocks at once"
+    assert isinstance(latency, StepTime)
+    names = ("steps", "decodes", "decode_context", "chunks", "chunk_tokens", "copied_blocks")
+    steps = {name: np.array([1, 1]) for name in names}
+    steps |= {"swapped_out_blocks": np.array([1280, 0]), "swapped_in_blocks": np.array([0, 1281])}
+    chunks = {name: np.array([2]) for name in ("tokens", "computed_before")}
+    counted = latency.outside(steps, chunks)
+    assert counted == {"steps of more blocks swapped than the measured 1,024, extrapolated": 1}
 
 
 def test_many_are_priced_as_each_of_them() -> None:
