@@ -65,9 +65,10 @@ class _Memory:
     def read(self, sequence: Sequence, tokens: list[Token]) -> None:
         for position in range(sequence.computed):
             slot = self._kv.translate(sequence, position)
-            assert self._slots[0, *slot] == tokens[position], (
+            found = self._slots.get((0, *slot))
+            assert found == tokens[position], (
                 f"{sequence.id}: token {position} is {tokens[position]}, but block and offset"
-                f" {slot} hold {self._slots[0, *slot]}"
+                f" {slot} hold {found}"
             )
 
 
@@ -266,7 +267,8 @@ class _PlanWatch:
 
 def check_latency_model(latency: LatencyModel) -> None:
     """One code path: k durations are k times one, each a whole number of nanoseconds; a
-    chunk by itself costs nothing where it is empty, and many are priced as each of them."""
+    chunk by itself costs nothing where it is empty, and many are priced as each of them; no swap
+    costs nothing."""
     for chunks, contexts in (((), (17, 900)), (((0, 512),), ()), (((512, 100), (0, 1)), (5,) * 40)):
         together = latency.durations(_plan(chunks, contexts, step=0), 9)
         assert all(type(duration) is int for duration in together)
@@ -284,6 +286,9 @@ def check_latency_model(latency: LatencyModel) -> None:
     assert alone_ns.dtype == np.int64
     assert alone_ns.tolist() == [latency.alone(*each) for each in zip(before, n, strict=True)]
     assert alone_ns[2] == 0, "an empty chunk costs time"
+    swap_ns = latency.swap(0 * n, 0 * n)
+    assert swap_ns.dtype == np.int64
+    assert not swap_ns.any(), "nothing is swapped, and takes time"
     if latency.knows_alone:
         assert (alone_ns[[0, 1, 3]] > 0).all(), "a chunk costs no time"
 

@@ -18,7 +18,7 @@ from sim.kv.pool import Pool
 from sim.kv.prefix import PrefixCached
 from sim.kv.swap import HostTier, Swapped, SwappedPrefix
 from sim.latency import Linear, Replay
-from sim.plan import Plan
+from sim.plan import Plan, Swap
 from sim.request import Sequence
 from sim.scheduling.orders import Fcfs, Priority
 from sim.scheduling.vllm import Limits, VllmScheduler
@@ -79,6 +79,19 @@ class Overpromising(Paged):
         return True
 
 
+class BringsNothingBack(Swapped):
+    def take_swaps(self) -> list[Swap]:
+        return [swap for swap in super().take_swaps() if swap.out]
+
+
+class SwapsTooLate(Swapped):
+    """What the blocks hold when others have written to them."""
+
+    def take_swaps(self) -> list[Swap]:
+        late, self._late = getattr(self, "_late", []), super().take_swaps()
+        return late
+
+
 class ForgetsKeys(PrefixCached):
     """Hands blocks out anew without forgetting what they held."""
 
@@ -93,6 +106,8 @@ class ForgetsKeys(PrefixCached):
         lambda: WithoutCopyOnWrite(81, block_size=4),
         lambda: Overpromising(81, block_size=4),
         ForgetsKeys,
+        lambda: BringsNothingBack(81, block_size=4, host=HostTier(400)),
+        lambda: SwapsTooLate(81, block_size=4, host=HostTier(400)),
     ],
 )
 def test_broken_caches_are_caught(make: type[KVCache]) -> None:

@@ -35,11 +35,13 @@ BATCHES = 4
 
 
 def draw(seed: int) -> SmallWorld:
-    """By turns FCFS, priority, and the priority of older versions, under which a plan may do
-    nothing but swap."""
-    rng = random.Random(seed)
-    world = swapping(rng, priority=seed % 3 > 0)
-    return replace(world, version="0.32") if seed % 3 == 2 else world
+    """By turns FCFS, priority, the priority of older versions, under which a plan may do nothing
+    but swap, and static batches."""
+    turn = seed % 4
+    world = swapping(random.Random(seed), priority=turn in (1, 2))
+    if turn == 2:
+        return replace(world, version="0.32")
+    return replace(world, static=True) if turn == 3 else world
 
 
 @pytest.fixture(autouse=True)
@@ -250,7 +252,7 @@ def server_of(world: SmallWorld) -> Server:
 def test_tokens_are_read_back_and_parts_recomputed() -> None:
     """What happens there at all is counted, so that the worlds cannot become harmless."""
     happened: Counter[str] = Counter()
-    for seed in (*range(24), 64, 65, 143):
+    for seed in (*range(24), 34, 54):
         world = draw(seed)
         _, frames = watched(world.requests, server_of(world))
         if not len(frames["requests"]):
@@ -267,7 +269,7 @@ def test_tokens_are_read_back_and_parts_recomputed() -> None:
         happened["nothing but swaps"] += int(idle.sum())
     assert all(happened[each] for each in happened), happened
     assert len(happened) == 6
-    assert min(happened["swapped"], happened["recomputed"], happened["in"]) > 20, happened
+    assert min(happened["swapped"], happened["recomputed"], happened["in"]) > 10, happened
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))

@@ -197,7 +197,9 @@ class Outcome:
 
 def _free(kv: Any) -> Any:
     """The order in which blocks will go out, or the holes."""
-    return vars(kv._space) if isinstance(kv, Contiguous) else list(kv.pool.queue())
+    if isinstance(kv, Contiguous):
+        return vars(kv._space)
+    return list(kv.pool.queue()), kv.host._free if isinstance(kv, Swapped) else []
 
 
 def serve(

@@ -1,25 +1,20 @@
 """Preemption by swapping: what a victim has computed waits for it in host memory.
 
-Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention",
-SOSP 2023, section 4.5, and vLLM V0's `--preemption-mode swap`; V1 has none.
+The PagedAttention paper, Kwon et al., SOSP 2023, section 4.5, and vLLM V0; V1 does not swap.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from sim.kv.cache import Hit
 from sim.kv.paged import Paged
+from sim.kv.pool import FreeOrder
 from sim.kv.prefix import PrefixCached
 from sim.plan import Departure, Swap
 from sim.request import Sequence
 
 
 class HostTier:
-    """Blocks of host memory, each held by one sequence that waits, or free.
-
-    Like `Pool` it does not look inside: which block holds which tokens is the order of a list.
-    """
+    """Blocks of host memory, each held by one sequence that waits, or free."""
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
@@ -36,15 +31,13 @@ class HostTier:
 
     def tokens(self, sequence: Sequence) -> int:
         """How many of its first tokens are here."""
-        return self._held[sequence][1] if sequence in self._held else 0
+        return self._held.get(sequence, ([], 0))[1]
 
     def keep(self, sequence: Sequence, *, blocks: int, tokens: int) -> list[int] | None:
         """Blocks for a sequence that has none here; None where so many are not free."""
         if blocks > len(self._free):
             return None
-        split = len(self._free) - blocks
-        taken = self._free[split:][::-1]
-        del self._free[split:]
+        taken = [self._free.pop() for _ in range(blocks)]
         self._held[sequence] = taken, tokens
         return taken
 
@@ -64,19 +57,25 @@ class HostTier:
 class Swapped(Paged):
     """A paged cache whose victims' blocks are copied to the host, and back when they resume.
 
-    A victim's computed tokens are kept, in whole blocks, whether or not others can find some of
-    them on the device; where the host has no room for all, none are, and it is recomputed. When
-    it resumes, blocks found on the device are shared as ever, and those behind come back::
+    A victim keeps all blocks that hold computed tokens, also those that can be found on the device;
+    where the host has no room for all of them it keeps none, and is recomputed. When it resumes,
+    blocks found on the device are shared as ever, and those behind come back::
 
         device    [ hit | hit ]                    host    [ . | . | 12 | 13 ]
         resumes   [ hit | hit | new | new ]                           copied back into the new
 
-    A copy back reads blocks of the host that are free from then on: copies are made in order, so
-    whoever gets them next writes them later.
+    Copies are made in order: a host block that is free again is read before anybody writes it.
     """
 
-    def __init__(self, *args: Any, host: HostTier, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        num_blocks: int,
+        *,
+        block_size: int,
+        host: HostTier,
+        free_order: FreeOrder = "unkeyed_first",
+    ) -> None:
+        super().__init__(num_blocks, block_size=block_size, free_order=free_order)
         self.host = host
         self._swaps: list[Swap] = []
 
@@ -89,10 +88,9 @@ class Swapped(Paged):
         found = len(sequence.blocks)
         if not super().grow(sequence, n):
             return False
-        if sequence in self.host:  # it was admitted with a hit of so many blocks, and resumes
+        if sequence in self.host:  # it resumes, and was admitted with so many blocks
             tokens = self.host.tokens(sequence) - found * self.block_size
-            source = self.host.free(sequence)[found:]
-            if source:
+            if source := self.host.free(sequence)[found:]:
                 target = sequence.blocks[found : found + len(source)]
                 self._swaps.append(Swap(sequence, False, tokens, target, source))
         return True
@@ -103,8 +101,7 @@ class Swapped(Paged):
         tokens = sequence.computed
         source = sequence.blocks[: self.blocks_for(tokens)]
         departure = self.release(sequence)
-        target = self.host.keep(sequence, blocks=len(source), tokens=tokens)
-        if target:
+        if target := self.host.keep(sequence, blocks=len(source), tokens=tokens):
             self._swaps.append(Swap(sequence, True, tokens, source, target))
         return departure
 
