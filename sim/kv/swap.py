@@ -26,9 +26,6 @@ class HostTier:
     def used(self) -> int:
         return self.num_blocks - len(self._free)
 
-    def __contains__(self, sequence: Sequence) -> bool:
-        return sequence in self._held
-
     def tokens(self, sequence: Sequence) -> int:
         """How many of its first tokens are here."""
         return self._held.get(sequence, ([], 0))[1]
@@ -50,8 +47,8 @@ class HostTier:
     def check(self) -> None:
         """Raise AssertionError unless every block is free or held, once. O(blocks)."""
         held = [block for blocks, _ in self._held.values() for block in blocks]
-        assert len(self._free) + len(held) == self.num_blocks, "a host block was lost"
-        assert {*self._free, *held} == set(range(self.num_blocks)), "a host block is there twice"
+        found = sorted([*self._free, *held])
+        assert found == list(range(self.num_blocks)), "a host block was lost, or is there twice"
 
 
 class Swapped(Paged):
@@ -88,8 +85,8 @@ class Swapped(Paged):
         found = len(sequence.blocks)
         if not super().grow(sequence, n):
             return False
-        if sequence in self.host:  # it resumes, and was admitted with so many blocks
-            tokens = self.host.tokens(sequence) - found * self.block_size
+        if tokens := self.host.tokens(sequence):  # it resumes, admitted with so many blocks
+            tokens -= found * self.block_size
             if source := self.host.free(sequence)[found:]:
                 target = sequence.blocks[found : found + len(source)]
                 self._swaps.append(Swap(sequence, False, tokens, target, source))
@@ -106,7 +103,7 @@ class Swapped(Paged):
         return departure
 
     def release(self, sequence: Sequence) -> Departure:
-        if sequence in self.host:  # admitted, and found no room
+        if self.host.tokens(sequence):  # it was admitted, and found no room
             self.host.free(sequence)
         return super().release(sequence)
 
