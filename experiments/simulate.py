@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from calibrate.device import Device
+from calibrate.host_link import PricesSwaps
 from calibrate.roofline import Roofline
 from calibrate.step_model import StepModel
 from calibrate.steptime import StepTime
@@ -18,13 +19,13 @@ from experiments.build_trace import build_trace
 from experiments.config import Config
 from experiments.context import Context, Frames
 from experiments.deployment import Deployment, count_block_bytes, resolve
-from experiments.durations import write_durations
+from experiments.durations import Recording, write_durations
 from experiments.executor_config import RealKernels
 from experiments.identity import name_run, read_versions
 from experiments.metrics import check, summarize
 from experiments.results import DURATIONS, FIGURES, Draft, RunResult, is_finished, load_result
 from experiments.tables import make_frames
-from sim.latency import LatencyModel
+from sim.latency import LatencyModel, Linear
 from sim.observer import Observer
 from traces.schema import Trace
 
@@ -76,6 +77,8 @@ def simulate(
             notes.append(f"arrivals count from the first request, at {trace.shifted_by}")
         notes += describe_stages(deployment.config.engine.pipeline_parallel_size)
         notes += describe_clock(latency, frames, deployment.device)
+        if deployment.config.engine.preemption.kind == "swap":
+            notes += describe_swaps(latency)
         notes += describe_execution(simulation, config)
         run = {"id": run_id, "versions": read_versions(), "notes": notes}
         summary = {"run": run, **summarize(frames, context)}
@@ -104,13 +107,12 @@ def describe_stages(stages: int) -> list[str]:
 
 def describe_clock(latency: LatencyModel, frames: Frames, device: Device | None) -> list[str]:
     """What a clock does not know or assumes, and where the run, now over, left what it knows."""
-    if not isinstance(latency, Roofline | StepModel | StepTime):
-        return []
-    swaps = [] if latency.swaps is None else [f"latency: {latency.swaps.note}"]
     if isinstance(latency, Roofline):
-        return [*(f"latency: {note}" for note in latency.notes), *swaps]
+        return [f"latency: {note}" for note in latency.notes]
     if isinstance(latency, StepModel):
-        return [*(f"latency: {what}: {n:,}" for what, n in latency.notes.items()), *swaps]
+        return [f"latency: {what}: {n:,}" for what, n in latency.notes.items()]
+    if not isinstance(latency, StepTime):
+        return []
     steps, chunks = (
         {str(name): column.to_numpy() for name, column in frames[table].items()}
         for table in ("steps", "chunks")
@@ -118,10 +120,20 @@ def describe_clock(latency: LatencyModel, frames: Frames, device: Device | None)
     counted = latency.outside(steps, chunks)
     return [
         *_name_devices(device_of(latency.table), device),
-        *swaps,
         *(f"latency table: {note}" for note in latency.notes),
         *(f"latency table: {what}: {n:,}" for what, n in counted.items()),
     ]
+
+
+def describe_swaps(latency: LatencyModel) -> list[str]:
+    """What a clock takes for swaps, where it is no measured part of the steps."""
+    if isinstance(latency, PricesSwaps) and latency.swaps is not None:
+        return [f"latency: {latency.swaps.note}"]
+    if isinstance(latency, Linear) and not latency.per_swapped_block_ns:
+        return ["latency: swaps take no time (latency.per_swapped_block_ns is 0)"]
+    if isinstance(latency, Recording):
+        return ["latency: swaps change no time, since steps take what was recorded"]
+    return []
 
 
 def describe_execution(simulation: Simulation, config: Config) -> list[str]:

@@ -20,6 +20,7 @@ from experiments.cli import main as pagesim
 from experiments.config import Config, parse_config
 from experiments.deployment import Deployment, resolve
 from experiments.errors import ConfigError
+from experiments.simulate import describe_swaps
 from sim.fast.vllm import FastVllm
 from sim.kv.swap import Swapped, SwappedPrefix
 
@@ -177,6 +178,20 @@ def test_many_are_priced_as_each_of_them() -> None:
     assert together.dtype == np.int64
     assert together.tolist() == [int(swaps.ns(*each)) for each in zip(out, back, strict=True)]
     assert together.tolist()[:3] == [0, 500, 90]
+
+
+def test_a_clock_says_what_it_takes_for_swaps(tmp_path: Path) -> None:
+    def say(latency: dict[str, Any]) -> list[str]:
+        engine = {"max_num_seqs": 8, "max_num_batched_tokens": 512}
+        return describe_swaps(build_latency(deploy("swap", engine, latency=latency)))
+
+    linear = {"kind": "linear", "base_ns": 1, "per_token_ns": 1, "per_context_token_ns": 0}
+    (free,) = say(linear)
+    assert free == "latency: swaps take no time (latency.per_swapped_block_ns is 0)"
+    assert say(linear | {"per_swapped_block_ns": 3}) == []
+    (tmp_path / "d.csv").write_text("duration_ns\n5\n", encoding="utf-8")
+    (kept,) = say({"kind": "replay", "path": str(tmp_path / "d.csv")})
+    assert "steps take what was recorded" in kept
 
 
 def test_swaps_without_a_price_are_no_bargain() -> None:
