@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 
+from calibrate.host_link import HostLink
 from calibrate.link import Link
 from calibrate.naming import did_you_mean
 
@@ -38,6 +39,7 @@ class Device:
     link: Link | None
     """To the other GPUs of its node. None where it is not known: GeForce cards, whose drivers
     refuse peers, send through the host's memory."""
+    host_link: HostLink
     source: str
     date: str
     """When the source was looked at."""
@@ -53,7 +55,11 @@ def shipped_devices() -> Iterator[Device]:
     rows = json.loads(files("calibrate").joinpath("devices.json").read_text(encoding="utf-8"))
     for name, row in rows.items():
         link = None if row["link"] is None else Link(**row["link"])
-        yield Device(name=name, **(row | {"aliases": tuple(row["aliases"]), "link": link}))
+        host_link = HostLink(**row["host_link"])
+        aliases = tuple(row["aliases"])
+        yield Device(
+            name=name, **(row | {"aliases": aliases, "link": link, "host_link": host_link})
+        )
 
 
 def load_device(name: str) -> Device:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from calibrate.runner import Row, Runner, Step
+from calibrate.runner import HostCopy, Row, Runner, Step
 from calibrate.token_ids import SlotIds, TokenIds
 from sim.parting import Fork
-from sim.plan import Departure, Plan
+from sim.plan import Departure, Plan, Swap
 from sim.request import Sequence
 
 
@@ -46,11 +46,15 @@ class KernelExecutor:
         self.logits: dict[Sequence, Tensor] = {}
         """[vocabulary] of everybody whom the latest step gave a token."""
         self.stale_tokens = 0
-        """Tokens of prefix hits in whose slots something else lies: what is computed from them
-        is wrong. Under policy priority vLLM publishes blocks of a row that is then taken out of
-        its step."""
+        """Tokens of prefix hits, or swapped in, in whose slots something else lies: what is
+        computed from them is wrong. Under policy priority vLLM publishes blocks of a row that is
+        then taken out of its step."""
         pool = runner.pool
-        self._slots = SlotIds(pool.blocks, block_size=pool.block_size)
+        self._slots = SlotIds(
+            pool.blocks,
+            block_size=pool.block_size,
+            host_blocks=0 if runner.host is None else runner.host.blocks,
+        )
         self._children: dict[Sequence, int] = {}
         """How many have forked from whom with the tokens of the latest step."""
 
@@ -60,7 +64,7 @@ class KernelExecutor:
         givers = [chunk.sequence for chunk in chunks if chunk.sequence in gives]
         rows = [self._row(*chunk, gives=chunk.sequence in gives) for chunk in chunks]
         copies = [(copy.source, copy.target) for copy in plan.copies]
-        ran = self.runner.run(Step(rows, copies))
+        ran = self.runner.run(Step(rows, copies, [_pair_up(swap) for swap in plan.swaps]))
         self.durations_ns.append(ran.duration_ns)
         self.logits = dict(zip(givers, ran.logits, strict=True))
         self._children = {}
@@ -70,15 +74,26 @@ class KernelExecutor:
         return [ran.duration_ns]
 
     def _check_hits(self, plan: Plan, rows: list[Row]) -> None:
+        size = self.runner.pool.block_size
+        for swap in plan.swaps:
+            for block, host in zip(swap.blocks, swap.host_blocks, strict=True):
+                in_host = self.runner.pool.blocks + host
+                self._slots.copy(*((block, in_host) if swap.out else (in_host, block)))
         for copy in plan.copies:
             self._slots.copy(copy.source, copy.target)
         for row in rows:
             self._slots.write(row.blocks, row.before, row.ids)
-        for sequence, hit_tokens, _, _ in plan.admitted:
+        for sequence, hit_tokens, _ in plan.admitted:
             if hit_tokens:
-                blocks = sequence.blocks[: hit_tokens // self.runner.pool.block_size]
                 ids = self.texts[sequence].ids[:hit_tokens]
-                self.stale_tokens += self._slots.count_others(blocks, ids)
+                self.stale_tokens += self._slots.count_others(
+                    sequence.blocks[: hit_tokens // size], ids
+                )
+        for swap in plan.swaps:
+            if not swap.out:
+                first = swap.sequence.blocks.index(swap.blocks[0]) * size
+                ids = self.texts[swap.sequence].ids[first : first + swap.tokens]
+                self.stale_tokens += self._slots.count_others(swap.blocks, ids)
 
     def _row(self, sequence: Sequence, before: int, n: int, *, gives: bool) -> Row:
         text = self.texts.get(sequence)
@@ -118,3 +133,8 @@ class KernelExecutor:
     def ended(self, departures: list[Departure], now_ns: int) -> None:
         for departure in departures:
             self.texts.pop(departure.sequence, None)
+
+
+def _pair_up(swap: Swap) -> HostCopy:
+    ways = (swap.blocks, swap.host_blocks) if swap.out else (swap.host_blocks, swap.blocks)
+    return HostCopy(swap.out, list(zip(*ways, strict=True)))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from calibrate import weights
 from calibrate.device import Device
+from calibrate.host_link import PricesSwaps
 from calibrate.link import LINK_EFFICIENCY, NO_COMMUNICATION, Communication, Ring
 from calibrate.model import Model
 from sim.latency import LONGEST_STRETCH, Counts, Nanoseconds
@@ -42,7 +43,7 @@ class Work(NamedTuple):
         return self.flop / self.bytes
 
 
-class Roofline:
+class Roofline(PricesSwaps):
     """A latency model: each operator takes the longer of computing and moving its data.
 
     A step is the sum over layers' matrices, output head, attention of the chunks, attention

@@ -33,10 +33,20 @@ class Row(NamedTuple):
     """Does it give a token: are these the last tokens that the sequence has?"""
 
 
+class HostCopy(NamedTuple):
+    """Blocks to copy to the host, or back."""
+
+    out: bool
+    pairs: Sequence[Pair]
+    """(from, to)."""
+
+
 class Step(NamedTuple):
     rows: Sequence[Row]
     copies: Sequence[Pair] = ()
-    """(from, to) of blocks, to be copied before anything is computed, in this order."""
+    """(from, to) of blocks, to be copied before anything is computed, in this order, and after"""
+    swaps: Sequence[HostCopy] = ()
+    """these, in this order."""
 
 
 class Ran(NamedTuple):
@@ -52,11 +62,11 @@ class Ran(NamedTuple):
 class Runner:
     """A model, its KV pool, and the clock beside them.
 
-    A step's time begins with plain lists and ends with its tokens in plain lists again: copies,
-    the tensors that describe its rows, the model, the sampler. On CUDA it is wall time between
-    two synchronisations. On a CPU it is the CPU time of this thread, which neighbours disturb
-    less, and a progress bar in another thread not at all; torch is held to one thread (in the
-    whole process), so that it is all there is.
+    A step's time begins with plain lists and ends with its tokens in plain lists again: swaps,
+    copies, the tensors that describe its rows, the model, the sampler. On CUDA it is wall time
+    between two synchronisations. On a CPU it is the CPU time of this thread, which neighbours
+    disturb less, and a progress bar in another thread not at all; torch is held to one thread (in
+    the whole process), so that it is all there is.
     """
 
     def __init__(
@@ -65,24 +75,34 @@ class Runner:
         pool: KVPool,
         kernels: Kernels,
         *,
+        host: KVPool | None = None,
         temperature: float = 0.0,
         seed: int = 0,
     ) -> None:
-        """`temperature` 0 is greedy. Raises KernelError where the kernels cannot do it."""
+        """`host` is a pool to swap to, made by `pool.on_host`; `temperature` 0 is greedy. Raises
+        KernelError where the kernels cannot do it."""
         self.model = model
         self.pool = pool
+        self.host = host
         self.kernels = kernels
         self.temperature = temperature
         self._random = torch.Generator(model.device).manual_seed(seed)
         self._read_ns = make_clock(model.device)
-        _touch(pool)
+        for each in (pool, host):
+            if each is not None:
+                _touch(each)
         self._warm_up()
 
     @torch.inference_mode()
     def run(self, step: Step) -> Ran:
-        """Run a step of at least one row; every row has at least one token."""
+        """Run a step, or the swaps of one without rows; every row has at least one token."""
         device = self.model.device
         start_ns = self._read_ns()
+        for swap in step.swaps:
+            self._swap(swap)
+        if not step.rows:
+            no_logits = torch.empty(0, self.model.shape.vocab_size, device=device)
+            return Ran(self._read_ns() - start_ns, [], no_logits)
         for pairs in at_once(step.copies):
             cache_of(self.kernels).copy(self.pool, torch.tensor(pairs, device=device))
         rows = Rows.of(
@@ -104,6 +124,14 @@ class Runner:
         )()
         tokens = self.sample(logits).tolist()
         return Ran(self._read_ns() - start_ns, tokens, logits)
+
+    def _swap(self, swap: HostCopy) -> None:
+        assert self.host is not None, "there is no host pool to swap to"
+        cache, pairs = cache_of(self.kernels), torch.tensor(swap.pairs)
+        if swap.out:
+            cache.swap_out(self.pool, self.host, pairs)
+        else:
+            cache.swap_in(self.host, self.pool, pairs)
 
     @torch.inference_mode()
     def sample(self, logits: Tensor) -> Tensor:

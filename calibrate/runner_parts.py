@@ -97,6 +97,17 @@ def empty_pool(
     return make(blocks)
 
 
+def host_pool(pool: KVPool, blocks: int, *, replicas: int = 1) -> KVPool:
+    """A pool in host memory to swap to. Raises KernelError where memory does not hold so many of
+    them."""
+    check_room(
+        pool.bytes_per_token * pool.block_size * blocks * replicas,
+        torch.device("cpu"),
+        what=f"{blocks * replicas:,} KV blocks of host memory",
+    )
+    return pool.on_host(blocks)
+
+
 def check_room(needed_bytes: int, device: torch.device, *, what: str) -> None:
     """Raise KernelError where a device's free memory does not hold so many bytes."""
     free = _free_bytes(device)

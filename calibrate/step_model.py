@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrate.host_link import PricesSwaps
 from calibrate.roofline import attention_area
 from sim.latency import LONGEST_STRETCH, Counts, Nanoseconds
 
@@ -103,7 +104,7 @@ class Seen:
     area: int | None
 
 
-class StepModel:
+class StepModel(PricesSwaps):
     """A latency model: prices fitted on whole steps of a real engine.
 
     `notes` counts the steps that were priced and lie outside what was seen, stretches in full

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from calibrate.attention_curves import area_of, as_one, together
 from calibrate.curves import Floats
+from calibrate.host_link import PricesSwaps
 from calibrate.step_parts import Parts
 from calibrate.table_schema import COLLECTIVES
 from sim.latency import LONGEST_STRETCH, Counts, Nanoseconds
@@ -23,7 +24,7 @@ _STEPS = np.arange(LONGEST_STRETCH, dtype=np.int64)
 _EVERYWHERE = ("head", "sampling")
 
 
-class StepTime:
+class StepTime(PricesSwaps):
     """A latency model: a table's operators, summed over what a step computes.
 
     Matrices by scheduled tokens (padded to a captured size where a step has nothing but
@@ -171,7 +172,8 @@ class StepTime:
         """
         from calibrate.table_range import count_outside
 
-        return count_outside(self.parts, steps, chunks)
+        most_swapped = None if self.swaps is None else self.swaps.most_blocks
+        return count_outside(self.parts, steps, chunks, most_swapped=most_swapped)
 
 
 def _list_gaps(table: Table, parts: Parts) -> Iterator[str]:

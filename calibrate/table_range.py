@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 Columns = Mapping[str, NDArray[np.int64]]
 
 
-def count_outside(parts: Parts, steps: Columns, chunks: Columns) -> dict[str, int]:
-    """Steps and chunks beyond `SLACK` times the last measured point, by axis; none that are 0."""
+def count_outside(
+    parts: Parts, steps: Columns, chunks: Columns, *, most_swapped: float | None = None
+) -> dict[str, int]:
+    """Steps and chunks beyond `SLACK` times the last measured point, by axis; none that are 0.
+
+    `most_swapped` blocks were measured at once, or none were.
+    """
     times = steps["steps"]
     tokens = steps["decodes"] + steps["chunk_tokens"]
     rows = steps["decodes"] + steps["chunks"]
@@ -56,6 +61,9 @@ def count_outside(parts: Parts, steps: Columns, chunks: Columns) -> dict[str, in
         counted["steps that copy blocks, which was not measured, priced 0"] = times[
             steps["copied_blocks"] > 0
         ]
+    if most_swapped is not None:
+        swapped = np.maximum(steps["swapped_out_blocks"], steps["swapped_in_blocks"])
+        counted[_say("blocks swapped", most_swapped)] = times[swapped > SLACK * most_swapped]
     return {what: int(n.sum()) for what, n in counted.items() if n.sum()}
 
 

@@ -69,10 +69,13 @@ class TokenIds:
 
 
 class SlotIds:
-    """The token whose K and V each slot of a pool holds, so that a hit can be checked."""
+    """The token whose K and V each slot of a pool holds, so that a hit can be checked.
 
-    def __init__(self, blocks: int, *, block_size: int) -> None:
-        self._ids = np.full((blocks, block_size), -1, dtype=np.int32)
+    Blocks of the host follow the pool's: block h of it is `blocks + h`.
+    """
+
+    def __init__(self, blocks: int, *, block_size: int, host_blocks: int = 0) -> None:
+        self._ids = np.full((blocks + host_blocks, block_size), -1, dtype=np.int32)
         self._block_size = block_size
 
     def copy(self, source: int, target: int) -> None:
@@ -84,8 +87,8 @@ class SlotIds:
         self._ids[np.asarray(blocks)[at], offset] = ids
 
     def count_others(self, blocks: Sequence[int], ids: Sequence[int]) -> int:
-        """How many of the first tokens of a sequence are not there; they fill these blocks."""
-        return int(np.count_nonzero(self._ids[np.asarray(blocks)].ravel() != ids))
+        """How many of these tokens are not there; they lie in these blocks, from their start."""
+        return int(np.count_nonzero(self._ids[np.asarray(blocks)].ravel()[: len(ids)] != ids))
 
 
 _NOTHING: array[int] = array("q")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sim.kv.paged import Paged
 from sim.kv.pool import NULL_BLOCK
+from sim.kv.swap import Swapped
 from sim.memory import Slots, recount
 from sim.request import Sequence
 from sim.scheduling.face import Scheduler
@@ -71,6 +72,8 @@ class Snapshot:
     waiting: int
     memory: Slots[int]
     """The same memory in token slots."""
+    host: tuple[int, int] | None = None
+    """(used, all) blocks of host memory, where sequences are swapped."""
 
     def count(self) -> Mapping[State, int]:
         """Cells by state."""
@@ -130,6 +133,7 @@ def photograph(
         ],
         waiting=waiting,
         memory=recount(kv, running, dict(final_tokens), external=0),
+        host=(kv.host.used, kv.host.num_blocks) if isinstance(kv, Swapped) else None,
     )
 
 

@@ -90,7 +90,11 @@ def say_memory(snapshot: Snapshot) -> str:
     )
     savings = snapshot.memory.savings
     saved = f"; sharing saves {savings:,} more" if savings else ""
-    return f"{slots:,} token slots = {parts}{saved}"
+    host = ""
+    if snapshot.host is not None:
+        used, blocks = snapshot.host
+        host = f"; in host memory {used:,} of {blocks:,} blocks are used"
+    return f"{slots:,} token slots = {parts}{saved}{host}"
 
 
 def say_holder(holder: Holder, snapshot: Snapshot) -> str:

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 import simpy
 
+from calibrate.host_link import PricesSwaps
 from calibrate.model import ModelError
 from calibrate.roofline import Roofline
+from experiments.build_caches import build_contiguous, build_paged
 from experiments.build_executor import describe_kernels, explain_kernels, kernel_executors
+from experiments.build_swaps import price_swaps
 from experiments.build_table import build_table_latency
 from experiments.config import Config
 from experiments.deployment import Deployment
 from experiments.durations import Recording
-from experiments.engine_config import ContiguousCache
 from experiments.engine_config import Engine as EngineConfig
 from experiments.errors import ConfigError
 from experiments.executor_config import RealKernels
@@ -38,16 +40,6 @@ from sim.executor import Executor, Simulated
 from sim.fast.steady import Steady, SteadyStatic
 from sim.fast.vllm import FastVllm
 from sim.kv.cache import KVCache
-from sim.kv.contiguous import (
-    Contiguous,
-    oracle_exact,
-    oracle_pow2,
-    reserve_max,
-    reserve_now,
-)
-from sim.kv.paged import Paged
-from sim.kv.prefix import PrefixCached
-from sim.kv.space import Buddies, Holes, Space
 from sim.latency import LatencyModel, Linear
 from sim.observer import Observer
 from sim.record import Records
@@ -112,7 +104,10 @@ def build_simulation(
     for replica in range(config.cluster.replicas):
         world = build_world(config.engine)
         scheduler = build_scheduler(
-            config.engine, num_gpu_blocks=deployment.num_gpu_blocks, world=world
+            config.engine,
+            num_gpu_blocks=deployment.num_gpu_blocks,
+            num_cpu_blocks=deployment.num_cpu_blocks,
+            world=world,
         )
         recorder = Recorder(
             records,
@@ -148,7 +143,9 @@ def build_simulation(
     return Simulation(cluster=cluster, recorders=recorders, records=records, kernels=kernels)
 
 
-def build_scheduler(engine: EngineConfig, *, num_gpu_blocks: int, world: World) -> Scheduler:
+def build_scheduler(
+    engine: EngineConfig, *, num_gpu_blocks: int, world: World, num_cpu_blocks: int = 0
+) -> Scheduler:
     """One replica's scheduler and cache, from resolved options. ConfigError where the cache has
     no room for a request of max_model_len."""
     assert engine.max_num_batched_tokens is not None
@@ -166,11 +163,7 @@ def build_scheduler(engine: EngineConfig, *, num_gpu_blocks: int, world: World) 
         slots = num_gpu_blocks * engine.block_size
         kv: KVCache = build_contiguous(engine, engine.kv_cache, slots=slots, world=world)
     else:
-        assert engine.kv_cache.free_order is not None
-        make_cache = PrefixCached if engine.enable_prefix_caching else Paged
-        paged = make_cache(
-            num_gpu_blocks, block_size=engine.block_size, free_order=engine.kv_cache.free_order
-        )
+        paged = build_paged(engine, num_gpu_blocks=num_gpu_blocks, num_cpu_blocks=num_cpu_blocks)
         if _suits_fast_vllm(engine):
             return FastVllm(kv=paged, order=order, limits=limits, rules=rules)
         if engine.batches_in_flight > 1:
@@ -211,33 +204,6 @@ def _suits_fast_vllm(engine: EngineConfig) -> bool:
     )
 
 
-def build_contiguous(
-    engine: EngineConfig, options: ContiguousCache, *, slots: int, world: World
-) -> Contiguous:
-    """A cache over so many slots of memory."""
-    longest = engine.max_model_len
-    assert longest is not None
-    space: Space
-    match options.fit:
-        case "buddy":
-            space = Buddies(slots)
-        case "first_fit" | "best_fit" as fit:
-            space = Holes(slots, best=fit == "best_fit")
-    if not space.fits(longest):
-        raise ConfigError(
-            f"engine.kv_cache.fit: found {options.fit}, which has no piece for max_model_len"
-            f" {longest:,} in {slots:,} slots; allowed: first_fit, best_fit, or a shorter"
-            " max_model_len"
-        )
-    reserve = {
-        "max_model_len": reserve_max(longest),
-        "oracle_pow2": oracle_pow2(world.answer_tokens, longest),
-        "oracle_exact": oracle_exact(world.answer_tokens),
-        "prompt": reserve_now,
-    }[options.reserve]
-    return Contiguous(space, reserve=reserve)
-
-
 def build_world(engine: EngineConfig) -> World:
     """What ends answers, in the way that suits the loop."""
     assert engine.max_model_len is not None
@@ -263,8 +229,15 @@ def _seats(engine: EngineConfig) -> int:
 
 def build_latency(deployment: Deployment) -> LatencyModel:
     """The clock. Raises ModelError or ConfigError where the roofline cannot price the model,
-    ConfigError for a file of step times that cannot be read, and for kernels that are not there,
-    TableError for a table."""
+    ConfigError for a file of step times that cannot be read, for kernels that are not there and
+    for swaps that have no price, TableError for a table."""
+    latency = _build_clock(deployment)
+    if deployment.config.engine.preemption.kind == "swap" and isinstance(latency, PricesSwaps):
+        latency.swaps = price_swaps(deployment, latency)
+    return latency
+
+
+def _build_clock(deployment: Deployment) -> LatencyModel:
     config = deployment.config
     match config.latency:
         case LinearLatency() as linear:
@@ -273,6 +246,7 @@ def build_latency(deployment: Deployment) -> LatencyModel:
                 per_token_ns=linear.per_token_ns,
                 per_context_token_ns=linear.per_context_token_ns,
                 per_copied_block_ns=linear.per_copied_block_ns,
+                per_swapped_block_ns=linear.per_swapped_block_ns,
             )
         case ReplayLatency() as replay:
             return Recording(replay.path)

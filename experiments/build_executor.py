@@ -13,6 +13,7 @@ from experiments.deployment import Deployment
 from experiments.errors import ConfigError
 from experiments.executor_config import RealKernels
 from sim.kv.cache import KVCache
+from sim.kv.swap import Swapped
 from sim.latency import Executed
 
 if TYPE_CHECKING:
@@ -48,7 +49,13 @@ def kernel_executors(
     with explain_kernels():
         from calibrate.executor import KernelExecutor
         from calibrate.runner import Runner
-        from calibrate.runner_parts import draw_llama, empty_pool, find_device, find_kernels
+        from calibrate.runner_parts import (
+            draw_llama,
+            empty_pool,
+            find_device,
+            find_kernels,
+            host_pool,
+        )
         from calibrate.token_ids import TokenIds
 
         engine, replicas = deployment.config.engine, deployment.config.cluster.replicas
@@ -74,8 +81,16 @@ def kernel_executors(
                 block_size=kv.block_size,
                 replicas=replicas - replica,
             )
+            host = None
+            if isinstance(kv, Swapped):
+                host = host_pool(pool, kv.host.num_blocks, replicas=replicas - replica)
             runner = Runner(
-                model, pool, kernels, temperature=options.temperature, seed=seed + replica
+                model,
+                pool,
+                kernels,
+                host=host,
+                temperature=options.temperature,
+                seed=seed + replica,
             )
         return KernelExecutor(runner, TokenIds(model.shape.vocab_size, seed=seed))
 
@@ -98,7 +113,8 @@ def explain_kernels() -> Iterator[None]:
         reason = str(error).partition(". ")[0]
         raise ConfigError(
             f"executor: out of memory ({reason}); allowed: fewer KV blocks"
-            " (engine.num_gpu_blocks_override), or smaller steps (engine.max_num_batched_tokens)"
+            " (engine.num_gpu_blocks_override, engine.preemption.swap_space), or smaller steps"
+            " (engine.max_num_batched_tokens)"
         ) from None
     except KernelError as error:
         raise ConfigError(f"executor: {error}") from None

@@ -27,7 +27,7 @@ def check(frames: Frames, context: Context) -> None:
     _check_references(frames)
     axis = StepAxis(frames["step_ends"])
     _check_moments(frames, axis)
-    _check_events(frames, axis)
+    _check_events(frames, axis, block_size=context["deployment"]["block_size"])
     _check_tokens_of_branches(frames, axis)
     _check_tokens_of_steps(frames, axis)
     _check_memory(frames, context)
@@ -136,23 +136,29 @@ def _check_moments(frames: Frames, axis: StepAxis) -> None:
     _require(front_end_ns.nunique() <= 1, "ttft_ns is not first token - arrival + a constant")
 
 
-def _check_events(frames: Frames, axis: StepAxis) -> None:
+def _check_events(frames: Frames, axis: StepAxis, *, block_size: int) -> None:
     """Rows of `steps` count the events that belong to them."""
     steps, events, requests = frames["steps"], frames["events"], frames["requests"]
     row = _find_rows(axis, steps, events)
-    event = events["event"]
-    for column, kinds in (
-        ("admitted", (Event.ADMIT, Event.RESUME)),
-        ("preempted", (Event.PREEMPT,)),
-        ("finished", (Event.FINISH, Event.PRUNE)),
+    event, once_each = events["event"], pd.Series(1, index=events.index)
+    blocks = -(-events["tokens"] // block_size)
+    for column, kinds, weight in (
+        ("admitted", (Event.ADMIT, Event.RESUME), once_each),
+        ("preempted", (Event.PREEMPT,), once_each),
+        ("finished", (Event.FINISH, Event.PRUNE), once_each),
+        ("swapped_out_blocks", (Event.SWAP_OUT,), blocks),
+        ("swapped_in_blocks", (Event.SWAP_IN,), blocks),
     ):
-        counted = np.bincount(row[event.isin(kinds)], minlength=len(steps))
+        of_kind = event.isin(kinds)
+        counted = np.bincount(row[of_kind], weights=weight[of_kind], minlength=len(steps))
         _require_rows(steps[column] == counted, steps, f"{column} disagrees with the events")
     of_branch = events.groupby([*_BRANCH, "event"]).size().unstack(fill_value=0)
     of_branch = of_branch.reindex(columns=list(Event), fill_value=0)
     began = of_branch[Event.ADMIT] + of_branch[Event.FORK]
     once = (began == 1) & (of_branch[Event.FINISH] + of_branch[Event.PRUNE] == 1)
     _require_rows(once, of_branch.reset_index(), "not admitted and finished exactly once")
+    kept = of_branch[Event.SWAP_OUT].between(of_branch[Event.SWAP_IN], of_branch[Event.PREEMPT])
+    _require_rows(kept, of_branch.reset_index(), "more swapped in than out, or than preempted")
     of_request = of_branch.groupby("request").sum()
     _require(
         bool(of_request.index.isin(requests["request"]).all()),
@@ -180,13 +186,14 @@ def _preempted_for_good(events: pd.DataFrame) -> pd.Series[Any]:
 
 
 def _check_tokens_of_branches(frames: Frames, axis: StepAxis) -> None:
-    """Computed + found in the cache or shared at birth - given up = what it holds in the end,
-    which is prompt + answer - 1 unless it is pruned, or preempted for good; and it gave a token
-    for each from its first one on."""
+    """Computed + found in the cache, swapped in or shared at birth - given up = what it holds in
+    the end, which is prompt + answer - 1 unless it is pruned, or preempted for good; and it gave a
+    token for each from its first one on."""
     requests, events, segments = frames["requests"], frames["events"], frames["segments"]
     decodes = segments["tokens"] - _begins_with_no_decode(frames, axis)
     tokens = {event: events["tokens"].where(events["event"] == event, 0) for event in Event}
     found = tokens[Event.ADMIT] + tokens[Event.RESUME] + tokens[Event.FORK]
+    found += tokens[Event.SWAP_IN]
     held = _sum_by_branch(
         (frames["chunks"], frames["chunks"]["tokens"]),
         (segments, decodes),
@@ -245,6 +252,8 @@ def _check_memory(frames: Frames, context: Context) -> None:
             f"the slots of the {when} step do not add up to the pool of {pool}",
         )
         _require_rows((memory[columns] >= 0).all(axis=1), memory, "negative slots")
+    host = steps["host_blocks"].between(0, context["deployment"].get("num_cpu_blocks") or 0)
+    _require_rows(host, steps, "host memory holds more blocks than it has")
     keys = ["replica", "first_step"]
     _require(memory[keys].equals(steps[keys]), "memory and steps have different rows")
     busy_ns = (steps["end_ns"] - steps["start_ns"]).groupby(steps["replica"]).sum()

@@ -20,6 +20,10 @@ class Deployment(TypedDict):
     num_gpu_blocks: int
     """The null block included."""
     block_size: int
+    num_cpu_blocks: NotRequired[int | None]
+    """Of host memory per replica; None where nobody is swapped."""
+    block_bytes: NotRequired[int | None]
+    """Of one block on one GPU, where that is known."""
     memory: NotRequired[list[dict[str, Any]]]
     """The rows of `calibrate.memory.MemoryPlan`: term, bytes, derivation."""
 

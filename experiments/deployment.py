@@ -31,6 +31,8 @@ class Deployment:
     """The memory of one GPU; None where blocks are given and no device is."""
     num_gpu_blocks: int
     """Per replica, the null block included."""
+    num_cpu_blocks: int = 0
+    """Of host memory per replica, where preempted sequences are swapped."""
     notes: tuple[str, ...] = ()
     """What a user should know: limits that are not what vLLM would have taken."""
 
@@ -54,6 +56,7 @@ def resolve(config: Config) -> Deployment:
     if num_gpu_blocks is None:
         assert memory is not None
         num_gpu_blocks = memory.num_blocks
+    num_cpu_blocks = _count_cpu_blocks(engine, model=model)
     _check_size(num_gpu_blocks, replicas=config.cluster.replicas)
     engine, notes = _settle_length(engine, model=model, num_gpu_blocks=num_gpu_blocks)
     if memory is not None and memory.excess_bytes > 0:
@@ -69,6 +72,7 @@ def resolve(config: Config) -> Deployment:
         device=device,
         memory=memory,
         num_gpu_blocks=num_gpu_blocks,
+        num_cpu_blocks=num_cpu_blocks,
         notes=notes,
     )
 
@@ -82,6 +86,8 @@ def _check_parts(config: Config, *, model: Model | None, device: Device | None) 
         config.latency.source == "aiconfigurator"
     )
     derives_blocks = engine.num_gpu_blocks_override is None
+    preemption = engine.preemption
+    swaps_bytes = preemption.kind == "swap" and preemption.num_cpu_blocks_override is None
     for what, given, needs in (
         (
             "model",
@@ -90,6 +96,7 @@ def _check_parts(config: Config, *, model: Model | None, device: Device | None) 
                 f"latency.kind {config.latency.kind}": modelled or measured,
                 "the number of KV blocks (or give engine.num_gpu_blocks_override)": derives_blocks,
                 "engine.max_model_len (or give it)": engine.max_model_len is None,
+                "engine.preemption.swap_space (or give num_cpu_blocks_override)": swaps_bytes,
             },
         ),
         (
@@ -170,6 +177,36 @@ def _plan(engine: Engine, *, model: Model | None, device: Device | None) -> Memo
         raise
     except ValueError as error:
         raise ConfigError(f"engine: {error}") from None
+
+
+def count_block_bytes(engine: Engine, model: Model) -> int:
+    """Of one KV block on one GPU. Raises ConfigError where the GPUs cannot divide the model."""
+    try:
+        spec = model.kv_spec(
+            engine.kv_cache_dtype, tensor_parallel_size=engine.tensor_parallel_size
+        )
+    except ModelError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"engine: {error}") from None
+    return spec.block_bytes(engine.block_size)
+
+
+def _count_cpu_blocks(engine: Engine, *, model: Model | None) -> int:
+    """What swap_space holds; as vLLM V0 has it, GPUs of a group keep their parts apart."""
+    preemption = engine.preemption
+    if preemption.kind == "recompute":
+        return 0
+    if preemption.num_cpu_blocks_override is not None:
+        return preemption.num_cpu_blocks_override
+    assert model is not None
+    blocks = int(preemption.swap_space * 2**30) // count_block_bytes(engine, model)
+    if blocks > MOST_BLOCKS:
+        raise ConfigError(
+            f"engine.preemption.swap_space: found {preemption.swap_space:g} GiB, which is"
+            f" {blocks:,} KV blocks; allowed: up to {MOST_BLOCKS:,}"
+        )
+    return blocks
 
 
 def _check_size(num_gpu_blocks: int, *, replicas: int) -> None:

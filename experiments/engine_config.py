@@ -76,6 +76,20 @@ class Recompute(Section):
     kind: Literal["recompute"] = "recompute"
 
 
+class Swap(Section):
+    """A preempted sequence's blocks are copied to host memory, and back when it resumes, as vLLM V0
+    did it; where the host has no room for them, it is computed anew."""
+
+    kind: Literal["swap"]
+    swap_space: Annotated[float, Field(ge=0, le=10**6)] = 4.0
+    """GiB of host memory for each GPU."""
+    num_cpu_blocks_override: Annotated[int, Field(ge=0, le=MOST_BLOCKS)] | None = None
+    """Blocks of host memory, whatever swap_space holds."""
+    link_efficiency: Fraction = 1.0
+    """Share of the host link's bytes/s that copies reach, where no table has measured them: 1 for
+    blocks in one piece each, less for vLLM V0's, which were copied layer by layer."""
+
+
 class Memory(Section):
     """Terms of GPU memory in bytes per GPU, to replace what pagesim estimates."""
 
@@ -139,7 +153,9 @@ class Engine(Section):
         BeforeValidator(by_kind("paged", naive="contiguous")),
         Field(discriminator="kind"),
     ] = PagedCache()
-    preemption: Recompute = Recompute()
+    preemption: Annotated[
+        Recompute | Swap, BeforeValidator(by_kind("recompute")), Field(discriminator="kind")
+    ] = Recompute()
     parallel_sampling: Literal["requests", "fork"] = "requests"
     """A request for n > 1 answers: n requests that arrive together and share through the prefix
     cache, as in vLLM V1, or one that forks with its first token and shares all blocks, copied on
@@ -173,12 +189,26 @@ class Engine(Section):
                 " memory are not shared",
                 at="parallel_sampling",
             )
+        if self.preemption.kind == "swap":
+            self._check_swap()
         version = self.scheduler.version
         if self.watermark and not VERSIONS[version].has_watermark:
             refuse(f"vLLM {version} has no such option (since 0.24)", at="watermark")
         if self.max_num_active_seqs and version == "0.19":
             refuse(f"vLLM {version} has no such option (since 0.31)", at="max_num_active_seqs")
         return self
+
+    def _check_swap(self) -> None:
+        """Swapped are blocks of one sequence each, with all that it has computed in them."""
+        for option, value, allowed, why in (
+            ("kv_cache.kind", self.kv_cache.kind, "paged", "pieces of memory have no blocks"),
+            ("parallel_sampling", self.parallel_sampling, "requests", "branches share blocks"),
+        ):
+            if value != allowed:
+                refuse(
+                    f"found swap; allowed with {option} {value}: recompute ({why})",
+                    at="preemption.kind",
+                )
 
     def _check_batches_in_flight(self) -> None:
         """Batches in flight are vLLM's, and those of 0.33."""
@@ -187,6 +217,7 @@ class Engine(Section):
             ("scheduler.kind", self.scheduler.kind, "vllm", "static batching has none"),
             ("kv_cache.kind", self.kv_cache.kind, "paged", "contiguous caches have none"),
             ("parallel_sampling", self.parallel_sampling, "requests", "branches part too late"),
+            ("preemption.kind", self.preemption.kind, "recompute", "victims are still computing"),
         ):
             if value != allowed:
                 refuse(

@@ -27,12 +27,11 @@ from experiments.step_gaps import (
     guess_from_steps,
     list_doubts,
 )
-from sim.latency import LatencyModel, Nanoseconds
+from sim.latency import LatencyModel, WholeSteps
 from sim.request import Request
 
 if TYPE_CHECKING:
     from experiments.deployment import Deployment
-    from sim.latency import Counts
     from sim.parting import Fork
     from sim.plan import Departure, Plan, Takes
     from sim.request import Sequence
@@ -50,13 +49,10 @@ class Seen(NamedTuple):
     id: str
 
 
-class Paced:
+class Paced(WholeSteps):
     """Observes a replica and is its clock: step k ends at `ends_ns[k]`, later ones when `clock`
     says."""
 
-    modelled = False
-    knows_alone = False
-    host_ns = 0
     source = "recorded instants"
 
     def __init__(self, clock: LatencyModel, ends_ns: NDArray[np.int64]) -> None:
@@ -75,9 +71,6 @@ class Paced:
         self._last_ns = max(self._last_ns, start_ns + 1)
         return [self._last_ns - start_ns]
 
-    def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
-        return np.zeros(np.broadcast_shapes(np.shape(computed_before), np.shape(n)), dtype=np.int64)
-
     def arrived(
         self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
     ) -> None:
@@ -89,7 +82,7 @@ class Paced:
     def began(self, plan: Plan, now_ns: int) -> None:
         self._now_ns = now_ns
         for admission in plan.admitted:
-            if not admission.resumed:
+            if not admission.sequence.preemptions:
                 self._note(now_ns, "schedule", admission.sequence)
 
     def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:

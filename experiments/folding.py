@@ -120,5 +120,8 @@ def wait(plan: Plan, sequence: Sequence, kv: Paged, *, at_ns: int, step: int) ->
         text = f"refused: its {sequence.num_tokens} tokens need {needed}, there are"
         text += f" {kv.free_blocks} (gate)"
         if hit.blocks:
-            text += f"; {count(hit.tokens, 'token')} would be hits, {blocks_in_words(hit.blocks)}"
+            found = count(hit.tokens - hit.host_tokens, "token")
+            text += f"; {found} would be hits, {blocks_in_words(hit.blocks)}"
+        if hit.host_tokens:
+            text += f"; {count(hit.host_tokens, 'token')} wait in host memory"
     return Waiting(at_ns, step, f"head {limit.name}", text)

@@ -11,7 +11,7 @@ from sim.kv.paged import Paged
 from sim.kv.pool import FreeOrder
 from sim.kv.prefix import PrefixCached
 from sim.parting import Fork
-from sim.plan import Admission, Chunk, Departure, Plan, Takes
+from sim.plan import Admission, Chunk, Departure, Plan, Swap, Takes
 from sim.request import BRANCHES, Request, Sequence
 from sim.scheduling.face import Scheduler
 
@@ -81,10 +81,10 @@ class Follower:
         self._undecided = False
         for departure in plan.preempted:
             if departure.sequence is self.sequence:
-                self._preempted(departure, now_ns, plan.step)
+                self._preempted(departure, self._swap_of(plan), now_ns, plan.step)
         for admission in plan.admitted:
             if admission.sequence is self.sequence:
-                self._admitted(admission, now_ns, plan.step)
+                self._admitted(admission, self._swap_of(plan), now_ns, plan.step)
         chunk = self._chunk_in(plan)
         if chunk is not None:
             self._computes(chunk, now_ns, plan.step)
@@ -142,17 +142,25 @@ class Follower:
 
     # --- chapters
 
-    def _admitted(self, admission: Admission, now_ns: int, step: int) -> None:
+    def _admitted(self, admission: Admission, swap: Swap | None, now_ns: int, step: int) -> None:
         self._flush()
-        sequence, hit_tokens, woken, resumed = admission
+        sequence, hit_tokens, woken = admission
         hits = hit_tokens // self._kv.block_size
         self._running, self._decoded = True, 0
         self._computed, self._hits, self._blocks = hit_tokens, hits, hits
-        text = "resumes: " if resumed else "admitted: "
+        text = "resumes: " if sequence.preemptions else "admitted: "
         text += f"{count(hit_tokens, 'token')} found in the cache"
         if hits:
             text += f", {blocks_in_words(sequence.blocks[:hits])}"
             text += f" ({hits - woken} held by others, {woken} idle)"
+        if swap is not None:
+            text += f"; {count(swap.tokens, 'token')} copied back from the host, to"
+            text += f" {blocks_in_words(swap.blocks)}"
+            self._computed += swap.tokens
+            self._blocks += len(swap.blocks)
+            full = swap.blocks[: swap.tokens // self._kv.block_size]
+            if full and self._publishes:
+                text += f"; publishes {blocks_in_words(full)}"
         self._story.tell(text, at_ns=now_ns, steps=(step, step), style="bold")
 
     def _computes(self, chunk: Chunk, now_ns: int, step: int) -> None:
@@ -196,10 +204,14 @@ class Follower:
         self._decoded += 1
         self._blocks = index + 1
 
-    def _preempted(self, departure: Departure, now_ns: int, step: int) -> None:
+    def _preempted(self, departure: Departure, swap: Swap | None, now_ns: int, step: int) -> None:
         self._flush()
         self._running = False
-        text = f"preempted: {count(departure.computed, 'computed token')} lost"
+        text = f"preempted: {count(departure.computed, 'computed token')} "
+        if swap is None:
+            text += "lost"
+        else:
+            text += f"copied to host memory, from {blocks_in_words(swap.blocks)}"
         if departure.sequence.generated:
             text += f"; the {count(departure.sequence.generated, 'token')} of the answer stay"
         self._story.tell(text, at_ns=now_ns, steps=(step, step), style="yellow")
@@ -232,6 +244,9 @@ class Follower:
         if folded is not None:
             steps = (folded.first_step, folded.last_step)
             self._story.tell(folded.words(), at_ns=folded.at_ns, steps=steps)
+
+    def _swap_of(self, plan: Plan) -> Swap | None:
+        return next((swap for swap in plan.swaps if swap.sequence is self.sequence), None)
 
     def _chunk_in(self, plan: Plan) -> Chunk | None:
         return next((chunk for chunk in plan.chunks if chunk.sequence is self.sequence), None)

@@ -44,7 +44,7 @@ class RooflineLatency(Clock):
 
 class LinearLatency(Clock):
     """step = base + per_token x tokens + per_context_token x context + per_copied_block x copied
-    blocks."""
+    blocks + per_swapped_block x blocks swapped out or in."""
 
     kind: Literal["linear"]
     base_ns: Duration
@@ -55,6 +55,8 @@ class LinearLatency(Clock):
     """nanoseconds for each token of context, summed over the sequences"""
     per_copied_block_ns: Annotated[int, Field(ge=0, le=10**9)] = 0
     """nanoseconds for each KV block that is copied on write"""
+    per_swapped_block_ns: Annotated[int, Field(ge=0, le=10**9)] = 0
+    """nanoseconds for each KV block that is copied to the host or back"""
 
     @model_validator(mode="after")
     def _check_time(self) -> LinearLatency:

@@ -54,7 +54,7 @@ class Logbook:
         step = RecordedStep(
             start_ns=now_ns,
             rows=[(row.sequence.id, row.n, row.computed_before) for row in rows],
-            admitted=[(seq.id, resumed, hit) for seq, hit, _, resumed in plan.admitted],
+            admitted=[(seq.id, seq.preemptions > 0, hit) for seq, hit, _ in plan.admitted],
             preempted=[departure.sequence.id for departure in plan.preempted],
             finished=[],
             free=scheduler.kv.free_blocks,

@@ -15,6 +15,7 @@ from experiments.itl import measure_gaps
 from experiments.kv_use import count_prefix_hits, share_memory
 from experiments.limits import judge_limits, share_limits
 from experiments.phases import share_phases
+from experiments.swapping import measure_swaps
 from sim.rows import Event
 
 __all__ = ["check", "read_latencies", "summarize"]
@@ -54,6 +55,7 @@ def summarize(frames: Frames, context: Context) -> dict[str, Any]:
             frames["memory"], slot_ns=context["slot_ns"], deployment=context["deployment"]
         ),
         "prefix_cache": count_prefix_hits(frames),
+        "swapping": measure_swaps(frames, context["deployment"]),
         "verdicts": {"ttft": judge_ttft(ttft), "limits": judge_limits(limits)},
         "simulator": _price(frames, context),
     }

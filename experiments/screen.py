@@ -35,7 +35,7 @@ def show(
     parts: list[RenderableType] = [
         _say_headline(summary["about"]),
         Text(_count(summary), style="dim"),
-        *(Text(f"! {note}", style="yellow") for note in list_losses(summary["counts"])),
+        *(Text(f"! {note}", style="yellow") for note in list_losses(summary)),
         "",
         _tabulate_latencies(summary["latency_ms"]),
         "",
@@ -48,6 +48,7 @@ def show(
         "",
         *_say_pool(summary),
         _tabulate_memory(summary),
+        *_say_swaps(summary["swapping"]),
         "",
         *_say_next(summary, folder),
     ]
@@ -91,14 +92,20 @@ def _count(summary: dict[str, Any]) -> str:
     return said
 
 
-def list_losses(counts: dict[str, Any]) -> list[str]:
+def list_losses(summary: dict[str, Any]) -> list[str]:
     """Everything that was dropped, clipped, refused or done twice."""
+    counts, swapping = summary["counts"], summary["swapping"]
     lines = [f"{n:,} rejected: {reason}" for reason, n in counts["rejected_for"].items()]
     if counts["clipped_answers"]:
         lines.append(f"{counts['clipped_answers']:,} answers clipped (max_tokens, max_model_len)")
     if counts["preemptions"]:
         lines.append(
             f"{counts['preemptions']:,} preemptions of {counts['preempted_requests']:,} requests"
+        )
+    if swapping and swapping["recomputed"]:
+        lines.append(
+            f"{swapping['recomputed']:,} of them recomputed, since the host had no room left"
+            f" ({swapping['num_cpu_blocks']:,} blocks: engine.preemption.swap_space)"
         )
     lines += [f"trace: {what}: {n:,}" for what, n in counts["trace_notes"].items() if n]
     return lines
@@ -212,6 +219,28 @@ def _tabulate_memory(summary: dict[str, Any]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_row(*cells.values())
     return table
+
+
+def _say_swaps(swapping: dict[str, Any] | None) -> list[Text]:
+    """What went to the host and back."""
+    if swapping is None:
+        return []
+    moved = [
+        f"{count:,} blocks {way}" + (f" ({size / _GIB:.2f} GiB)" if size is not None else "")
+        for way, count, size in (
+            ("out", swapping["out_blocks"], swapping["out_bytes"]),
+            ("in", swapping["in_blocks"], swapping["in_bytes"]),
+        )
+    ]
+    said = f"Swapped: {swapping['swapped']:,} preemptions, {', '.join(moved)}"
+    if swapping["copy_ms"]:
+        said += f", {say_share(swapping['share_of_busy_time'])} of the time that steps run"
+    used = (
+        f"Host memory: {swapping['num_cpu_blocks']:,} blocks, at most"
+        f" {swapping['host_peak_blocks']:,} used, {say_share(swapping['host_used_share'])} in the"
+        " mean."
+    )
+    return [Text(f"{said}."), Text(used)]
 
 
 def _say_next(summary: dict[str, Any], folder: Path | None) -> list[Text]:

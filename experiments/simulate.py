@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from calibrate.device import Device
+from calibrate.host_link import PricesSwaps
 from calibrate.roofline import Roofline
 from calibrate.step_model import StepModel
 from calibrate.steptime import StepTime
@@ -17,14 +18,14 @@ from experiments.build import Simulation, build_latency, build_simulation, build
 from experiments.build_trace import build_trace
 from experiments.config import Config
 from experiments.context import Context, Frames
-from experiments.deployment import Deployment, resolve
-from experiments.durations import write_durations
+from experiments.deployment import Deployment, count_block_bytes, resolve
+from experiments.durations import Recording, write_durations
 from experiments.executor_config import RealKernels
 from experiments.identity import name_run, read_versions
 from experiments.metrics import check, summarize
 from experiments.results import DURATIONS, FIGURES, Draft, RunResult, is_finished, load_result
 from experiments.tables import make_frames
-from sim.latency import LatencyModel
+from sim.latency import LatencyModel, Linear
 from sim.observer import Observer
 from traces.schema import Trace
 
@@ -76,6 +77,8 @@ def simulate(
             notes.append(f"arrivals count from the first request, at {trace.shifted_by}")
         notes += describe_stages(deployment.config.engine.pipeline_parallel_size)
         notes += describe_clock(latency, frames, deployment.device)
+        if deployment.config.engine.preemption.kind == "swap":
+            notes += describe_swaps(latency)
         notes += describe_execution(simulation, config)
         run = {"id": run_id, "versions": read_versions(), "notes": notes}
         summary = {"run": run, **summarize(frames, context)}
@@ -120,6 +123,17 @@ def describe_clock(latency: LatencyModel, frames: Frames, device: Device | None)
         *(f"latency table: {note}" for note in latency.notes),
         *(f"latency table: {what}: {n:,}" for what, n in counted.items()),
     ]
+
+
+def describe_swaps(latency: LatencyModel) -> list[str]:
+    """What a clock takes for swaps, where it is no measured part of the steps."""
+    if isinstance(latency, PricesSwaps) and latency.swaps is not None:
+        return [f"latency: {latency.swaps.note}"]
+    if isinstance(latency, Linear) and not latency.per_swapped_block_ns:
+        return ["latency: swaps take no time (latency.per_swapped_block_ns is 0)"]
+    if isinstance(latency, Recording):
+        return ["latency: swaps change no time, since steps take what was recorded"]
+    return []
 
 
 def describe_execution(simulation: Simulation, config: Config) -> list[str]:
@@ -182,12 +196,16 @@ def _context(
 ) -> Context:
     config, device = deployment.config, deployment.device
     memory = [] if deployment.memory is None else deployment.memory.rows()
+    swaps, model = config.engine.preemption.kind == "swap", deployment.model
+    block_bytes = count_block_bytes(config.engine, model) if swaps and model else None
     return {
         "config": config.model_dump(mode="json"),
         "arrived": simulation.cluster.arrived,
         "deployment": {
             "num_gpu_blocks": deployment.num_gpu_blocks,
             "block_size": config.engine.block_size,
+            "num_cpu_blocks": deployment.num_cpu_blocks if swaps else None,
+            "block_bytes": block_bytes,
             "memory": [row._asdict() for row in memory],
         },
         "latency": {

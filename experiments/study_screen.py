@@ -159,6 +159,6 @@ def _collect_notes(variants: Mapping[str, Variant]) -> dict[str, list[str]]:
     notes: dict[str, list[str]] = {}
     for name, variant in variants.items():
         summary = variant.result.summary
-        for note in (*summary["run"]["notes"], *list_losses(summary["counts"])):
+        for note in (*summary["run"]["notes"], *list_losses(summary)):
             notes.setdefault(note, []).append(name)
     return notes

@@ -9,7 +9,7 @@ from sim.plan import Limit
 from sim.record import COLUMNS, Records
 from sim.rows import Event
 
-RESULT_SCHEMA = 3
+RESULT_SCHEMA = 4
 """To be raised whenever tables or summary change their meaning; part of every run id."""
 
 _TEXT = {"requests": ("id", "tenant", "session")}

@@ -21,6 +21,7 @@ from sim.engine import Engine
 from sim.executor import Simulated
 from sim.kv.cache import ForkingCache, KVCache
 from sim.kv.prefix import PrefixCached
+from sim.kv.swap import HostTier, SwappedPrefix
 from sim.latency import LatencyModel, Linear
 from sim.parting import Fork
 from sim.plan import Chunk, Copy, DecodeList, Departure, Plan, Takes
@@ -38,47 +39,64 @@ class _Memory:
 
     def __init__(self, kv: KVCache) -> None:
         self._kv = kv
-        self._slots: dict[tuple[int, int], Token] = {}
+        self._slots: dict[tuple[int, int, int], Token] = {}
+        """By (device or host, block, offset)."""
 
     def write(self, sequence: Sequence, tokens: list[Token], n: int) -> None:
-        """Compute the next n tokens, after the copies that are due."""
+        """Compute the next n tokens, after the swaps and copies that are due."""
+        for swap in self._kv.take_swaps():
+            for block, host in zip(swap.blocks, swap.host_blocks, strict=True):
+                if swap.out:
+                    self._move((0, block), (1, host))
+                else:
+                    self._move((1, host), (0, block))
         for copy in self._kv.take_copies():
-            for offset in range(self._kv.block_size):
-                if (copy.source, offset) in self._slots:
-                    self._slots[copy.target, offset] = self._slots[copy.source, offset]
+            self._move((0, copy.source), (0, copy.target))
         for position in range(sequence.computed, sequence.computed + n):
-            self._slots[self._kv.translate(sequence, position)] = tokens[position]
+            self._slots[0, *self._kv.translate(sequence, position)] = tokens[position]
         sequence.computed += n
+
+    def _move(self, source: tuple[int, int], target: tuple[int, int]) -> None:
+        """Blocks of the device (0) or the host (1), whatever they hold."""
+        for offset in range(self._kv.block_size):
+            if (*source, offset) in self._slots:
+                self._slots[*target, offset] = self._slots[*source, offset]
 
     def read(self, sequence: Sequence, tokens: list[Token]) -> None:
         for position in range(sequence.computed):
             slot = self._kv.translate(sequence, position)
-            assert self._slots[slot] == tokens[position], (
+            found = self._slots.get((0, *slot))
+            assert found == tokens[position], (
                 f"{sequence.id}: token {position} is {tokens[position]}, but block and offset"
-                f" {slot} hold {self._slots[slot]}"
+                f" {slot} hold {found}"
             )
 
 
 def check_kv_cache(make: Callable[[], KVCache], *, seed: int = 0, rounds: int = 400) -> None:
-    """Admit, grow, fork and release sequences at random, on a memory that is really written.
+    """Admit, grow, fork, preempt and release sequences at random, on a memory that is really
+    written.
 
     Whatever was computed is read back after every operation, through hits, forks, copies and
-    evictions; a refusal to grow changes nothing; released sequences hold nothing; the pool
-    is as free at the end as in the beginning. Forks are left out where the cache is no
-    `ForkingCache`.
+    evictions, and swaps where the cache keeps what is preempted; a refusal to grow changes
+    nothing; released sequences hold nothing; the pool is as free at the end as in the beginning.
+    Forks are left out where the cache is no `ForkingCache`.
     """
     rng = random.Random(seed)
     kv = make()
     memory = _Memory(kv)
     free, size, forks = kv.free_blocks, kv.block_size, hasattr(kv, "fork")
     inside: dict[Sequence, list[Token]] = {}
+    preempted: list[tuple[Sequence, list[Token]]] = []
     for index in range(rounds):
         action = rng.random()
         if action < 0.35 or not inside:
-            sequence, tokens = _draw_sequence(rng, index, list(inside.values()))
+            if preempted and rng.random() < 0.5:
+                sequence, tokens = preempted.pop(rng.randrange(len(preempted)))
+            else:
+                sequence, tokens = _draw_sequence(rng, index, list(inside.values()))
             hit = kv.match(sequence)
             assert hit.tokens < sequence.num_tokens, "one token must be left to compute"
-            assert hit.tokens == len(hit.blocks) * kv.block_size
+            assert hit.tokens - hit.host_tokens == len(hit.blocks) * kv.block_size
             before = kv.free_blocks
             fits = kv.has_room(sequence, sequence.num_tokens, hit=hit)
             woken = kv.admit(sequence, hit)
@@ -100,10 +118,11 @@ def check_kv_cache(make: Callable[[], KVCache], *, seed: int = 0, rounds: int = 
             _fork(cast(ForkingCache, kv), inside, rng.choice(list(inside)), index)
         else:
             sequence = rng.choice(list(inside))
-            departure = kv.release(sequence)
+            gives_way = rng.random() < 0.5
+            departure = kv.preempt(sequence) if gives_way else kv.release(sequence)
             assert departure.blocks or not departure.computed
             assert sequence.blocks == []
-            del inside[sequence]
+            answered = inside.pop(sequence)
             others = {block for other in inside for block in other.blocks}
             left = [
                 min(size, departure.computed - at * size)
@@ -111,6 +130,10 @@ def check_kv_cache(make: Callable[[], KVCache], *, seed: int = 0, rounds: int = 
                 if block in others
             ]
             assert departure.shared_tokens == sum(left), "tokens that others hold are miscounted"
+            if gives_way:
+                preempted.append((sequence, answered))
+                sequence.computed = 0
+                sequence.generated += 1  # the token to compute when it is back
         kv.check()
         for sequence, tokens in inside.items():
             memory.read(sequence, tokens)
@@ -164,15 +187,17 @@ def _fork(
 def check_scheduler(
     make: Callable[[KVCache], Scheduler], *, max_num_batched_tokens: int, seed: int = 0
 ) -> None:
-    """Serve random requests under tight memory, and watch every plan.
+    """Serve random requests under tight memory, with and without swapping, and watch every plan.
 
     Each plan computes what comes next of sequences that hold room for it, and no more tokens
     than the budget; everybody is answered in full; blocks balance at every step. The cache
     that `make` is given holds at least one request of 60 tokens.
     """
     rng = random.Random(seed)
-    for blocks in (5, 8, 20, 200):
+    for blocks, host_blocks in ((5, 0), (8, 0), (20, 0), (200, 0), (5, 100), (6, 9)):
         kv = PrefixCached(1 + blocks, block_size=16)
+        if host_blocks:
+            kv = SwappedPrefix(1 + blocks, block_size=16, host=HostTier(host_blocks))
         scheduler = make(kv)
         latency = Linear(base_ns=100, per_token_ns=1, per_context_token_ns=0)
         recorder = Recorder(Records(), scheduler=scheduler, latency=latency, check_every=1)
@@ -242,7 +267,8 @@ class _PlanWatch:
 
 def check_latency_model(latency: LatencyModel) -> None:
     """One code path: k durations are k times one, each a whole number of nanoseconds; a
-    chunk by itself costs nothing where it is empty, and many are priced as each of them."""
+    chunk by itself costs nothing where it is empty, and many are priced as each of them; no swap
+    costs nothing."""
     for chunks, contexts in (((), (17, 900)), (((0, 512),), ()), (((512, 100), (0, 1)), (5,) * 40)):
         together = latency.durations(_plan(chunks, contexts, step=0), 9)
         assert all(type(duration) is int for duration in together)
@@ -260,6 +286,9 @@ def check_latency_model(latency: LatencyModel) -> None:
     assert alone_ns.dtype == np.int64
     assert alone_ns.tolist() == [latency.alone(*each) for each in zip(before, n, strict=True)]
     assert alone_ns[2] == 0, "an empty chunk costs time"
+    swap_ns = latency.swap(0 * n, 0 * n)
+    assert swap_ns.dtype == np.int64
+    assert not swap_ns.any(), "nothing is swapped, and takes time"
     if latency.knows_alone:
         assert (alone_ns[[0, 1, 3]] > 0).all(), "a chunk costs no time"
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sim.latency import LatencyModel
+from sim.latency import LatencyModel, count_swapped
 from sim.plan import Plan
 
 
 class Executor(Protocol):
     def run(self, plan: Plan, k: int) -> list[int]:
-        """Run the plan up to k times, at least once; nanoseconds of each time."""
+        """Run the plan up to k times, at least once; nanoseconds of each time. Swaps are made
+        once, before the first; they may be all there is to do."""
         ...
 
 
@@ -21,4 +22,10 @@ class Simulated:
         self.latency = latency
 
     def run(self, plan: Plan, k: int) -> list[int]:
-        return self.latency.durations(plan, k)
+        if not plan.swaps:
+            return self.latency.durations(plan, k)
+        swap_ns = int(self.latency.swap(*count_swapped(plan.swaps)))
+        if not (plan.chunks or len(plan.decodes)):
+            return [swap_ns]
+        first_ns, *rest = self.latency.durations(plan, k)
+        return [first_ns + swap_ns, *rest]

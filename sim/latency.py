@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from sim.plan import Plan
+    from sim.plan import Plan, Swap
 
 Nanoseconds = NDArray[np.int64]
 Counts = int | NDArray[np.int64]
@@ -37,6 +38,13 @@ class LatencyModel(Protocol):
         In the j-th step (j = 0 .. k - 1) every decode's context is j tokens longer.
         Chunks are priced in every step alike: a plan with chunks is asked with k = 1
         unless a policy proved that the chunk repeats. Copies are made before the first step.
+        Swaps come on top (`swap`).
+        """
+        ...
+
+    def swap(self, out_blocks: Counts, in_blocks: Counts) -> Nanoseconds:
+        """Engine time of copying so many blocks to the host, and then so many back, int64, in
+        the shape of the two; 0 where both are 0.
         """
         ...
 
@@ -47,9 +55,17 @@ class LatencyModel(Protocol):
         ...
 
 
+def count_swapped(swaps: Iterable[Swap]) -> tuple[int, int]:
+    """Blocks that go to the host, and blocks that come back."""
+    moved = [0, 0]
+    for swap in swaps:
+        moved[not swap.out] += len(swap.blocks)
+    return moved[0], moved[1]
+
+
 class Linear:
     """step = base + per_token * scheduled tokens + per_context_token * context
-    + per_copied_block * copies.
+    + per_copied_block * copies + per_swapped_block * blocks swapped out or in.
 
     Context is the sum over rows of computed_before + n. Integer coefficients, hence exact;
     for teaching, and the rule under which the recorded vLLM runs were made.
@@ -66,17 +82,21 @@ class Linear:
         per_token_ns: int,
         per_context_token_ns: int,
         per_copied_block_ns: int = 0,
+        per_swapped_block_ns: int = 0,
     ) -> None:
         self.base_ns = base_ns
         self.per_token_ns = per_token_ns
         self.per_context_token_ns = per_context_token_ns
         self.per_copied_block_ns = per_copied_block_ns
+        self.per_swapped_block_ns = per_swapped_block_ns
         self.source = (
             f"linear: {base_ns} ns + {per_token_ns} ns per token"
             f" + {per_context_token_ns} ns per token of context"
         )
         if per_copied_block_ns:
             self.source += f" + {per_copied_block_ns} ns per copied block"
+        if per_swapped_block_ns:
+            self.source += f" + {per_swapped_block_ns} ns per swapped block"
 
     def durations(self, plan: Plan, k: int) -> list[int]:
         decodes = plan.decodes
@@ -92,6 +112,9 @@ class Linear:
             durations[0] += self.per_copied_block_ns * len(plan.copies)
         return durations
 
+    def swap(self, out_blocks: Counts, in_blocks: Counts) -> Nanoseconds:
+        return self.per_swapped_block_ns * np.add(out_blocks, in_blocks, dtype=np.int64)
+
     def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
         context = computed_before + n
         chunk_ns = self.base_ns + self.per_token_ns * n + self.per_context_token_ns * context
@@ -99,7 +122,8 @@ class Linear:
 
 
 class WholeSteps:
-    """What clocks of whole steps have in common: nothing is known of a chunk by itself."""
+    """What clocks of whole steps have in common: nothing is known of a chunk by itself, nor of
+    swaps."""
 
     modelled = False
     host_ns = 0
@@ -107,6 +131,9 @@ class WholeSteps:
 
     def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
         return np.zeros(np.broadcast_shapes(np.shape(computed_before), np.shape(n)), dtype=np.int64)
+
+    def swap(self, out_blocks: Counts, in_blocks: Counts) -> Nanoseconds:
+        return self.alone(out_blocks, in_blocks)
 
 
 class Executed(WholeSteps):

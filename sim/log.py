@@ -168,6 +168,19 @@ class Copies(NamedTuple):
     """the first token that it writes into its copy."""
 
 
+class Swaps(NamedTuple):
+    """Copies of a sequence's blocks to the host or back, before a plan's first step."""
+
+    decision: Integers
+    sequence: Integers
+    stay: Integers
+    """That this ends, or begins with."""
+    out: Integers
+    """1 to the host, 0 back."""
+    tokens: Integers
+    blocks: Integers
+
+
 class Facts(NamedTuple):
     """All that is known of one replica when a run is over."""
 
@@ -184,6 +197,7 @@ class Facts(NamedTuple):
     pauses: Pauses
     forks: Forks
     copies: Copies
+    swaps: Swaps
 
 
 class Log:
@@ -201,6 +215,7 @@ class Log:
         self.pauses = array("q")
         self.forks = array("q")
         self.copies = array("q")
+        self.swaps = array("q")
 
     def read(self, kv: KVCache) -> Facts:
         """The facts by column."""
@@ -220,6 +235,7 @@ class Log:
             pauses=_columns(Pauses, self.pauses),
             forks=_columns(Forks, self.forks),
             copies=_columns(Copies, self.copies),
+            swaps=_columns(Swaps, self.swaps),
         )
 
 

@@ -72,6 +72,8 @@ class Memory(NamedTuple):
     last: Levels[Integers]
     slot_ns: Slots[int]
     """Integrals over the time that steps ran, in exact integers."""
+    host_blocks: Integers
+    """Of host memory, that hold what was swapped out, during each decision."""
 
 
 def slots_of(levels: Levels[Count], pool: Pool, *, time: int = 1) -> Slots[Count]:
@@ -118,6 +120,7 @@ def account(facts: Facts, stays: Stays, segments: Segments) -> Memory:
     copied = by_decision(copies.decision, copies.position % size)
     gained = by_decision(admitted, woken) + by_decision(oldest[chunks.decision], chunks.tokens)
     gained += by_decision(oldest, decodes * steps)
+    gained += by_decision(oldest[facts.swaps.decision], facts.swaps.tokens * (1 - facts.swaps.out))
     # Who ends by a stop token has rows in flight that hold nothing.
     wasted = np.where(
         finished, np.maximum(0, left.computed - _final_tokens(facts, left.sequence)), 0
@@ -187,7 +190,18 @@ def account(facts: Facts, stays: Stays, segments: Segments) -> Memory:
     )
     busy_ns = sum(duration_ns.tolist())
     pool = Pool(facts.num_blocks, facts.null_blocks, size)
-    return Memory(first, last, slots_of(levels_ns, pool, time=busy_ns))
+    return Memory(first, last, slots_of(levels_ns, pool, time=busy_ns), _host_blocks(facts, stays))
+
+
+def _host_blocks(facts: Facts, stays: Stays) -> Integers:
+    """From the decision that swaps a sequence out to the one before that in which it resumes."""
+    swaps, change = facts.swaps, np.zeros(len(facts.decisions.step), dtype=np.int64)
+    out = swaps.out == 1
+    np.add.at(change, swaps.decision[out], swaps.blocks[out])
+    # Who was preempted resumes: the next stay is the next row.
+    resumed = stays.admitted[stays.rows(swaps.sequence[out], swaps.stay[out]) + 1]
+    np.subtract.at(change, resumed, swaps.blocks[out])
+    return change.cumsum()
 
 
 def _final_tokens(facts: Facts, sequence: Integers) -> Integers:

@@ -45,11 +45,9 @@ class Admission(NamedTuple):
 
     sequence: Sequence
     hit_tokens: int
-    """Tokens found in the prefix cache: computed_before of its first chunk."""
+    """Tokens found in the prefix cache; its first chunk follows them and what is swapped in."""
     woken_blocks: int
     """Hit blocks that nobody held; the other hit blocks are shared with their holders."""
-    resumed: bool
-    """True where a preemption had sent it back to the queue."""
 
 
 class Departure(NamedTuple):
@@ -75,6 +73,19 @@ class Copy(NamedTuple):
     """The writer, and"""
     position: int
     """the first token it writes: the block's tokens before that one are its content."""
+
+
+class Swap(NamedTuple):
+    """Blocks of one sequence to copy to host memory before the step runs, or back from it."""
+
+    sequence: Sequence
+    out: bool
+    tokens: int
+    """Computed ones, which fill these blocks but for the last one's rest."""
+    blocks: list[int]
+    """Of the device, in the order of the block table, and"""
+    host_blocks: list[int]
+    """the block of the host that goes with each."""
 
 
 class Takes(NamedTuple):
@@ -126,11 +137,9 @@ class DecodeList:
 
     def withdraw(self, sequence: Sequence) -> bool:
         """Take a member out again; False if it was none."""
-        context = self._members.pop(sequence, None)
-        if context is None:
-            return False
+        context = self._members.pop(sequence, 0)
         self.context_sum -= context
-        return True
+        return context > 0
 
     def __len__(self) -> int:
         return len(self._members)
@@ -159,6 +168,8 @@ class Plan:
     completing: list[Sequence] = field(default_factory=list)
     """Whose chunk is the last that was to be computed, so that the step gives them a token, as
     it gives one to every decode."""
+    swaps: list[Swap] = field(default_factory=list)
+    """To be made first of all, in this order: who is swapped out leaves its blocks to others."""
     copies: list[Copy] = field(default_factory=list)
     """To be made in this order: a block may be one's source, and then another's target."""
     preempted: list[Departure] = field(default_factory=list)
@@ -169,8 +180,8 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Nobody computes anything: it takes no time."""
-        return not self.chunks and not len(self.decodes)
+        """Nobody computes anything, and nothing is swapped: it takes no time."""
+        return not (self.chunks or self.swaps or len(self.decodes))
 
     @property
     def is_idle(self) -> bool:

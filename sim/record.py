@@ -58,6 +58,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "preempted",
         "finished",  # at the end of the last step
         "copied_blocks",
+        "swapped_out_blocks",  # to the host, as sequences are preempted; a row of one step, as
+        "swapped_in_blocks",  # when they are back
+        "swap_ns",  # what these copies cost by themselves, where that is known
+        "host_blocks",  # that hold what was swapped out
         "evicted_blocks",
     ),
     # The slots of the KV pool during the first and the last step of each row of `steps`.

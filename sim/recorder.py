@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from sim.kv.cache import KVCache
+from sim.kv.swap import Swapped
 from sim.latency import LatencyModel
 from sim.log import NOBODY, Log
 from sim.memory import Levels, Memory, Pool, Slots, recount, slots_of
@@ -54,6 +55,7 @@ class Recorder:
         self._note_departure = log.departures.fromlist
         self._note_fork = log.forks.fromlist
         self._note_copy = log.copies.fromlist
+        self._note_swap = log.swaps.fromlist
         self._decisions = 0
         """Made so far that became steps; of them"""
         self._ran = 0
@@ -68,7 +70,7 @@ class Recorder:
         """Sequences whose answers have ended, and the last decision that may be about them."""
         self._final_tokens: dict[int, int] = {}
         """By sequence: the tokens that it will ever have computed."""
-        self._recounts: list[tuple[int, Slots[int]]] = []
+        self._recounts: list[tuple[int, Slots[int], int]] = []
 
     def arrived(
         self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
@@ -93,10 +95,13 @@ class Recorder:
         for departure in plan.preempted:
             stay = departure.sequence.preemptions - 1
             self._leaves(departure, decision=decision, stay=stay, finished=0)
-        for sequence, hit_tokens, woken_blocks, _ in plan.admitted:
+        for sequence, hit_tokens, woken_blocks in plan.admitted:
             index, stay = sequence.index, sequence.preemptions
             room = len(sequence.blocks) if kv.reserves else 0
             self._note_admission([decision, index, stay, hit_tokens, woken_blocks, room])
+        for sequence, out, tokens, blocks, _ in plan.swaps:
+            stay = sequence.preemptions - out
+            self._note_swap([decision, sequence.index, stay, out, tokens, len(blocks)])
         for _, _, sequence, position in plan.copies:
             self._note_copy([decision, sequence.index, position])
         if self._paused or num_decodes != len(self._decoding):
@@ -173,8 +178,8 @@ class Recorder:
         tables, memory = make_tables(
             facts, self._latency, replica=self._replica, front_end_ns=self._front_end_ns
         )
-        for decision, counted in self._recounts:
-            booked = _slots_at(memory, decision, kv)
+        for decision, *counted in self._recounts:
+            booked = [_slots_at(memory, decision, kv), memory.host_blocks[decision]]
             assert counted == booked, f"decision {decision}: recounted {counted}, booked {booked}"
         self._records.add(tables, memory.slot_ns)
 
@@ -183,7 +188,8 @@ class Recorder:
         self._scheduler.check()
         kv, running = self._scheduler.kv, self._scheduler.running
         slots = recount(kv, running, self._final_tokens, external=external)
-        self._recounts.append((self._ran, slots))
+        host = kv.host.used if isinstance(kv, Swapped) else 0
+        self._recounts.append((self._ran, slots, host))
 
     def _leaves(self, departure: Departure, *, decision: int, stay: int, finished: int) -> None:
         sequence, computed, _, shared = departure

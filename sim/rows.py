@@ -24,13 +24,17 @@ class Event(IntEnum):
     RESUME = 1
     """Admitted again after a preemption; tokens: found in the prefix cache."""
     PREEMPT = 2
-    """tokens: computed ones that were given up."""
+    """tokens: computed ones that were given up, unless they are swapped out."""
     FINISH = 3
     """tokens: of the answer."""
     FORK = 4
     """A branch begins; tokens: computed ones that it shares with the branch it comes from."""
     PRUNE = 5
     """A beam is given up; tokens: computed ones that it held."""
+    SWAP_OUT = 6
+    """Copied to the host as it is preempted; tokens: computed ones, all that it had."""
+    SWAP_IN = 7
+    """Copied back as it resumes; tokens: computed ones behind those found in the prefix cache."""
 
 
 def make_tables(
@@ -44,7 +48,7 @@ def make_tables(
     alone_ns = latency.alone(chunks.computed_before, chunks.tokens)
     tables = {
         "requests": _requests(facts, stays, latency, alone_ns, front_end_ns=front_end_ns),
-        **_steps(facts, memory),
+        **_steps(facts, memory, latency),
         "chunks": {
             "step": facts.decisions.step[chunks.decision],
             **_whose(chunks.sequence),
@@ -119,7 +123,7 @@ def _is_whole(facts: Facts) -> Integers:
     return whole
 
 
-def _steps(facts: Facts, memory: Memory) -> dict[str, Columns]:
+def _steps(facts: Facts, memory: Memory, latency: LatencyModel) -> dict[str, Columns]:
     """`steps` and `memory`: decisions that do the same work make one row."""
     decisions, n = facts.decisions, len(facts.decisions.step)
     admissions, chunks, left = facts.admissions, facts.chunks, facts.departures
@@ -133,6 +137,9 @@ def _steps(facts: Facts, memory: Memory) -> dict[str, Columns]:
     preempted = count(left.decision[left.finished == 0])
     finished = count(left.decision[left.finished == 1])
     evicted = np.diff(decisions.evicted, prepend=0)
+    swaps = facts.swaps
+    swapped_out = count(swaps.decision, swaps.blocks * swaps.out)
+    swapped_in = count(swaps.decision, swaps.blocks * (1 - swaps.out))
     eventful = (admitted + chunk_rows + preempted) > 0
     same = (np.diff(decisions.limit) == 0) & (np.diff(decisions.decodes) == 0)
     same &= np.diff(decisions.wasted) == 0
@@ -165,6 +172,10 @@ def _steps(facts: Facts, memory: Memory) -> dict[str, Columns]:
         "preempted": preempted[first],
         "finished": finished[last],
         "copied_blocks": total(count(facts.copies.decision)),
+        "swapped_out_blocks": swapped_out[first],
+        "swapped_in_blocks": swapped_in[first],
+        "swap_ns": latency.swap(swapped_out, swapped_in)[first],
+        "host_blocks": memory.host_blocks[first],
         "evicted_blocks": total(evicted),
     }
     slots: Columns = {"first_step": steps["first_step"]}
@@ -192,17 +203,26 @@ def _segments(stays: Stays, segments: Segments) -> Columns:
 
 
 def _events(facts: Facts) -> Columns:
-    """In the order in which they happened: a plan preempts, then admits; its end forks, then
-    prunes and finishes."""
+    """In the order in which they happened: a plan preempts and swaps out, then admits and swaps
+    in; its end forks, then prunes and finishes."""
     decisions, admissions, left = facts.decisions, facts.admissions, facts.departures
     forks = facts.forks
     out, whole = left.finished == 0, _is_whole(facts) == 1
     done, pruned = (left.finished == 1) & whole, (left.finished == 1) & ~whole
     resumed = np.where(admissions.stay > 0, Event.RESUME, Event.ADMIT)
     last_step = decisions.step + decisions.steps - 1
+
+    def swapped(out: int) -> tuple[Integers, Event, Integers, Integers]:
+        swaps = facts.swaps
+        at = swaps.out == out
+        event = Event.SWAP_OUT if out else Event.SWAP_IN
+        return swaps.decision[at], event, swaps.sequence[at], swaps.tokens[at]
+
     kinds = (
         (left.decision[out], Event.PREEMPT, left.sequence[out], left.computed[out]),
+        swapped(1),
         (admissions.decision, resumed, admissions.sequence, admissions.hit_tokens),
+        swapped(0),
         (forks.decision, Event.FORK, forks.sequence, forks.computed),
         (left.decision[pruned], Event.PRUNE, left.sequence[pruned], left.computed[pruned]),
         (left.decision[done], Event.FINISH, left.sequence[done], left.generated[done]),
@@ -212,7 +232,7 @@ def _events(facts: Facts) -> Columns:
     order = np.lexsort((phase, decision))
     event = np.concatenate([np.broadcast_to(kind[1], kind[0].shape) for kind in kinds])
     return {
-        "step": np.where(phase < 2, decisions.step[decision], last_step[decision])[order],
+        "step": np.where(phase < 4, decisions.step[decision], last_step[decision])[order],
         "event": event[order],
         **_whose(np.concatenate([kind[2] for kind in kinds])[order]),
         "tokens": np.concatenate([kind[3] for kind in kinds])[order],

@@ -8,7 +8,9 @@ one part, as docs/reference/metrics.md defines them:
 - a step with a chunk of it: own (the chunk by itself), preemption (the share of it that had
   been computed before), host, and interference (the rest);
 - admitted but without a chunk in a step: interference;
-- preempted until it resumes: preemption.
+- preempted until it resumes: preemption;
+- its own copies to the host and back, which steps begin with, by themselves: transfer, and neither
+  preemption nor interference.
 
 The answers of a beam search are known when it ends. Its TTFT lasts until then, and what comes after
 the engine's first token is one part: search.
@@ -121,15 +123,22 @@ def explain_ttft(facts: Facts, stays: Stays, latency: LatencyModel, alone_ns: In
     resumed = stays.admitted[stays.rows(left.sequence[out], left.stay[out]) + 1]
     away_ns = decisions.start_ns[resumed] - decisions.start_ns[left.decision[out]]
     away = by_request(left.sequence[out], away_ns)
-    preemption = by_request(request, again_ns) + away
+
+    swaps = facts.swaps
+    swapped = np.flatnonzero(swaps.decision <= first_token[row_of(swaps.sequence)])
+    whose, goes_out = swaps.sequence[swapped], swaps.out[swapped]
+    blocks = swaps.blocks[swapped]
+    swap_ns = latency.swap(blocks * goes_out, blocks * (1 - goes_out))
+    transfer = by_request(whose, swap_ns)
+    preemption = by_request(request, again_ns) + away - by_request(whose, swap_ns * goes_out)
     parts = (flight, *causes, own)
-    interference = first_token_ns - admit_ns - own - preemption - host
+    interference = first_token_ns - admit_ns - own - preemption - transfer - host
     search = np.where(arrivals.beam > 0, _last_token_ns(facts) - first_token_ns, 0)
     hit_tokens = stays.hit_tokens[firsts]
     return Ttft(
         admit_ns,
         first_token_ns,
-        dict(zip(PARTS, (*parts, interference, preemption, 0 * own, host, search), strict=True)),
+        dict(zip(PARTS, (*parts, interference, preemption, transfer, host, search), strict=True)),
         hit_tokens,
         latency.alone(0 * hit_tokens, hit_tokens),
     )

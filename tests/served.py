@@ -17,6 +17,7 @@ from sim.executor import Simulated
 from sim.kv.cache import KVCache
 from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
+from sim.kv.swap import HostTier, Swapped, SwappedPrefix
 from sim.latency import LatencyModel, Linear
 from sim.observer import Observer
 from sim.record import Records
@@ -50,6 +51,8 @@ class Server:
     stages: int = 1
     sleep_ns: int = 0
     forks: bool = False
+    host_blocks: int | None = None
+    """Of host memory to swap to; None where victims are computed anew."""
     beam_spread: float = 1.0
     watch: Callable[[VllmScheduler], Observer] | None = None
     """Makes one more observer of each replica."""
@@ -64,7 +67,10 @@ class Server:
     def of(cls, world: SmallWorld, **more: Any) -> Server:
         base_ns, per_token_ns, per_context_token_ns = world.latency
         latency = Linear(
-            base_ns=base_ns, per_token_ns=per_token_ns, per_context_token_ns=per_context_token_ns
+            base_ns=base_ns,
+            per_token_ns=per_token_ns,
+            per_context_token_ns=per_context_token_ns,
+            per_swapped_block_ns=23,
         )
         options: dict[str, Any] = {
             "num_gpu_blocks": world.num_blocks,
@@ -79,6 +85,7 @@ class Server:
             "stages": world.stages,
             "sleep_ns": world.sleep_ns,
             "forks": world.forks,
+            "host_blocks": world.host_blocks,
             "latency": latency,
         }
         return cls(**(options | more))
@@ -101,6 +108,14 @@ def serve(requests: Iterable[Request], server: Server) -> tuple[Frames, Context]
         kv: KVCache = paged(
             server.num_gpu_blocks, block_size=server.block_size, free_order=rules.free_order
         )
+        if server.host_blocks is not None:
+            swapped = SwappedPrefix if server.prefix_caching else Swapped
+            kv = swapped(
+                server.num_gpu_blocks,
+                block_size=server.block_size,
+                free_order=rules.free_order,
+                host=HostTier(server.host_blocks),
+            )
         if server.cache is not None:
             kv = server.cache(world)
         depth = server.stages + server.asynchronous
@@ -155,6 +170,7 @@ def _context(records: Records, server: Server, *, arrived: int) -> Context:
         "deployment": {
             "num_gpu_blocks": server.num_gpu_blocks,
             "block_size": server.block_size,
+            "num_cpu_blocks": server.host_blocks,
         },
         "latency": {
             "source": server.latency.source,

@@ -16,8 +16,9 @@ from sim.kv.cache import KVCache
 from sim.kv.paged import Paged
 from sim.kv.pool import Pool
 from sim.kv.prefix import PrefixCached
+from sim.kv.swap import HostTier, Swapped, SwappedPrefix
 from sim.latency import Linear, Replay
-from sim.plan import Plan
+from sim.plan import Plan, Swap
 from sim.request import Sequence
 from sim.scheduling.orders import Fcfs, Priority
 from sim.scheduling.vllm import Limits, VllmScheduler
@@ -32,6 +33,19 @@ LIMITS = Limits(max_num_seqs=8, max_num_batched_tokens=48)
 def test_caches(cache: type[Paged], block_size: int, order: str, seed: int) -> None:
     blocks = 1 + 320 // block_size
     make = partial(cache, blocks, block_size=block_size, free_order=order)  # type: ignore[arg-type]
+    check_kv_cache(make, seed=seed, rounds=150)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("host_blocks", [0, 40, 10_000])
+@pytest.mark.parametrize("block_size", [1, 4, 16])
+@pytest.mark.parametrize("cache", [Swapped, SwappedPrefix])
+def test_swapping_caches(
+    cache: type[Swapped], block_size: int, host_blocks: int, seed: int
+) -> None:
+    def make() -> KVCache:
+        return cache(1 + 320 // block_size, block_size=block_size, host=HostTier(host_blocks))
+
     check_kv_cache(make, seed=seed, rounds=150)
 
 
@@ -65,6 +79,19 @@ class Overpromising(Paged):
         return True
 
 
+class BringsNothingBack(Swapped):
+    def take_swaps(self) -> list[Swap]:
+        return [swap for swap in super().take_swaps() if swap.out]
+
+
+class SwapsTooLate(Swapped):
+    """What the blocks hold when others have written to them."""
+
+    def take_swaps(self) -> list[Swap]:
+        late, self._late = getattr(self, "_late", []), super().take_swaps()
+        return late
+
+
 class ForgetsKeys(PrefixCached):
     """Hands blocks out anew without forgetting what they held."""
 
@@ -79,6 +106,8 @@ class ForgetsKeys(PrefixCached):
         lambda: WithoutCopyOnWrite(81, block_size=4),
         lambda: Overpromising(81, block_size=4),
         ForgetsKeys,
+        lambda: BringsNothingBack(81, block_size=4, host=HostTier(400)),
+        lambda: SwapsTooLate(81, block_size=4, host=HostTier(400)),
     ],
 )
 def test_broken_caches_are_caught(make: type[KVCache]) -> None:

@@ -23,10 +23,11 @@ from calibrate.kernels.torch_cache import TorchCache
 from calibrate.llama import Llama
 from calibrate.llama_shape import LlamaShape
 from calibrate.runner import Ran, Row, Runner, Step
-from calibrate.runner_parts import empty_pool, find_kernels
+from calibrate.runner_parts import empty_pool, find_kernels, host_pool
 from calibrate.token_ids import TokenIds
 from sim.executor import Simulated
 from sim.kv.pool import Pool
+from sim.kv.swap import Swapped
 from sim.latency import Replay
 from sim.parting import Fork
 from sim.plan import Plan
@@ -92,14 +93,21 @@ class Watched(KernelExecutor):
         for sequence, before, n in plan.chunks:
             full = sequence.blocks[-(-before // size) : (before + n) // size]
             written |= dict.fromkeys(full, sequence)
-        for sequence, hit_tokens, _, _ in plan.admitted:
+        for sequence, hit_tokens, _ in plan.admitted:
             hits = sequence.blocks[: hit_tokens // size]
             self.happened["hit"] += bool(hits)
             self.happened["hit in one step"] += any(block in written for block in hits)
         self.happened["chunked"] += len(plan.chunks) - len(plan.completing)
         self.happened["preempted"] += len(plan.preempted)
-        self.happened["resumed"] += sum(admission.resumed for admission in plan.admitted)
+        self.happened["resumed"] += sum(each.sequence.preemptions > 0 for each in plan.admitted)
         self.happened["copied"] += len(plan.copies)
+        prefills = {sequence for sequence, _, _ in plan.chunks} - {*plan.completing}
+        for swap in plan.swaps:
+            self.happened["swapped out" if swap.out else "swapped in"] += 1
+            self.happened["prefill swapped"] += swap.out and not swap.sequence.generated
+        self.happened["prefill goes on"] += sum(
+            not swap.out and swap.sequence in prefills for swap in plan.swaps
+        )
 
     def forked(self, forks: list[Fork], now_ns: int) -> None:
         super().forked(forks, now_ns)
@@ -131,7 +139,8 @@ def execute(
     def make(scheduler: Any) -> Watched:
         kv = scheduler.kv
         pool = empty_pool(model, format, blocks=kv.num_blocks, block_size=kv.block_size)
-        runner = Runner(model, pool, kernels or TORCH, temperature=temperature, seed=5)
+        host = host_pool(pool, kv.host.num_blocks) if isinstance(kv, Swapped) else None
+        runner = Runner(model, pool, kernels or TORCH, host=host, temperature=temperature, seed=5)
         made.append(Watched(runner, TokenIds(model.shape.vocab_size, seed=0)))
         return made[0]
 

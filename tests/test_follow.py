@@ -111,6 +111,25 @@ def test_batches_in_flight_are_refused(config: Path, option: str) -> None:
     assert "found 2 batches in flight; allowed: one" in result.stderr
 
 
+def test_a_swapped_request(config: Path) -> None:
+    """With a block less than in the others, the last of b's six has gone to another when it
+    resumes; those before it are found where they were."""
+    fewer = ("--set", "engine.num_gpu_blocks_override=11")
+    swap = ("--set", "engine.preemption={kind: swap, num_cpu_blocks_override: 6}")
+    told = story(config, "b", *fewer, *swap)
+    for line in (
+        "preempted: 12 computed tokens copied to host memory, from blocks 1 2 4 6 8 10; the 6"
+        " tokens of the answer stay\n",
+        "; 10 tokens would be hits, blocks 1 2 4 6 8; 2 tokens wait in host memory\n",
+        "resumes: 10 tokens found in the cache, blocks 1 2 4 6 8 (0 held by others, 5 idle); 2"
+        " tokens copied back from the host, to block 10; publishes block 10\n",
+        "computes token 12 of 13; takes block 9\n",
+    ):
+        assert line in told
+    shown = CliRunner().invoke(pagesim, ["blocks", str(config), "--step", "7", *fewer, *swap])
+    assert "in host memory 6 of 6 blocks are used" in " ".join(shown.output.split())
+
+
 def test_why_a_request_waits(config: Path) -> None:
     told = story(config, "c")
     for line in (

@@ -46,6 +46,7 @@ class Written:
 
     scheduler: VllmScheduler
     slots: dict[tuple[int, int], Token] = field(default_factory=dict)
+    """Blocks of the host have negative numbers."""
     tokens: dict[Sequence, list[Token]] = field(default_factory=dict)
     copies: list[Copy] = field(default_factory=list)
     tables: dict[int, list[int]] = field(default_factory=dict)
@@ -65,6 +66,11 @@ class Written:
     def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
         kv = self.scheduler.kv
         self.copies += plan.copies
+        for swap in plan.swaps:
+            for block, host in zip(swap.blocks, swap.host_blocks, strict=True):
+                source, target = (block, -1 - host) if swap.out else (-1 - host, block)
+                for offset in range(kv.block_size):
+                    self.slots[target, offset] = self.slots.get((source, offset), (-1, -1))
         for source, target, _, _ in plan.copies:
             for offset in range(kv.block_size):
                 self.slots[target, offset] = self.slots.get((source, offset), (-1, -1))

@@ -394,4 +394,6 @@ def test_every_device_has_its_line_in_the_reference() -> None:
         rates = f"{device.bandwidth_bytes_per_s / 1e12:g} | {device.bf16_flop_per_s / 1e12:g}"
         link = device.link
         said = "not known" if link is None else f"{link.name}, {link.bytes_per_s / 1e9:g}"
-        assert f"| {device.name} | {device.memory_bytes / 2**30:.2f} | {rates} | {said} |" in page
+        host = f"{device.host_link.name}, {device.host_link.bytes_per_s / 1e9:g}"
+        row = f"{device.name} | {device.memory_bytes / 2**30:.2f} | {rates} | {said} | {host}"
+        assert f"| {row} |" in page

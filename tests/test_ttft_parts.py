@@ -33,6 +33,9 @@ class Crooked:
     def alone(self, computed_before: Counts, n: Counts) -> Nanoseconds:
         return self.base.alone(computed_before, n) + n % 3 * 70
 
+    def swap(self, out_blocks: Counts, in_blocks: Counts) -> Nanoseconds:
+        return self.base.swap(out_blocks, in_blocks)
+
 
 def recorded(frames: Frames) -> dict[int, dict[str, int]]:
     requests = frames["requests"].set_index("request")

@@ -107,6 +107,12 @@ class _Replay:
                     self.most[request] = max(self.most[request], tokens)
                 if event is Event.ADMIT:
                     self.saved[request] = self.alone(0, tokens)
+        for event, request, tokens in events:
+            if event in (Event.SWAP_OUT, Event.SWAP_IN) and request not in self.done:
+                blocks, out = -(-tokens // self.server.block_size), event is Event.SWAP_OUT
+                swap_ns = int(self.server.latency.swap(blocks * out, blocks * (not out)))
+                self.parts[request]["transfer"] += swap_ns
+                self.parts[request]["preemption" if out else "interference"] -= swap_ns
         self.wait(row, until_next_ns)
         for request in self.searching:
             self.parts[request]["search"] += duration_ns

@@ -35,6 +35,7 @@ from sim.kv.contiguous import (
 from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
 from sim.kv.space import Buddies, Holes, Space
+from sim.kv.swap import HostTier, Swapped, SwappedPrefix
 from sim.latency import Counts, Linear, Nanoseconds
 from sim.parting import Fork
 from sim.plan import Departure, Plan
@@ -85,6 +86,8 @@ class SmallWorld:
     contiguous: tuple[str, str] | None = None
     """Of RESERVES and SPACES, over `num_blocks` slots; None for a paged cache."""
     static: bool = False
+    host_blocks: int | None = None
+    """Of host memory to swap to; None where victims are computed anew."""
 
     @property
     def suits_fast_vllm(self) -> bool:
@@ -96,8 +99,14 @@ class SmallWorld:
             reserve, space = self.contiguous
             room = RESERVES[reserve](world, self.max_model_len)
             return Contiguous(SPACES[space](self.num_blocks), reserve=room)
-        cache = PrefixCached if self.prefix_caching else Paged
         free_order = VERSIONS[self.version].free_order
+        if self.host_blocks is not None:
+            swapped = SwappedPrefix if self.prefix_caching else Swapped
+            host = HostTier(self.host_blocks)
+            return swapped(
+                self.num_blocks, block_size=self.block_size, free_order=free_order, host=host
+            )
+        cache = PrefixCached if self.prefix_caching else Paged
         return cache(self.num_blocks, block_size=self.block_size, free_order=free_order)
 
     def policy(self, *, fast: bool) -> Callable[..., VllmScheduler | FastVllm]:
@@ -128,7 +137,9 @@ class Trail:
     def began(self, plan: Plan, now_ns: int) -> None:
         for departure in plan.preempted:
             self._note(now_ns, "preempt", departure)
-        for sequence, hit_tokens, woken, _ in plan.admitted:
+        for sequence, *swap in plan.swaps:
+            self.entries.append((self.replica, now_ns, "swap", sequence.id, repr(swap)))
+        for sequence, hit_tokens, woken in plan.admitted:
             entry = (self.replica, now_ns, "admit", sequence.id, hit_tokens, woken)
             self.entries.append((*entry, tuple(sequence.blocks)))
 
@@ -186,7 +197,9 @@ class Outcome:
 
 def _free(kv: Any) -> Any:
     """The order in which blocks will go out, or the holes."""
-    return vars(kv._space) if isinstance(kv, Contiguous) else list(kv.pool.queue())
+    if isinstance(kv, Contiguous):
+        return vars(kv._space)
+    return list(kv.pool.queue()), kv.host._free if isinstance(kv, Swapped) else []
 
 
 def serve(
@@ -209,6 +222,7 @@ def serve(
         per_token_ns=per_token_ns,
         per_context_token_ns=per_context_token_ns,
         per_copied_block_ns=17,
+        per_swapped_block_ns=23,
     )
     rules = VERSIONS[world.version]
     for replica in range(world.replicas):
@@ -304,6 +318,24 @@ def several_answers(rng: random.Random, *, forks: bool, priority: bool | None = 
     if forks and rng.random() < 0.5:
         requests = [replace(r, n=1, beam=r.n if r.n > 1 else 0) for r in requests]
     return replace(world, requests=requests, forks=forks)
+
+
+def swapping(rng: random.Random, *, priority: bool | None = None) -> SmallWorld:
+    """A small world with little room, whose victims are swapped: into a host with room for all,
+    for some, or for none."""
+    world = small_world(rng, priority=priority)
+    need = -(-world.max_model_len // world.block_size)
+    seats, hurry = rng.choice([3, 5, 8, 20]), rng.choice([1, 8, 100])
+    requests = [
+        replace(request, arrival_ns=request.arrival_ns // hurry) for request in world.requests[:14]
+    ]
+    return replace(
+        world,
+        requests=requests,
+        num_blocks=1 + need + rng.choice([0, 1, need // 4, need // 2]),
+        limits=replace(world.limits, max_num_seqs=seats, watermark_blocks=rng.choice([0, 0, 1])),
+        host_blocks=rng.choice([0, need // 2, need, 2 * need, 100 * need, 100 * need]),
+    )
 
 
 def in_flight(rng: random.Random) -> SmallWorld:

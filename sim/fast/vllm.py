@@ -99,6 +99,7 @@ class FastVllm:
             chunk_tokens = 0
         budget = self.limits.max_num_batched_tokens - len(group) - chunk_tokens
         plan.limit = self._admit_waiting(plan, cap, budget)
+        plan.swaps = kv.take_swaps()
         for sequence, _, n in plan.chunks:
             sequence.computed += n
             if sequence.computed == sequence.num_tokens:
@@ -188,7 +189,7 @@ class FastVllm:
         self.group.withdraw(victim, in_step=False)
         self._partial.pop(victim, None)
         del self._running[victim]
-        departure = self.kv.release(victim)
+        departure = self.kv.preempt(victim)
         victim.computed = 0
         victim.decoding = False
         victim.preemptions += 1
@@ -231,7 +232,7 @@ class FastVllm:
             head.admission = next(self._admissions)
             running[head] = self._partial[head] = None
             kv.grow(head, n)
-            plan.admitted.append(Admission(head, hit.tokens, woken, head.preemptions > 0))
+            plan.admitted.append(Admission(head, hit.tokens - hit.host_tokens, woken))
             plan.chunks.append(Chunk(head, hit.tokens, n))
             budget -= n
 

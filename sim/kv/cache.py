@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from sim.plan import Copy, Departure
+from sim.plan import Copy, Departure, Swap
 from sim.request import Sequence
 
 
 class Hit(NamedTuple):
-    """The part of a waiting sequence that is in the cache already."""
+    """The part of a waiting sequence that need not be computed."""
 
     blocks: list[int]
+    """Those in the cache already."""
     tokens: int
+    """In them, and in host memory behind them."""
     idle: int
     """Blocks of it that nobody holds: taking them uses up free blocks all the same."""
+    host_tokens: int = 0
+    """How many of the tokens are in host memory alone: their blocks are yet to be taken."""
 
 
 NO_HIT = Hit([], 0, 0)
@@ -23,7 +27,8 @@ NO_HIT = Hit([], 0, 0)
 class KVCache(Protocol):
     """Room for computed tokens, by sequence. `check_kv_cache` tests an implementation.
 
-    A sequence is *in* the cache from `admit` (or a `fork`) to `release`. The cache writes
+    A sequence is *in* the cache from `admit` (or a `fork`) to `release` or `preempt`, and after
+    `admit` it grows before anything else happens to it. The cache writes
     `blocks`, `published` and `names` of a sequence, and nothing else of it.
     """
 
@@ -84,6 +89,16 @@ class KVCache(Protocol):
 
     def release(self, sequence: Sequence) -> Departure:
         """Let a sequence go: it holds nothing afterwards."""
+        ...
+
+    def preempt(self, sequence: Sequence) -> Departure:
+        """Let a sequence go that will be back. What it has computed may be kept elsewhere, for
+        `match` to tell."""
+        ...
+
+    def take_swaps(self) -> list[Swap]:
+        """Blocks to copy to host memory and from it before the next step and its `take_copies`,
+        each reported once."""
         ...
 
     def take_copies(self) -> list[Copy]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from sim.kv.cache import NO_HIT, Hit
 from sim.kv.space import Space
-from sim.plan import Copy, Departure
+from sim.plan import Copy, Departure, Swap
 from sim.request import Sequence
 
 Reserve = Callable[[Sequence], int]
@@ -113,6 +113,12 @@ class Contiguous:
             self._space.give_back(piece)
         blocks, sequence.blocks = sequence.blocks, []
         return Departure(sequence, sequence.computed, blocks, 0)
+
+    def preempt(self, sequence: Sequence) -> Departure:
+        return self.release(sequence)
+
+    def take_swaps(self) -> list[Swap]:
+        return []
 
     def take_copies(self) -> list[Copy]:
         return []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sim.kv.cache import NO_HIT, Hit
 from sim.kv.pool import FreeOrder, Pool
-from sim.plan import Copy, Departure
+from sim.plan import Copy, Departure, Swap
 from sim.request import Sequence
 
 
@@ -117,6 +117,12 @@ class Paged:
         sequence.blocks, sequence.published = [], 0
         self._members.discard(sequence)
         return Departure(sequence, sequence.computed, blocks, still_held * size + in_part)
+
+    def preempt(self, sequence: Sequence) -> Departure:
+        return self.release(sequence)
+
+    def take_swaps(self) -> list[Swap]:
+        return []
 
     def take_copies(self) -> list[Copy]:
         copies, self._copies = self._copies, []

@@ -77,7 +77,7 @@ class VllmScheduler(OneStep):
         cap = self._cap()
         budget = self._continue_running(plan, decodes, cap)
         plan.limit = self._admit_waiting(plan, cap, budget)
-        plan.copies = self.kv.take_copies()
+        plan.swaps, plan.copies = self.kv.take_swaps(), self.kv.take_copies()
         self._count(plan)
         return plan
 
@@ -150,8 +150,8 @@ class VllmScheduler(OneStep):
         return sequence.num_tokens - sequence.computed
 
     def _preempt(self, victim: Sequence) -> Departure:
-        """Recompute: all its blocks go back, its tokens stay, it queues to be computed anew."""
-        departure = self.kv.release(victim)
+        """All its blocks go back; it queues to be computed anew, or what the cache cannot keep."""
+        departure = self.kv.preempt(victim)
         victim.computed = 0
         victim.decoding = False
         victim.preemptions += 1
@@ -207,7 +207,7 @@ class VllmScheduler(OneStep):
         head.computed = hit.tokens
         head.admission = next(self._admissions)
         self.running.append(head)
-        plan.admitted.append(Admission(head, hit.tokens, woken, head.preemptions > 0))
+        plan.admitted.append(Admission(head, hit.tokens - hit.host_tokens, woken))
 
     def _count(self, plan: Plan) -> None:
         """The plan's tokens count as computed."""
