@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +14,9 @@ from calibrate.kernels.face import Attend, Cache, Dense, Kernels
 from calibrate.kernels.pool import INT8, KVPool
 from calibrate.kernels.providers import load_kernels
 from calibrate.kernels.rows import Rows
-from calibrate.measure.grid import DEQUANTISE, SKEW, Point
+from calibrate.measure.grid import DEQUANTISE, HOST_OPERATORS, SKEW, Point
 from calibrate.measure.random_steps import RandomStep
+from calibrate.measure.refusals import kernel_errors, memory_errors
 from calibrate.measure.shape import MeasureError, Shape
 from calibrate.measure.stack import Stack
 from calibrate.measure.timers import Call, Reading, Timer
@@ -69,6 +69,8 @@ class Bench:
         self.shape, self.kernels, self.timer = shape, kernels, timer
         self.device, self.dtype = device, getattr(torch, dtype)
         self.pools, self._seed = pools, seed
+        # Not torch's own, which a failed capture of a graph leaves of no use.
+        self._random = torch.Generator(device).manual_seed(seed)
         self.kept = min(shape.layers, LAYERS_KEPT)
         with memory_errors():
             self.stack = Stack(
@@ -86,17 +88,21 @@ class Bench:
 
     def read(self, point: Point) -> Reading:
         """Measure one point. Raises KernelError, and MemoryError where memory runs out."""
-        with memory_errors(), torch.inference_mode():
-            return self.timer.read(self._calls(point))
+        with kernel_errors(self.device), torch.inference_mode():
+            graphs = point.operator not in HOST_OPERATORS
+            return self.timer.read(self._calls(point), graphs=graphs)
 
     def read_step(self, step: RandomStep) -> Reading:
-        """Measure a whole step, embedding to sampled tokens. Raises as `read` does."""
-        with memory_errors(), torch.inference_mode():
+        """Measure a whole step, embedding to sampled tokens: in a graph, and launched kernel by
+        kernel. Raises as `read` does."""
+        with kernel_errors(self.device), torch.inference_mode():
             pool = self._pool(step.format)
             rows = self._rows(step.spans, pool, turn=0)
             attend = self.kernels.attention(rows, pool, heads=self.shape.heads)
             run = self.stack.step(rows, pool, attend, self.cache, seed=self._seed)
-            return self.timer.read([run])
+            reading = self.timer.read([run])
+            eager_ns, launch_ns = self.timer.read_eager(run) or (None, None)
+            return reading._replace(eager_ns=eager_ns, launch_ns=launch_ns)
 
     def release(self) -> None:
         """Give up pools, after memory has run out: they are made again when asked for."""
@@ -112,10 +118,10 @@ class Bench:
             case "linear":
                 return self._dense_calls(point.variant, place["tokens"])
             case "head":
-                x = self.stack.numbers(place["rows"], self.shape.hidden_size)
+                x = self._numbers(place["rows"], self.shape.hidden_size)
                 return [lambda: self.stack.head(x)]
             case "sampling":
-                logits = self.stack.numbers(place["rows"], self.shape.vocab_size)
+                logits = self._numbers(place["rows"], self.shape.vocab_size)
                 tokens = torch.empty(place["rows"], dtype=torch.int64, device=self.device)
                 return [lambda: self.dense.greedy(logits, tokens)]
         assert format is not None
@@ -126,7 +132,7 @@ class Bench:
         return self._moves(point.operator, format, place["blocks"])
 
     def _dense_calls(self, variant: str, tokens: int) -> list[Call]:
-        x = self.stack.numbers(tokens, self.shape.hidden_size)
+        x = self._numbers(tokens, self.shape.hidden_size)
         residual = torch.zeros_like(x)
         if variant == "ends":
             ids = self.stack.ids(tokens, seed=self._seed)
@@ -144,7 +150,7 @@ class Bench:
     def _attention(self, format: str, spans: Spans) -> list[Call]:
         pool = self._pool(format)
         tokens = sum(n for _, n in spans)
-        query = self.stack.numbers(tokens, self.shape.heads, self.shape.head_size)
+        query = self._numbers(tokens, self.shape.heads, self.shape.head_size)
         out = torch.empty_like(query)
         footprint = sum(sum(span) for span in spans) * pool.bytes_per_token // pool.layers
         prepared: list[Attend] = []
@@ -160,7 +166,7 @@ class Bench:
     def _writes(self, format: str, tokens: int) -> list[Call]:
         pool = self._pool(format)
         size = (tokens, self.shape.kv_heads, self.shape.head_size)
-        key, value = self.stack.numbers(*size), self.stack.numbers(*size)
+        key, value = self._numbers(*size), self._numbers(*size)
         slots = self._rows([(0, tokens)], pool, turn=0).slots(pool.block_size)
         return [
             _bind(self.cache.write, key, value, pool, layer, slots) for layer in range(pool.layers)
@@ -206,6 +212,10 @@ class Bench:
         tables = [ids[ends[row] : ends[row + 1]].tolist() for row in range(len(spans))]
         return Rows.of(list(spans), tables, block_size=size, device=self.device)
 
+    def _numbers(self, *sizes: int) -> Tensor:
+        """Activations."""
+        return torch.randn(sizes, device=self.device, generator=self._random).to(self.dtype)
+
     def _order(self, pool: KVPool) -> NDArray[np.int64]:
         return np.random.default_rng(self._seed).permutation(pool.blocks)
 
@@ -242,24 +252,10 @@ class Bench:
                 if tensor.dtype == torch.float32 and format == INT8:
                     layer.fill_(0.01)
                 elif tensor.dtype == torch.int8:
-                    layer.random_(-100, 101)
+                    layer.random_(-100, 101, generator=self._random)
                 else:
-                    _fill(layer)
+                    _fill(layer, self._random)
         return pool
-
-
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """MemoryError for what torch says of it: on a CPU that is a plain RuntimeError."""
-    try:
-        yield
-    except RuntimeError as error:
-        told = str(error).partition("\n")[0]
-        if not any(words in told for words in ("out of memory", "allocate memory")):
-            raise
-    else:
-        return
-    raise MemoryError(told)
 
 
 def spans_of(point: Point) -> list[tuple[int, int]]:
@@ -275,10 +271,10 @@ def spans_of(point: Point) -> list[tuple[int, int]]:
     return spans
 
 
-def _fill(tensor: Tensor) -> None:
+def _fill(tensor: Tensor, random: torch.Generator) -> None:
     """With a normal distribution, some blocks at a time: it is drawn in 32 bits."""
     for part in torch.split(tensor, 4096):
-        part.copy_(torch.randn(part.shape, device=part.device))
+        part.copy_(torch.randn(part.shape, device=part.device, generator=random))
 
 
 def _pairs(sources: NDArray[np.int64], targets: NDArray[np.int64]) -> Tensor:

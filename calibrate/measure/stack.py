@@ -129,10 +129,6 @@ class Stack:
         random = torch.Generator().manual_seed(seed)
         return torch.randint(self.shape.vocab_size, (tokens,), generator=random).to(self.device)
 
-    def numbers(self, *sizes: int) -> Tensor:
-        """Activations."""
-        return torch.randn(sizes, device=self.device).to(self.dtype)
-
     def _project(self, x: Tensor, weights: Layer) -> tuple[Tensor, Tensor, Tensor]:
         shape = self.shape
         sizes = [shape.query_size, shape.kv_size, shape.kv_size]
