@@ -28,11 +28,16 @@ def attention(rows: Rows, pool: KVPool, *, heads: int) -> Attend:
     """face.Attention: decodes and chunks in one launch; two where the keys are split."""
     check_heads(pool, heads)
     check_device(pool)
+    queries, splits = choose(rows, pool, heads=heads, processors=count_processors(pool))
+    return prepare(rows, pool, heads=heads, queries=queries, splits=splits)
+
+
+def choose(rows: Rows, pool: KVPool, *, heads: int, processors: int) -> tuple[int, int]:
+    """(tokens to a program, splits of its keys) of a step."""
     most = _most_rows(pool)
     queries = _queries_at_once(rows.longest_query, heads // pool.kv_heads, most=most)
     programs = pool.kv_heads * sum(-(-n // queries) for _, n in rows.spans)
-    splits = _splits(programs, rows.longest_kv, count_processors(pool))
-    return prepare(rows, pool, heads=heads, queries=queries, splits=splits)
+    return queries, _splits(programs, rows.longest_kv, processors)
 
 
 def prepare(rows: Rows, pool: KVPool, *, heads: int, queries: int, splits: int) -> Attend:
@@ -94,7 +99,7 @@ def prepare(rows: Rows, pool: KVPool, *, heads: int, queries: int, splits: int) 
 
 
 def variants(pool: KVPool, heads: int, *, processors: int) -> list[tuple[int, int]]:
-    """(tokens to a program, splits) of all steps that the pool has room for."""
+    """What `choose` may answer of steps that the pool has room for."""
     most, shared_by = _most_rows(pool), heads // pool.kv_heads
     at_once = {_queries_at_once(n, shared_by, most=most) for n in range(1, most + 1)}
     most_splits = _splits(pool.kv_heads, pool.blocks * pool.block_size, processors)
