@@ -183,8 +183,11 @@ class Loop:
         self.log.add(line | spent)
 
     def _out_of_time(self, *, turn: int, steps: bool) -> bool:
-        """Passes have a third of the budget each; in it the grid goes first."""
-        passed = turn + (1.0 if steps else _GRID_SHARE)
+        """Passes have a third of the budget each; in it the grid goes first. Steps by themselves
+        have what there is: each once is worth more than some of them thrice."""
+        if not self.groups:
+            return self.log.spent_s >= self.budget_s
+        passed = turn + (1.0 if steps or not self.steps else _GRID_SHARE)
         return self.log.spent_s >= self.budget_s * passed / PASSES
 
     def _tick(self, what: str) -> None:
