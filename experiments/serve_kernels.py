@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """0; 2 for what a user can mend, 130 where it is stopped."""
     asked = _parser().parse_args(arguments)
-    if asked.out.exists() and read_served(asked.out).ended:
-        _say(f"{asked.out}: there already, and whole")
-        return 0
     try:
+        if asked.out.exists() and read_served(asked.out).ended:
+            _say(f"{asked.out}: there already, and whole")
+            return 0
         source = read_source(asked.config, overrides=asked.set)
         if asked.pilot is not None:
             _set_load(source, asked.pilot, share=asked.share, seconds=asked.seconds)

@@ -222,7 +222,7 @@ def _judge(regime: Regime, config: Config, first: _Run, second: _Run) -> Trial:
         name: (real[0][name].mean(), real[1][name].mean(), predicted[name].mean())
         for name in JUDGED
     }
-    gate = {f"{name}_ms": _gate(*means) for name, means in both.items()}
+    gate = {f"{name}_ms": gate_mean(*means) for name, means in both.items()}
     report = {
         "regime": regime,
         "requests": len(predicted),
@@ -244,7 +244,7 @@ def _judge(regime: Regime, config: Config, first: _Run, second: _Run) -> Trial:
     return Trial(regime=regime, real=real, predicted=predicted, report=report)
 
 
-def _gate(first: float, second: float, predicted: float) -> dict[str, Any]:
+def gate_mean(first: float, second: float, predicted: float) -> dict[str, Any]:
     """Is a mean as near as it can be asked to be? In ns, as they come."""
     error = error_pct(predicted, (first + second) / 2) or 0.0
     repeat = error_pct(second, first) or 0.0

@@ -70,7 +70,7 @@ def validate(
         with aside.status("") as status, explain_kernels():
             for trial in run_trials(bench, chosen, say=status.update):
                 reports.append(trial.report)
-        screen.print(_tabulate(reports))
+        screen.print(tabulate_trials(reports))
         for report in reports:
             for note in _say(report):
                 screen.print(note, style="yellow", markup=False)
@@ -92,7 +92,7 @@ def _choose(names: list[str] | None, known: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(name for name in known if not names or name in names)
 
 
-def _tabulate(reports: list[dict[str, Any]]) -> Table:
+def tabulate_trials(reports: list[dict[str, Any]]) -> Table:
     from rich import box
     from rich.table import Table
 

@@ -71,12 +71,12 @@ def test_random_steps_are_like_the_load() -> None:
 
 
 def test_the_gate_by_hand() -> None:
-    near = trials._gate(100e6, 102e6, 105e6)
+    near = trials.gate_mean(100e6, 102e6, 105e6)
     assert near["error_pct"] == pytest.approx(100 * (105 / 101 - 1))
     assert (near["repeat_pct"], near["allowed_pct"]) == (pytest.approx(2.0), 5.0)
     assert near["passed"]
-    assert not trials._gate(100e6, 102e6, 107e6)["passed"]
-    wide = trials._gate(100e6, 80e6, 100e6)
+    assert not trials.gate_mean(100e6, 102e6, 107e6)["passed"]
+    wide = trials.gate_mean(100e6, 80e6, 100e6)
     assert wide["allowed_pct"] == pytest.approx(30.0)
     assert wide["passed"]
 
