@@ -28,6 +28,11 @@ from experiments.source import Source
 if TYPE_CHECKING:
     from calibrate.runner import Runner
 
+_MOST_CHUNKS = 8
+"""Beside the decodes of a random step."""
+_LEAST_ROOM = 64
+"""Tokens."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """0; 2 for what a user can mend, 130 where it is stopped."""
@@ -67,11 +72,12 @@ def serve(source: Source, out: Path, *, random_steps: int) -> None:
         deployment = resolve(config)
         latency = build_latency(deployment)
         simulation = build_simulation(deployment, latency=latency, observers=[lines])
-    (executor,) = simulation.kernels
+        (executor,) = simulation.kernels
+        warm = list(_run_random_steps(deployment.config, executor.runner, random_steps))
     writer = Writer(out, config=source.values, machine=_describe(config.executor))
     lines.use(writer)
     try:
-        for spans, duration_ns in _run_random_steps(config, executor.runner, random_steps):
+        for spans, duration_ns in warm:
             writer.write("random_step", spans=spans, duration_ns=duration_ns)
         ready_s = time.monotonic()
         _say(f"{out.name}: ready after {ready_s - start_s:.0f} s")
@@ -109,12 +115,18 @@ def _run_random_steps(
     assert engine.max_num_seqs is not None
     assert engine.max_num_batched_tokens is not None
     assert engine.max_model_len is not None
+    # Each row ends in a block of its own.
+    room = pool.block_size * (pool.blocks - engine.max_num_seqs - _MOST_CHUNKS)
+    if count and room < _LEAST_ROOM:
+        raise ConfigError(
+            f"engine.num_gpu_blocks_override: found {pool.blocks} blocks, too few for random steps"
+            f" of {engine.max_num_seqs} sequences; allowed: more, or --random-steps 0"
+        )
     limits = Limits(
         tokens=engine.max_num_batched_tokens,
         batch=engine.max_num_seqs,
         context=engine.max_model_len,
-        # Each row ends in a block of its own.
-        pool_tokens={pool.format: pool.block_size * (pool.blocks - engine.max_num_seqs - 8)},
+        pool_tokens={pool.format: room},
     )
     steps = draw_steps(count, formats=(pool.format,), limits=limits, seed=config.seed)
     for turn in range(2):

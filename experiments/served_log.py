@@ -172,8 +172,12 @@ def _parse(path: Path, number: int, text: str) -> dict[str, Any]:
             f"{path}:1: found no header of format {FORMAT}; allowed: what `python -m"
             " experiments.serve_kernels` writes"
         )
-    missing = [name for name in _FIELDS.get(str(kind), ("kind",)) if name not in line]
-    if kind not in _FIELDS or missing:
-        found = "no JSON object" if kind is None else f"kind {kind!r} without {', '.join(missing)}"
-        raise ServedError(f"{path}:{number}: found {found}; allowed: {', '.join(_FIELDS)}")
+    if kind not in _FIELDS:
+        raise _damaged(path, number, "no JSON object" if kind is None else f"kind {kind!r}")
+    if missing := [name for name in _FIELDS[kind] if name not in line]:
+        raise _damaged(path, number, f"kind {kind!r} without {', '.join(missing)}")
     return dict(line)
+
+
+def _damaged(path: Path, number: int, found: str) -> ServedError:
+    return ServedError(f"{path}:{number}: found {found}; allowed: {', '.join(_FIELDS)}")
