@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibrate.kernels.cases import DECODES, Spans, make_case
-from calibrate.kernels.face import Unsupported
+from calibrate.kernels.face import Attend, Unsupported
 from calibrate.kernels.pool import FP8, INT8, KVPool
 from calibrate.kernels.rows import Rows
+from calibrate.kernels.torch_cache import as_bytes
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
 
+from calibrate.kernels import triton_compile
 from calibrate.kernels.triton_attention import (
     _queries_at_once,
     _splits,
@@ -105,6 +108,30 @@ def test_no_more_variants_than_a_minute_compiles() -> None:
     sizes = {"layers": 1, "blocks": 50_000, "block_size": 16, "kv_heads": 8, "head_size": 128}
     pool = KVPool.empty("bfloat16", **sizes, device="meta")
     assert len(variants(pool, 32, processors=132)) == 4 * 6
+
+
+def test_compiling_ahead_launches_every_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[tuple[int, int]] = []
+
+    def noting(rows: Rows, pool: KVPool, *, heads: int, queries: int, splits: int) -> Attend:
+        launched.append((queries, splits))
+        return prepare(rows, pool, heads=heads, queries=queries, splits=splits)
+
+    class Compiler:
+        knobs = SimpleNamespace(runtime=SimpleNamespace(interpret=False))
+
+    pool = make_case("bfloat16", torch.bfloat16, DECODES, heads=4, kv_heads=2).pool
+    before = [as_bytes(tensor).clone() for tensor in pool.tensors]
+    monkeypatch.setattr(triton_compile, "prepare", noting)
+    triton_compile.compile_kernels(pool, 4, torch.bfloat16)
+    assert launched == [], "nothing is compiled where Triton interprets"
+    monkeypatch.setattr(triton_compile, "triton", Compiler)
+    monkeypatch.setattr(triton_compile, "count_processors", lambda _: 8)
+    triton_compile.compile_kernels(pool, 4, torch.bfloat16)
+    assert launched == variants(pool, 4, processors=8)
+    assert len(launched) == 4
+    for tensor, was in zip(pool.tensors, before, strict=True):
+        assert torch.equal(as_bytes(tensor).view(torch.uint8), was.view(torch.uint8))
 
 
 def test_no_rows() -> None:

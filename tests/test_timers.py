@@ -16,7 +16,7 @@ from calibrate.measure.grid import HOST_OPERATORS, make_grid
 from calibrate.measure.random_steps import RandomStep
 from calibrate.measure.refusals import kernel_errors
 from calibrate.measure.shape import Limits, Shape
-from calibrate.measure.timers import CpuTimer, CudaTimer, Reading
+from calibrate.measure.timers import CpuTimer, CudaTimer, Reading, make_timer
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SMALL = Shape(
@@ -136,6 +136,26 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     return device
+
+
+@pytest.mark.parametrize(("name", "told"), [("cuda", []), ("cuda:1", [torch.device("cuda:1")])])
+def test_cuda_without_a_number_is_the_current_one(
+    monkeypatch: pytest.MonkeyPatch, name: str, told: list[torch.device]
+) -> None:
+    """torch.cuda.set_device raises ValueError for it."""
+    seen: list[torch.device] = []
+
+    def set_device(device: torch.device) -> None:
+        assert device.index is not None
+        seen.append(device)
+
+    class Properties:
+        L2_cache_size = 60 << 20
+
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    assert make_timer(torch.device(name)).cache_bytes == 60 << 20
+    assert seen == told
 
 
 def test_the_start_of_a_graph_is_not_timed(gpu: Gpu) -> None:

@@ -57,7 +57,9 @@ class Timer(Protocol):
 def make_timer(device: torch.device) -> Timer:
     """The device's clock; CUDA's current device becomes this one."""
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        if device.index is not None:
+            # Without a number it is the current one already, and torch refuses to be told so.
+            torch.cuda.set_device(device)
         properties = torch.cuda.get_device_properties(device)
         return CudaTimer(int(getattr(properties, "L2_cache_size", 0)))
     torch.set_num_threads(1)
