@@ -81,15 +81,19 @@ def compare_tables(
             screen.print(*_tabulate(kept, _LEAST), "")
             screen.print(_list_decodes(first, ceiling, batch, context), "")
         caches = [(each.what, each.ratios) for each in compare_caches(first)]
-        screen.print(*_tabulate(caches, "KV cache"), "")
-        kept += caches
+        if caches:
+            screen.print(*_tabulate(caches, "KV cache"), "")
+            kept += caches
         for other in others:
             pair = hold_against(first, other)
             show_against(pair, screen)
             for comparison in pair.found:
                 what = f"{other.name} over {first.name}, {comparison.what}"
                 kept.append((what, comparison.ratios))
-                screen.print("", _list_far(far_off(comparison.ratios, beyond / 100), beyond), "")
+                far = far_off(comparison.ratios, beyond / 100)
+                screen.print(f"\nmore than {beyond:g} % off: {len(far):,} points", highlight=False)
+                if far:
+                    screen.print(_list_far(far), "")
         if csv_file is not None:
             _write(kept, csv_file)
             screen.print(f"csv: {csv_file}", highlight=False, markup=False, soft_wrap=True)
@@ -171,11 +175,11 @@ def _list_decodes(table: Table, ceiling: Device, batch: int, context: int) -> Gr
     return grid
 
 
-def _list_far(far: list[Seen], beyond: float) -> Grid:
+def _list_far(far: list[Seen]) -> Grid:
     from calibrate.table_seen import say_point
     from experiments.table_screen import make_grid, name_of
 
-    grid = make_grid(f"more than {beyond:g} % off: {len(far):,}", "second / first", "at")
+    grid = make_grid("the farthest", "second / first", "at")
     for seen in far[:_MOST_ROWS]:
         grid.add_row(
             name_of(seen.operator, seen.variant), f"{seen.value:.2f}", say_point(seen.point)

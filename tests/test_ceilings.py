@@ -121,14 +121,14 @@ def test_the_command(tmp_path: Path) -> None:
     assert "decode of 64 x 1,024" in said
     assert "int8_per_token_head over bfloat16" in said
     points = len(list(make_rows()))
-    assert f"more than 15 % off: {points}" in said
+    assert f"more than 15 % off: {points} points" in said
     with out.open() as file:
         rows = list(csv.DictReader(file))
     theirs = [row for row in rows if row["comparison"].startswith("theirs.parquet over")]
     assert {float(row["ratio"]) for row in theirs} == {1.2}
     assert len(theirs) == points
     _, said = run(first, second, *ceilings, "--beyond", "25")
-    assert "more than 25 % off: 0" in said
+    assert "more than 25 % off: 0 points" in said
 
 
 def test_what_cannot_be_held_against_anything(tmp_path: Path) -> None:
