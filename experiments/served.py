@@ -14,15 +14,13 @@ from calibrate.correction import plan_of
 from calibrate.steptime import StepTime
 from experiments.build import build_latency, build_simulation
 from experiments.build_trace import build_trace
-from experiments.case import METRICS
 from experiments.config import Config, parse_config
 from experiments.deployment import resolve
 from experiments.errors import ConfigError
 from experiments.fidelity import compare, compare_totals
-from experiments.metrics import read_latencies
 from experiments.served_log import Served, ServedError, Spans
 from experiments.tables import make_frames
-from experiments.trials import JUDGED, gate_mean
+from experiments.trials import JUDGED, gate_mean, latencies_of
 
 Floats = NDArray[np.float64]
 
@@ -166,11 +164,7 @@ def _simulate(config: Config) -> pd.DataFrame:
     deployment = resolve(config)
     simulation = build_simulation(deployment, latency=build_latency(deployment))
     simulation.serve(build_trace(config))
-    requests = make_frames(simulation.records)["requests"]
-    table = read_latencies(requests)[list(JUDGED)].astype("float64")
-    for column in ("arrival_ns", "output_tokens", "preemptions"):
-        table[column] = requests[column]
-    return _complete(table.set_index(requests["id"]))
+    return latencies_of(make_frames(simulation.records))
 
 
 def _latencies_of(run: Served) -> pd.DataFrame:
@@ -188,12 +182,5 @@ def _latencies_of(run: Served) -> pd.DataFrame:
     )
     for column in ("arrival_ns", "output_tokens", "preemptions"):
         table[column] = rows[column]
-    return _complete(table)
-
-
-def _complete(table: pd.DataFrame) -> pd.DataFrame:
-    """With the metrics that only engines behind a front end have, and by request id."""
-    for metric in METRICS:
-        if metric not in table:
-            table[metric] = np.nan
+    table["ttft_from_queued"] = np.nan
     return table.sort_index()

@@ -216,8 +216,8 @@ def _simulate(config: Config, clock: LatencyModel) -> Frames:
 
 def _judge(regime: Regime, config: Config, first: _Run, second: _Run) -> Trial:
     clock, fit = _fit(second.shadow, regime)
-    predicted = _latencies(_simulate(config, clock))
-    real = (_latencies(first.frames), _latencies(second.frames))
+    predicted = latencies_of(_simulate(config, clock))
+    real = (latencies_of(first.frames), latencies_of(second.frames))
     both = {
         name: (real[0][name].mean(), real[1][name].mean(), predicted[name].mean())
         for name in JUDGED
@@ -275,7 +275,8 @@ def is_identical(config: Config, run: _Run) -> bool:
     return bool(same and busy_ns == sum(run.durations_ns) and busy_ns + idle_ns == span_ns)
 
 
-def _latencies(frames: Frames) -> pd.DataFrame:
+def latencies_of(frames: Frames) -> pd.DataFrame:
+    """By request id: METRICS in ns, and what `compare_totals` counts."""
     requests = frames["requests"]
     table = read_latencies(requests)[list(JUDGED)].astype("float64")
     table["ttft_from_queued"] = np.nan

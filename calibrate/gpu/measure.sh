@@ -81,11 +81,17 @@ check_kernels() {
     done
     timeout 110 "$python" -m calibrate.kernels --check --provider torch \
         --out "$out/kernels.jsonl" &
+    compile_ahead
+    wait
+}
+
+# A process for each KV dtype, in the background.
+compile_ahead() {
+    local format
     for format in bfloat16 int8_per_token_head fp8_e4m3; do
         timeout 110 "$python" -m calibrate.gpu.compile_ahead --model "$model" --device "$device" \
             --format "$format" &
     done
-    wait
 }
 
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw \
@@ -104,13 +110,18 @@ case $part in
     operators operators-fp8 100 fp8 0 "${both[@]}"
     ;;
 2)
+    say "compiling"
+    {
+        compile_ahead
+        wait
+    } 2>&1 | tee -a "$log"
     moves=(kv_write block_copy swap_out swap_in)
-    operators steps-bf16 210 auto 200 steps
-    operators more-bf16 80 auto 0 skew attention_mixed "${moves[@]}"
-    operators steps-int8 70 int8 100 steps
-    operators more-int8 55 int8 0 skew attention_mixed "${moves[@]}" dequantise
-    operators steps-fp8 50 fp8 60 steps
-    operators more-fp8 40 fp8 0 attention_mixed kv_write
+    operators steps-bf16 180 auto 200 steps
+    operators more-bf16 60 auto 0 skew attention_mixed "${moves[@]}"
+    operators steps-int8 55 int8 100 steps
+    operators more-int8 40 int8 0 skew attention_mixed "${moves[@]}" dequantise
+    operators steps-fp8 35 fp8 60 steps
+    operators more-fp8 30 fp8 0 attention_mixed kv_write
     ;;
 3)
     serve pilot 110 --random-steps 60
