@@ -16,6 +16,7 @@ from calibrate.measure.errors import MeasureError
 from calibrate.measure.grid import SKEW
 from calibrate.measure.log import read_lines, say_cut
 from calibrate.measure.statistics import NOISY, deviation, spread
+from calibrate.measured_host import host_times, say_clocks, say_host
 from calibrate.step_fit import FEWEST_STEPS
 from calibrate.table import Provenance, Table
 from calibrate.table_peak import Peak, device_of, share_of_peak
@@ -39,6 +40,8 @@ class Measurement:
     refused: dict[str, str] = field(default_factory=dict)
     """What could not be measured, and why."""
     cut: dict[str, Any] | None = None
+    clocks: list[dict[str, str]] = field(default_factory=list)
+    """Of a GPU, at the end of each pass."""
     ended: bool = False
 
 
@@ -71,6 +74,8 @@ def _sort_in(found: Measurement, line: dict[str, Any], *, where: str) -> None:
             found.refused[line["key"]] = line["reason"]
         case "cut":
             found.cut = line
+        case "clocks":
+            found.clocks.append(line["clocks"])
         case "end":
             found.ended = True
 
@@ -159,8 +164,11 @@ def _provenance(found: Measurement) -> Provenance:
         "limits": found.header["limits"],
         "budget_s": found.header["budget_s"],
     }
+    host = host_times(found.steps.values())
+    settings |= {"host": host} if host else {}
+    settings |= {"clocks": found.clocks} if found.clocks else {}
     skew, clipped = _skew(found)
-    notes = [*_notes(found)]
+    notes = [*_notes(found), *say_clocks(found.clocks), *say_host(host)]
     if clipped:
         notes.append(f"skew of {clipped} batches below 0, taken as 0")
     return Provenance(

@@ -149,6 +149,8 @@ class Runner:
     def _warm_up(self) -> None:
         """A chunk and decodes in block 0, which holds nothing yet: what is loaded or compiled at
         first use is no part of any step, and what cannot be run at all is known at once."""
+        if self.kernels.compile is not None:
+            self.kernels.compile(self.pool, self.model.shape.heads, self.model.dtype)
         chunk = [0] * min(self.pool.block_size, len(self.model.angles))
         for ids, before in ((chunk, 0), (chunk[:1], 0), (chunk[:1], len(chunk) - 1)):
             self.run(Step([Row(ids, before, [0], gives=True)]))

@@ -61,7 +61,7 @@ def compare(first: Table, second: Table) -> list[Comparison]:
     """
     others = {Kind.of(table): table for table in second.kinds().values()}
     return [
-        _compare_kind(what, table, others[Kind.of(table)])
+        compare_kinds(what, table, others[Kind.of(table)])
         for what, table in first.kinds().items()
         if Kind.of(table) in others
     ]
@@ -89,7 +89,8 @@ def _list_models(table: Table) -> str:
     return ", ".join(sorted(table.points["model"].unique().to_pylist()))
 
 
-def _compare_kind(what: str, first: Table, second: Table) -> Comparison:
+def compare_kinds(what: str, first: Table, second: Table) -> Comparison:
+    """Of two tables of one kind each, whatever their dtypes."""
     told = Comparison(what)
     lacking = []
     for operator, known in OPERATORS.items():

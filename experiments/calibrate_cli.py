@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from experiments.compare_served import compare_served
 from experiments.exits import make_app
 from experiments.from_steps import from_steps
 from experiments.kernel_commands import kernels
 from experiments.measure import convert, measure_kernels
+from experiments.table_ceilings import compare_tables
 from experiments.table_commands import import_profile, show
 from experiments.trials_command import validate
 
@@ -21,3 +23,5 @@ main = make_app(
 )
 main.command("import")(import_profile)
 main.command("run")(measure_kernels)
+main.command("compare")(compare_tables)
+main.command("compare-served")(compare_served)

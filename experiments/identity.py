@@ -14,7 +14,6 @@ from uuid import uuid4
 from calibrate.steptime import StepTime
 from experiments.deployment import Deployment
 from experiments.latency_config import ReplayLatency, StepsLatency
-from experiments.tables import RESULT_SCHEMA
 from sim.latency import Executed, LatencyModel
 
 _SOURCES = ("sim", "traces", "calibrate", "experiments")
@@ -28,6 +27,8 @@ def name_run(deployment: Deployment, *, trace_fingerprint: str, latency: Latency
     latency table, the result schema, and pagesim's own code (which names a changed checkout, too).
     What was executed cannot be had again: every such run has a name of its own.
     """
+    from experiments.tables import RESULT_SCHEMA
+
     config = deployment.config
     contents = {
         "config": config.model_dump(mode="json"),

@@ -11,7 +11,7 @@ from experiments.exits import DIFFERENT, exits
 if TYPE_CHECKING:
     from rich.table import Table as Grid
 
-    from calibrate.kernels.check import Finding
+    from calibrate.kernels.finding import Finding
 
 _DTYPES = ("float32", "float16", "bfloat16")
 

@@ -41,6 +41,10 @@ def measure_kernels(
     block_size: Annotated[int, typer.Option(help="Tokens of a KV block.")] = 16,
     steps: Annotated[int, typer.Option(help="Whole steps to correct the table with.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the order, the steps and the numbers.")] = 0,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PART", help="An operator, or steps; several times: no others."),
+    ] = None,
 ) -> None:
     """Measure a latency table on this machine.
 
@@ -72,37 +76,39 @@ def measure_kernels(
             block_size=block_size,
             steps=steps,
             seed=seed,
+            only=tuple(only or ()),
         )
         shape = read_model(model, LlamaShape.from_config)
         with _bar() as watch:
             measure(shape, options, lines, watch=watch, announce=typer.echo)
         typer.echo(f"{lines}: what was measured, line by line")
-        _convert(lines, table)
+        _convert([lines], table)
 
 
 def convert(
     lines: Annotated[
-        Path, typer.Argument(metavar="FILE.jsonl", help="What `calibrate run` measured.")
+        list[Path], typer.Argument(metavar="FILE.jsonl...", help="What `calibrate run` measured.")
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.parquet", help="The table; none: beside it.")
+        Path | None, typer.Option(metavar="FILE.parquet", help="The table; none: beside the first.")
     ] = None,
 ) -> None:
-    """Make the latency table of a measurement, also of one that was stopped."""
+    """Make the latency table of a measurement, also of one that was stopped, or made in parts."""
     with exits():
         from experiments.blocks_files import check_file
 
-        table = out or lines.with_suffix(".parquet")
+        table = out or lines[0].with_suffix(".parquet")
         check_file(table, option="--out", suffixes=(".parquet",))
         _convert(lines, table)
 
 
-def _convert(lines: Path, out: Path) -> None:
-    from calibrate.measured import make_table, read_measurement
+def _convert(lines: list[Path], out: Path) -> None:
+    from calibrate.measured import make_table
+    from calibrate.measured_parts import read_parts
     from experiments.files import complete
     from experiments.table_commands import show_tables
 
-    table = make_table(read_measurement(lines))
+    table = make_table(read_parts(lines))
     with complete(out) as unfinished:
         table.write(unfinished)
     show_tables([table])

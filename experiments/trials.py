@@ -221,13 +221,13 @@ def _simulate(config: Config, clock: LatencyModel) -> Frames:
 
 def _judge(regime: Regime, config: Config, first: _Run, second: _Run) -> Trial:
     clock, fit = _fit(second.shadow, regime)
-    predicted = _latencies(_simulate(config, clock))
-    real = (_latencies(first.frames), _latencies(second.frames))
+    predicted = latencies_of(_simulate(config, clock))
+    real = (latencies_of(first.frames), latencies_of(second.frames))
     both = {
         name: (real[0][name].mean(), real[1][name].mean(), predicted[name].mean())
         for name in JUDGED
     }
-    gate = {f"{name}_ms": _gate(*means) for name, means in both.items()}
+    gate = {f"{name}_ms": gate_mean(*means) for name, means in both.items()}
     report = {
         "regime": regime,
         "requests": len(predicted),
@@ -249,7 +249,7 @@ def _judge(regime: Regime, config: Config, first: _Run, second: _Run) -> Trial:
     return Trial(regime=regime, real=real, predicted=predicted, report=report)
 
 
-def _gate(first: float, second: float, predicted: float) -> dict[str, Any]:
+def gate_mean(first: float, second: float, predicted: float) -> dict[str, Any]:
     """Is a mean as near as it can be asked to be? In ns, as they come."""
     error = error_pct(predicted, (first + second) / 2) or 0.0
     repeat = error_pct(second, first) or 0.0
@@ -280,7 +280,8 @@ def is_identical(config: Config, run: _Run) -> bool:
     return bool(same and busy_ns == sum(run.durations_ns) and busy_ns + idle_ns == span_ns)
 
 
-def _latencies(frames: Frames) -> pd.DataFrame:
+def latencies_of(frames: Frames) -> pd.DataFrame:
+    """By request id: METRICS in ns, and what `compare_totals` counts."""
     requests = frames["requests"]
     table = read_latencies(requests)[list(JUDGED)].astype("float64")
     table["ttft_from_queued"] = np.nan

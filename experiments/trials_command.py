@@ -78,7 +78,7 @@ def validate(
         screen, aside = open_screen(), Console(stderr=True)
         with aside.status("") as status, explain_kernels():
             reports = _run(bench, chosen, json_file, say=status.update, tell=aside.print)
-        screen.print(_tabulate(reports))
+        screen.print(tabulate_trials(reports))
         for report in reports:
             for note in _say(report):
                 screen.print(note, style="yellow", markup=False)
@@ -126,7 +126,7 @@ def _choose(names: list[str] | None, known: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(name for name in known if not names or name in names)
 
 
-def _tabulate(reports: list[dict[str, Any]]) -> Table:
+def tabulate_trials(reports: list[dict[str, Any]]) -> Table:
     from rich import box
     from rich.table import Table
 

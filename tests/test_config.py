@@ -332,10 +332,11 @@ def test_every_parameter_of_the_chat_workload_can_be_set() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_shipped_configs_resolve(path: Path) -> None:
-    drawn = path.stem in ("chatbot", "rag", "fragmentation", "preemption")
+    drawn = path.stem in ("chatbot", "rag", "fragmentation", "preemption", "kernels-8b")
     config = load_config(path, overrides=[] if drawn else ["trace.path=FILE"])
     deployment = resolve(config)
-    longest = {"tutorial": 40, "fragmentation": 8192, "preemption": 4096}.get(path.stem, 131072)
+    lengths = {"tutorial": 40, "fragmentation": 8192, "preemption": 4096, "kernels-8b": 4096}
+    longest = lengths.get(path.stem, 131072)
     assert deployment.config.engine.max_model_len == longest
     assert "../shared" not in path.read_text(encoding="utf-8")
 

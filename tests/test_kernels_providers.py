@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import types
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,8 @@ from calibrate.kernels.pool import FORMATS, KVPool
 from calibrate.kernels.providers import PROVIDERS, load_kernels
 from calibrate.kernels.rows import Rows
 from calibrate.kernels.torch_attention import attention
+from calibrate.kernels.torch_cache import TorchCache
+from calibrate.kernels.torch_dense import TorchDense
 from experiments.cli import main
 
 
@@ -177,6 +181,87 @@ def test_the_check_passes_what_is_right_and_notices_what_is_not(
     assert not [found for found in check_kernels(kernels, "cpu") if found.bad]
     wrong = replace(kernels, attention=off_by_one, cache=None, dense=None)
     assert all(found.bad for found in check_kernels(wrong, "cpu"))
+
+
+class WrongCache(TorchCache):
+    """Each method does a little too little."""
+
+    def write(self, key: Tensor, value: Tensor, pool: KVPool, layer: int, slots: Tensor) -> None:
+        super().write(key[1:], value[1:], pool, layer, slots[1:])
+
+    def copy(self, pool: KVPool, pairs: Tensor) -> None:
+        super().copy(pool, pairs[1:])
+
+    def swap_in(self, host: KVPool, pool: KVPool, pairs: Tensor) -> None:
+        super().swap_in(host, pool, pairs[1:])
+
+    def dequantise(
+        self, pool: KVPool, layer: int, blocks: Tensor, keys: Tensor, values: Tensor
+    ) -> None:
+        super().dequantise(pool, layer, blocks[1:], keys[1:], values[1:])
+
+
+class WrongDense(TorchDense):
+    """Each method is off by one somewhere."""
+
+    def linear(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
+        super().linear(x.roll(1, 0), weight, out)
+
+    def rms_norm(
+        self, x: Tensor, weight: Tensor, out: Tensor, *, residual: Tensor | None, epsilon: float
+    ) -> None:
+        super().rms_norm(x, weight, out, residual=residual, epsilon=epsilon + 0.5)
+
+    def rotary(self, query: Tensor, key: Tensor, angles: Tensor, positions: Tensor) -> None:
+        super().rotary(query, key, angles, positions + 1)
+
+    def silu_mul(self, gate_up: Tensor, out: Tensor) -> None:
+        super().silu_mul(gate_up.roll(1, 0), out)
+
+    def greedy(self, logits: Tensor, out: Tensor) -> None:
+        super().greedy(logits.flip(-1), out)
+        out.neg_().add_(logits.shape[-1] - 1)
+
+    def sample(
+        self, logits: Tensor, temperature: float, generator: torch.Generator, out: Tensor
+    ) -> None:
+        super().sample(logits, 1.2 * temperature, generator, out)
+
+
+def test_whatever_is_wrong_is_noticed() -> None:
+    right = load_kernels("torch")
+    wrong = replace(right, cache=WrongCache(), dense=WrongDense())
+    found = [each for each in check_kernels(wrong, "cpu") if each.kernel != "attention"]
+    assert {each.kernel for each in found} == {
+        *("write", "copy", "swap", "dequantise"),
+        *("rms_norm", "add_norm", "rotary", "silu_mul", "linear", "greedy", "sample"),
+    }
+    assert [each for each in found if not each.bad] == []
+
+
+def test_what_cannot_be_run_is_told_and_the_rest_is_checked() -> None:
+    def broken(rows: Rows, pool: KVPool, *, heads: int) -> Attend:
+        raise ValueError("does not compile\nat line 3")
+
+    kernels = replace(load_kernels("torch"), attention=broken)
+    found = list(check_kernels(kernels, "cpu", formats=["bfloat16"]))
+    assert {each.failed for each in found if each.kernel == "attention"} == {
+        "ValueError: does not compile"
+    }
+    assert {each.kernel for each in found if each.bad} == {"attention"}
+    assert {each.format for each in found} == {"bfloat16", ""}
+    assert len(found) == 3 + 4 + 3 * 5 + 2
+
+
+def test_findings_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    attention = {torch.float32: 0.0}
+    monkeypatch.setattr("calibrate.kernels.check.ERROR_ALLOWED", attention)
+    out = tmp_path / "found.jsonl"
+    command = ["--check", "--provider", "torch", "--format", "bfloat16", "--out", str(out)]
+    assert list_plainly(command) == 1
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {line["provider"] for line in lines} == {"torch"}
+    assert [line["bad"] for line in lines if line["kernel"] == "attention"] == [True]
 
 
 def test_listing_and_checking(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,19 +276,21 @@ STEPS = draw_steps(7, formats=(BF16,), limits=limits_of(), seed=0)
 PLENTY_S = 10_000.0
 
 
-def loop(path: Path, bench: Bench, *, budget_s: float = PLENTY_S) -> list[dict[str, Any]]:
+def loop(
+    path: Path, bench: Bench, *, budget_s: float = PLENTY_S, **changed: Any
+) -> list[dict[str, Any]]:
     """Run it; the lines of the file behind its header."""
     log = Log(path, HEADER)
+    values = {"groups": GROUPS, "steps": STEPS} | changed
     try:
         Loop(
             bench=bench,
             log=log,
-            groups=GROUPS,
-            steps=STEPS,
             budget_s=budget_s,
             seed=0,
             refusals=(MemoryError,),
             now_s=lambda: bench.now_s,
+            **values,  # type: ignore[arg-type]
         ).run()
     finally:
         log.close()
@@ -337,6 +339,25 @@ def test_the_first_tier_is_measured_whatever_the_budget(tmp_path: Path) -> None:
     kept = [line["key"] for line in lines if line["kind"] == "point"]
     assert sorted(kept) == sorted(p.key for g in GROUPS if g.tier == 0 for p in g.points)
     assert not [line for line in lines if line["kind"] == "step"]
+
+
+def test_steps_by_themselves_have_the_whole_budget_once(tmp_path: Path) -> None:
+    lines = loop(tmp_path / "m.jsonl", Bench(), budget_s=9.0, groups=[])
+    steps = [line for line in lines if line["kind"] == "step"]
+    assert Counter(line["pass"] for line in steps) == {0: 7, 1: 2}
+
+
+def test_points_by_themselves_have_all_of_each_third(tmp_path: Path) -> None:
+    lines = loop(tmp_path / "m.jsonl", Bench(), budget_s=3.0 * len(ALL), steps=[])
+    points = [line for line in lines if line["kind"] == "point"]
+    assert Counter(line["pass"] for line in points) == dict.fromkeys(range(PASSES), len(ALL))
+
+
+def test_clocks_are_asked_for_at_the_end_of_each_pass(tmp_path: Path) -> None:
+    lines = loop(tmp_path / "m.jsonl", Bench(), clocks=lambda: {"clocks.sm": "1980 MHz"})
+    asked = [at for at, line in enumerate(lines) if line["kind"] == "clocks"]
+    assert [lines[at]["pass"] for at in asked] == [0, 1, 2]
+    assert [lines[at - 1]["kind"] for at in asked] == ["step"] * 3
 
 
 @pytest.mark.parametrize("budget_s", [PLENTY_S, 150.0, 70.0])

@@ -22,6 +22,7 @@ from calibrate.kernels.pool import KVPool
 from calibrate.kernels.rows import Rows
 from calibrate.llama_shape import LlamaShape
 from calibrate.measure import bench, session
+from calibrate.measure.refusals import memory_errors
 from calibrate.measured import make_table, read_measurement
 from calibrate.model import load_model, read_model
 from calibrate.step_log import FitError
@@ -300,9 +301,9 @@ def test_full_memory_in_the_middle_is_a_note_of_the_table(
 
 
 def test_a_cpu_without_memory_says_so_as_cuda_does() -> None:
-    with pytest.raises(MemoryError, match="can't allocate memory: 9"), bench.memory_errors():
+    with pytest.raises(MemoryError, match="can't allocate memory: 9"), memory_errors():
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 9\nstack")
-    with pytest.raises(RuntimeError, match="shapes"), bench.memory_errors():
+    with pytest.raises(RuntimeError, match="shapes"), memory_errors():
         raise RuntimeError("shapes do not fit")
 
 

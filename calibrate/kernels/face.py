@@ -142,6 +142,9 @@ class Kernels:
     attention: Attention
     cache: Cache | None
     dense: Dense | None
+    compile: Callable[[KVPool, int, torch.dtype], None] | None = None
+    """compile(pool, query heads, dtype of queries): whatever steps over such a pool may need, so
+    that none of them waits for it. None where nothing is compiled, or all at the first call."""
 
 
 def rotary_angles(

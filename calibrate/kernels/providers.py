@@ -105,9 +105,16 @@ def _triton() -> Kernels:
     from calibrate.kernels.face import Kernels
     from calibrate.kernels.triton_attention import attention
     from calibrate.kernels.triton_cache import TritonCache
+    from calibrate.kernels.triton_compile import compile_kernels
     from calibrate.kernels.triton_dense import TritonDense
 
-    return Kernels(name="triton", attention=attention, cache=TritonCache(), dense=TritonDense())
+    return Kernels(
+        name="triton",
+        attention=attention,
+        cache=TritonCache(),
+        dense=TritonDense(),
+        compile=compile_kernels,
+    )
 
 
 def _cpp() -> Kernels:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -64,14 +65,13 @@ class Rows:
         for row, table in enumerate(tables):
             padded[row, : len(table)] = table
 
-        def tensor(values: object) -> Tensor:
-            return torch.from_numpy(np.asarray(values, dtype=np.int32)).to(device)
-
+        starts = [0, *accumulate(n for _, n in spans)]
+        lengths = [before + n for before, n in spans]
         return cls(
             spans=tuple(spans),
-            query_starts=tensor([0, *accumulate(n for _, n in spans)]),
-            kv_lengths=tensor([before + n for before, n in spans]),
-            block_table=tensor(padded),
+            query_starts=send(np.asarray(starts, dtype=np.int32), device),
+            kv_lengths=send(np.asarray(lengths, dtype=np.int32), device),
+            block_table=send(padded, device),
         )
 
     def to(self, device: torch.device | str) -> Rows:
@@ -98,27 +98,34 @@ class Rows:
     @property
     def positions(self) -> Tensor:
         """int64 [tokens]: each token's place in its sequence, on the tables' device."""
-        return self._tensor(self._positions())
+        return send(self._positions(), self.block_table.device)
 
     @property
     def last_tokens(self) -> Tensor:
         """int64 [rows with tokens]: where each row's last token lies, to take logits of."""
         ends = accumulate(n for _, n in self.spans)
         last = [end - 1 for end, (_, n) in zip(ends, self.spans, strict=True) if n]
-        return torch.tensor(last, dtype=torch.int64).to(self.block_table.device)
+        return send(np.asarray(last, dtype=np.int64), self.block_table.device)
 
     def slots(self, block_size: int) -> Tensor:
         """int64 [tokens]: the slot of the pool that each token's K and V go to."""
         # The table is read where it lies: the host need not wait for the device.
+        device = self.block_table.device
         rows = np.repeat(np.arange(len(self.spans)), [n for _, n in self.spans])
         positions = self._positions()
         places = rows * self.block_table.shape[1] + positions // block_size
-        blocks = self.block_table.flatten()[self._tensor(places)].long()
-        return blocks * block_size + self._tensor(positions % block_size)
-
-    def _tensor(self, values: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Tensor:
-        return torch.from_numpy(values).to(self.block_table.device)
+        blocks = self.block_table.flatten()[send(places, device)].long()
+        return blocks * block_size + send(positions % block_size, device)
 
     def _positions(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         parts = [np.arange(before, before + n, dtype=np.int64) for before, n in self.spans]
         return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+
+
+def send(values: NDArray[np.integer[Any]], device: torch.device | str) -> Tensor:
+    """The numbers on a device. CUDA's are sent while the host goes on: from memory that is
+    pinned, which torch keeps until they have arrived."""
+    tensor = torch.from_numpy(values)
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

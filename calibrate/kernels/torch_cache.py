@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from calibrate.kernels.pool import FORMATS, FP8, FP8_LARGEST, INT8, INT8_LARGEST, KVPool
+from calibrate.kernels.rows import send
 
 
 class TorchCache:
@@ -29,7 +30,7 @@ class TorchCache:
             tensor[:, target] = tensor[:, source]
 
     def swap_out(self, pool: KVPool, host: KVPool, pairs: Tensor) -> None:
-        source, targets = pairs[:, 0].to(pool.device), pairs[:, 1].tolist()
+        source, targets = send(pairs[:, 0].numpy(), pool.device), pairs[:, 1].tolist()
         for device, pinned in zip(pool.tensors, host.tensors, strict=True):
             # Gathered by block, each lands in one piece of the host's memory.
             gathered = as_bytes(device).transpose(0, 1)[source]
@@ -37,7 +38,7 @@ class TorchCache:
                 as_bytes(pinned)[:, target].copy_(block, non_blocking=True)
 
     def swap_in(self, host: KVPool, pool: KVPool, pairs: Tensor) -> None:
-        sources, target = pairs[:, 0].tolist(), pairs[:, 1].to(pool.device)
+        sources, target = pairs[:, 0].tolist(), send(pairs[:, 1].numpy(), pool.device)
         for device, pinned in zip(pool.tensors, host.tensors, strict=True):
             bytewise = as_bytes(device)
             layers, _, *rest = bytewise.shape

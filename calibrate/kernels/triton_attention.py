@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from math import e, log2
 
+import numpy as np
 import torch
 import triton
+from numpy.typing import NDArray
 from torch import Tensor
 
 from calibrate.kernels.device.attention import attend_kernel, join_kernel
 from calibrate.kernels.face import Attend
 from calibrate.kernels.pool import KVPool
-from calibrate.kernels.rows import Rows
+from calibrate.kernels.rows import Rows, send
 from calibrate.kernels.torch_attention import check_heads
 from calibrate.kernels.triton_launch import FUSED, check_device, padded
 
@@ -26,11 +28,16 @@ def attention(rows: Rows, pool: KVPool, *, heads: int) -> Attend:
     """face.Attention: decodes and chunks in one launch; two where the keys are split."""
     check_heads(pool, heads)
     check_device(pool)
-    most = 128 if pool.head_size <= _NARROW_HEAD else 64
+    queries, splits = choose(rows, pool, heads=heads, processors=count_processors(pool))
+    return prepare(rows, pool, heads=heads, queries=queries, splits=splits)
+
+
+def choose(rows: Rows, pool: KVPool, *, heads: int, processors: int) -> tuple[int, int]:
+    """(tokens to a program, splits of its keys) of a step."""
+    most = _most_rows(pool)
     queries = _queries_at_once(rows.longest_query, heads // pool.kv_heads, most=most)
     programs = pool.kv_heads * sum(-(-n // queries) for _, n in rows.spans)
-    splits = _splits(programs, rows.longest_kv, _processors(pool))
-    return prepare(rows, pool, heads=heads, queries=queries, splits=splits)
+    return queries, _splits(programs, rows.longest_kv, processors)
 
 
 def prepare(rows: Rows, pool: KVPool, *, heads: int, queries: int, splits: int) -> Attend:
@@ -38,7 +45,7 @@ def prepare(rows: Rows, pool: KVPool, *, heads: int, queries: int, splits: int) 
     device = pool.device
     kv_heads, size = pool.kv_heads, pool.head_size
     matrix = padded(queries * heads // kv_heads)
-    work = _work(rows, queries).to(device)
+    work = send(_work(rows, queries), device)
     tokens = rows.tokens
     joined = splits > 1
     partial = torch.empty((splits, tokens, heads, size) if joined else 0, device=device)
@@ -91,6 +98,20 @@ def prepare(rows: Rows, pool: KVPool, *, heads: int, queries: int, splits: int) 
     return attend
 
 
+def variants(pool: KVPool, heads: int, *, processors: int) -> list[tuple[int, int]]:
+    """What `choose` may answer of steps that the pool has room for."""
+    most, shared_by = _most_rows(pool), heads // pool.kv_heads
+    at_once = {_queries_at_once(n, shared_by, most=most) for n in range(1, most + 1)}
+    most_splits = _splits(pool.kv_heads, pool.blocks * pool.block_size, processors)
+    powers = [1 << power for power in range(most_splits.bit_length())]
+    return [(queries, splits) for queries in sorted(at_once) for splits in powers]
+
+
+def _most_rows(pool: KVPool) -> int:
+    """Of a program's matrix of queries."""
+    return 128 if pool.head_size <= _NARROW_HEAD else 64
+
+
 def _queries_at_once(longest: int, shared_by: int, *, most: int) -> int:
     """Tokens of a program: a matrix of 16 rows for decodes alone, `most` for long chunks."""
     return max(1, padded(min(most, longest * shared_by)) // shared_by)
@@ -104,13 +125,13 @@ def _splits(programs: int, longest_kv: int, processors: int) -> int:
     return 1 << max(0, useful.bit_length() - 1)
 
 
-def _processors(pool: KVPool) -> int:
+def count_processors(pool: KVPool) -> int:
     if not pool.keys.is_cuda:
         return 1
     return torch.cuda.get_device_properties(pool.device).multi_processor_count
 
 
-def _work(rows: Rows, queries: int) -> Tensor:
+def _work(rows: Rows, queries: int) -> NDArray[np.int32]:
     """int32 [programs, 2]: (row, first token) of each, those with most keys first.
 
     Programs start in order: the long ones must not be the last.
@@ -121,4 +142,4 @@ def _work(rows: Rows, queries: int) -> Tensor:
         for first in range(0, n, queries)
     ]
     items.sort(key=lambda item: -item[0])
-    return torch.tensor([item[1:] for item in items], dtype=torch.int32).reshape(-1, 2)
+    return np.asarray([item[1:] for item in items], dtype=np.int32).reshape(-1, 2)

@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         pool_tokens=asked.pool_tokens,
         steps=asked.steps,
         seed=asked.seed,
+        only=tuple(asked.only or ()),
     )
     try:
         shape = read_config(asked.model, LlamaShape.from_config)
@@ -60,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--provider", help="of kernels; default: triton on CUDA, torch elsewhere")
     parser.add_argument("--dtype", default=default.dtype, help="of weights and activations")
     parser.add_argument("--kv-cache-dtype", action="append", help="auto, fp8, int8; several times")
+    parser.add_argument(
+        "--only", action="append", help="an operator, or steps; several times: measure only these"
+    )
     parser.add_argument("--budget", type=float, default=default.budget_s, help="seconds")
     for name, what in (
         ("block_size", "tokens of a KV block"),

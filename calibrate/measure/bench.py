@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,8 +18,9 @@ from calibrate.llama import Llama
 from calibrate.llama_shape import LlamaShape
 from calibrate.llama_step import Decoder, cache_of, dense_of, prepare
 from calibrate.measure.errors import MeasureError
-from calibrate.measure.grid import DEQUANTISE, SKEW, Point
+from calibrate.measure.grid import DEQUANTISE, HOST_OPERATORS, SKEW, Point
 from calibrate.measure.random_steps import RandomStep
+from calibrate.measure.refusals import kernel_errors, memory_errors
 from calibrate.measure.timers import Call, Reading, Timer
 
 LAYERS_KEPT = 4
@@ -68,6 +68,8 @@ class Bench:
         self.shape, self.kernels, self.timer = shape, kernels, timer
         self.device, self.dtype = device, getattr(torch, dtype)
         self.pools, self._seed = pools, seed
+        # Not torch's own, which a failed capture of a graph leaves of no use.
+        self._random = torch.Generator(device).manual_seed(seed)
         self.kept = min(shape.layers, LAYERS_KEPT)
         with memory_errors():
             self.model = Llama(
@@ -85,15 +87,17 @@ class Bench:
 
     def read(self, point: Point) -> Reading:
         """Measure one point. Raises KernelError, and MemoryError where memory runs out."""
-        with memory_errors(), torch.inference_mode():
-            return self.timer.read(self._calls(point))
+        with kernel_errors(self.device), torch.inference_mode():
+            graphs = point.operator not in HOST_OPERATORS
+            return self.timer.read(self._calls(point), graphs=graphs)
 
     def read_step(self, step: RandomStep) -> Reading:
-        """Measure a whole step, embedding to sampled tokens. Raises as `read` does."""
-        with memory_errors(), torch.inference_mode():
+        """Measure a whole step, embedding to sampled tokens: in a graph, and launched kernel by
+        kernel. Raises as `read` does."""
+        with kernel_errors(self.device), torch.inference_mode():
             pool = self._pool(step.format)
             rows = self._rows(step.spans, pool, turn=0)
-            run = prepare(
+            logits = prepare(
                 self.model,
                 rows,
                 ids=self._ids(rows.tokens),
@@ -102,7 +106,13 @@ class Bench:
                 kernels=self.kernels,
             )
             tokens = torch.empty(len(step.spans), dtype=torch.int64, device=self.device)
-            return self.timer.read([lambda: self.dense.greedy(run(), tokens)])
+
+            def run() -> None:
+                self.dense.greedy(logits(), tokens)
+
+            reading = self.timer.read([run])
+            eager_ns, launch_ns = self.timer.read_eager(run) or (None, None)
+            return reading._replace(eager_ns=eager_ns, launch_ns=launch_ns)
 
     def release(self) -> None:
         """Give up pools, after memory has run out: they are made again when asked for."""
@@ -197,10 +207,6 @@ class Bench:
         random = torch.Generator().manual_seed(self._seed)
         return torch.randint(self.shape.vocab_size, (tokens,), generator=random).to(self.device)
 
-    def _numbers(self, *sizes: int) -> Tensor:
-        """Activations."""
-        return torch.randn(sizes, device=self.device).to(self.dtype)
-
     def _turns(self, footprint: int, layers: int) -> int:
         """How many places of the pool to read in turn, so that the last cache holds no more than
         a part of them."""
@@ -220,6 +226,10 @@ class Bench:
             raise MeasureError(f"{ends[-1]} blocks wanted of a pool of {pool.blocks}")
         tables = [ids[ends[row] : ends[row + 1]].tolist() for row in range(len(spans))]
         return Rows.of(list(spans), tables, block_size=size, device=self.device)
+
+    def _numbers(self, *sizes: int) -> Tensor:
+        """Activations."""
+        return torch.randn(sizes, device=self.device, generator=self._random).to(self.dtype)
 
     def _order(self, pool: KVPool) -> NDArray[np.int64]:
         return np.random.default_rng(self._seed).permutation(pool.blocks)
@@ -257,24 +267,10 @@ class Bench:
                 if tensor.dtype == torch.float32 and format == INT8:
                     layer.fill_(0.01)
                 elif tensor.dtype == torch.int8:
-                    layer.random_(-100, 101)
+                    layer.random_(-100, 101, generator=self._random)
                 else:
-                    _fill(layer)
+                    _fill(layer, self._random)
         return pool
-
-
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """MemoryError for what torch says of it: on a CPU that is a plain RuntimeError."""
-    try:
-        yield
-    except RuntimeError as error:
-        told = str(error).partition("\n")[0]
-        if not any(words in told for words in ("out of memory", "allocate memory")):
-            raise
-    else:
-        return
-    raise MemoryError(told)
 
 
 def spans_of(point: Point) -> list[tuple[int, int]]:
@@ -290,10 +286,10 @@ def spans_of(point: Point) -> list[tuple[int, int]]:
     return spans
 
 
-def _fill(tensor: Tensor) -> None:
+def _fill(tensor: Tensor, random: torch.Generator) -> None:
     """With a normal distribution, some blocks at a time: it is drawn in 32 bits."""
     for part in torch.split(tensor, 4096):
-        part.copy_(torch.randn(part.shape, device=part.device))
+        part.copy_(torch.randn(part.shape, device=part.device, generator=random))
 
 
 def _pairs(sources: NDArray[np.int64], targets: NDArray[np.int64]) -> Tensor:

@@ -20,13 +20,21 @@ BEFORE = (0, 128, 512, 2048, 8192, 32_768)
 MIXED = ((64, 512, 2048), (0, 2048), (4, 32, 128), (256, 2048))
 """Tokens of a chunk, its context, decodes, the context of each."""
 BLOCKS = (1, 4, 16, 64, 256, 1024)
-BLOCK_OPERATORS = ("block_copy", "swap_out", "swap_in")
+HOST_OPERATORS = ("swap_out", "swap_in")
+"""To and from the host's memory: launched copy by copy, as engines do."""
+BLOCK_OPERATORS = ("block_copy", *HOST_OPERATORS)
 SKEWED = (8, 32, 128)
 SKEW = "skew"
 """Decodes of contexts spread evenly from 0 to twice the mean: no operator of a table, but what
 its `skew` is made of."""
 DEQUANTISE = "dequantise"
 """Blocks of a quantised cache as numbers again, one layer: recorded, not part of tables."""
+
+ALL_OPERATORS = (
+    *("linear", "head", "sampling"),
+    *("attention_decode", "attention_prefill", "attention_mixed", SKEW, "kv_write"),
+    *(*BLOCK_OPERATORS, DEQUANTISE),
+)
 
 
 class Point(NamedTuple):

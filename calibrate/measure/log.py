@@ -143,6 +143,7 @@ _FIELDS = {
     "step": ("key", "pass", "spans", "median_ns", "clock"),
     "unmeasurable": ("key", "pass", "reason"),
     "cut": ("points", "by"),
+    "clocks": ("pass", "clocks"),
     "end": (),
 }
 

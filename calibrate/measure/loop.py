@@ -58,6 +58,8 @@ class Loop:
     refusals: tuple[type[BaseException], ...]
     """What the bench raises for a point that cannot be measured: memory, or no such kernel."""
     watch: Watch = lambda *_: None
+    clocks: Callable[[], dict[str, str]] = dict
+    """The device's, at this moment: asked at the end of each pass, when it is warm."""
     now_s: Callable[[], float] = time.monotonic
     _refused: list[Point] = field(init=False)
     _done: int = 0
@@ -73,12 +75,14 @@ class Loop:
         kept = self._first_pass()
         self._total = PASSES * (len(kept) + len(self.steps))
         self._take_steps(turn=0)
+        self._ask_clocks(turn=0)
         for turn in range(1, PASSES):
             for point in self._shuffled(kept, turn):
                 if self._out_of_time(turn=turn, steps=False):
                     break
                 self._take(point, turn)
             self._take_steps(turn=turn)
+            self._ask_clocks(turn=turn)
         self._settle(kept)
         if not self.log.has("end", 0):
             self.log.add({"kind": "end", "key": "end", "pass": 0})
@@ -110,6 +114,11 @@ class Loop:
             line = {"kind": "step", "step": step.kind, "kv_format": step.format}
             self._read(key, turn, partial(self.bench.read_step, step), line, spans=step.spans)
             self._tick(f"whole steps, pass {turn + 1}")
+
+    def _ask_clocks(self, *, turn: int) -> None:
+        clocks = {} if self.log.has("clocks", turn) else self.clocks()
+        if clocks:
+            self.log.add({"kind": "clocks", "key": "clocks", "pass": turn, "clocks": clocks})
 
     def _settle(self, kept: Iterable[Point]) -> None:
         """Again what the passes do not agree on, the rest of the budget."""
@@ -164,6 +173,8 @@ class Loop:
             "reps": len(reading.ns),
             "clock": reading.clock,
         }
+        if reading.eager_ns is not None and reading.launch_ns is not None:
+            told |= {"eager_ns": round(reading.eager_ns), "launch_ns": round(reading.launch_ns)}
         self.log.add({**line, "key": key, "pass": turn, **more, **told, **spent})
         return True
 
@@ -172,8 +183,11 @@ class Loop:
         self.log.add(line | spent)
 
     def _out_of_time(self, *, turn: int, steps: bool) -> bool:
-        """Passes have a third of the budget each; in it the grid goes first."""
-        passed = turn + (1.0 if steps else _GRID_SHARE)
+        """Passes have a third of the budget each; in it the grid goes first. Steps by themselves
+        have what there is: each once is worth more than some of them thrice."""
+        if not self.groups:
+            return self.log.spent_s >= self.budget_s
+        passed = turn + (1.0 if steps or not self.steps else _GRID_SHARE)
         return self.log.spent_s >= self.budget_s * passed / PASSES
 
     def _tick(self, what: str) -> None:

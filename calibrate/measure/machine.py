@@ -17,6 +17,7 @@ from calibrate.measure.errors import MeasureError
 
 _KERNELS = Path(__file__).parents[1] / "kernels"
 _ASKED = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit")
+_NOW = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_event_reasons.active")
 _CPU_SHARE = 4
 _CPU_MOST = 4 << 30
 _CUDA_SHARE = 0.9
@@ -57,7 +58,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         import triton
 
         versions["triton"] = triton.__version__
-    for name, value in (_ask_driver(device) if cuda else {}).items():
+    for name, value in (_ask_driver(device, _ASKED) if cuda else {}).items():
         (versions if name == "driver_version" else settings)[name] = value
     return {
         "device": torch.cuda.get_device_name(device) if cuda else f"cpu ({_cpu_name()})",
@@ -77,15 +78,20 @@ def hash_kernels() -> str:
     return digest.hexdigest()[:16]
 
 
-def _ask_driver(device: torch.device) -> dict[str, str]:
+def read_clocks(device: torch.device) -> dict[str, str]:
+    """How fast a GPU runs at this moment, and what holds it back (a bit mask of NVML's)."""
+    return _ask_driver(device, _NOW) if device.type == "cuda" else {}
+
+
+def _ask_driver(device: torch.device, fields: tuple[str, ...]) -> dict[str, str]:
     """What nvidia-smi says; nothing where it is not there."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(_ASKED)}", "--format=csv,noheader"]
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
         line = done.stdout.splitlines()[device.index or 0]
     except (OSError, subprocess.SubprocessError, IndexError):
         return {}
-    return dict(zip(_ASKED, (value.strip() for value in line.split(",")), strict=False))
+    return dict(zip(fields, (value.strip() for value in line.split(",")), strict=False))
 
 
 def _cpu_name() -> str:

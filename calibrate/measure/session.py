@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from calibrate.kernels.face import KernelError
@@ -11,11 +12,11 @@ from calibrate.kernels.pool import FORMATS, FP8, INT8, KVPool
 from calibrate.llama_shape import LlamaShape
 from calibrate.measure.bench import LAYERS_KEPT, Bench, Pools, find_kernels
 from calibrate.measure.errors import MeasureError
-from calibrate.measure.grid import make_grid, most_blocks
+from calibrate.measure.grid import ALL_OPERATORS, make_grid, most_blocks
 from calibrate.measure.limits import Limits
 from calibrate.measure.log import Log, say_cut
 from calibrate.measure.loop import Loop, Watch
-from calibrate.measure.machine import describe, find_device, free_bytes
+from calibrate.measure.machine import describe, find_device, free_bytes, read_clocks
 from calibrate.measure.random_steps import draw_steps
 from calibrate.measure.timers import make_timer
 
@@ -25,7 +26,10 @@ _FEWEST_TOKENS = 256
 _MOST_ROWS = 8
 """Chunks beside the decodes of a step."""
 _SAME = ("block_size", "max_tokens", "max_batch", "max_context", "steps", "seed")
+STEPS = "steps"
+"""What whole steps are called beside operators."""
 _ALIASES = {"fp8": FP8, "int8": INT8}
+PARTS = (*ALL_OPERATORS, STEPS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,8 @@ class Options:
     """Of the KV cache in `dtype`; None: what the device's memory holds beside the weights."""
     steps: int = 200
     seed: int = 0
+    only: tuple[str, ...] = ()
+    """Operators, and "steps"; none: everything."""
 
     def check(self) -> None:
         """Raises MeasureError."""
@@ -59,8 +65,14 @@ class Options:
                 option = name.replace("_", "-")
                 found = getattr(self, name)
                 raise MeasureError(f"--{option}: found {found}; allowed: {least} or more")
+        for name in self.only:
+            if name not in PARTS:
+                raise MeasureError(f"--only: found {name}; allowed: {', '.join(PARTS)}")
         if self.budget_s <= 0:
             raise MeasureError(f"--budget: found {self.budget_s:g} s; allowed: above 0")
+
+    def wants(self, part: str) -> bool:
+        return not self.only or part in self.only
 
     def formats(self) -> tuple[str, ...]:
         """The KV formats by their full names, each once. Raises MeasureError."""
@@ -101,6 +113,7 @@ def measure(
         "dtype": options.dtype,
         "formats": list(formats),
         **{name: getattr(options, name) for name in _SAME},
+        **({"only": sorted(options.only)} if options.only else {}),
     }
     limits = make_limits(shape, options, formats, free)
     pools = _pools(shape, options, limits, free)
@@ -127,17 +140,20 @@ def measure(
             seed=options.seed,
         )
         groups = make_grid(formats, limits, dtype=options.dtype)
+        groups = [group for group in groups if options.wants(group.points[0].operator)]
         points = sum(len(group.points) for group in groups)
-        announce(f"{points} points and {options.steps} whole steps of {shape.name}, {provider}")
+        count = options.steps if options.wants(STEPS) else 0
+        announce(f"{points} points and {count} whole steps of {shape.name}, {provider}")
         loop = Loop(
             bench=bench,
             log=log,
             groups=groups,
-            steps=draw_steps(options.steps, formats=formats, limits=limits, seed=options.seed),
+            steps=draw_steps(count, formats=formats, limits=limits, seed=options.seed),
             budget_s=options.budget_s,
             seed=options.seed,
             refusals=(MemoryError, KernelError, MeasureError),
             watch=watch,
+            clocks=partial(read_clocks, device),
         )
         loop.run()
     except MemoryError as error:

@@ -1,0 +1,183 @@
+"""What real kernels took to serve a trace: one JSON-lines file, written as it happens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from experiments.errors import ConfigError
+from sim.parting import Fork
+from sim.plan import Departure, Plan, Takes
+from sim.record import Records
+from sim.request import Request, Sequence
+
+FORMAT = 1
+_FIELDS = {
+    "header": ("format", "config", "machine"),
+    "random_step": ("spans", "duration_ns"),
+    "step": ("spans", "start_ns", "duration_ns"),
+    "request": ("id", "arrival_ns", "first_token_ns", "finish_ns", "output_tokens", "preemptions"),
+    "refused": ("id", "reason"),
+    "end": (),
+}
+_REQUEST = ("arrival_ns", "admit_ns", "first_token_ns", "finish_ns", "ttft_ns")
+_COUNTS = ("prompt_tokens", "output_tokens", "hit_tokens", "preemptions")
+
+Spans = list[tuple[int, int]]
+
+
+class ServedError(ConfigError):
+    """A file that is no record of serving, or one of something else; says where, and what."""
+
+
+class Writer:
+    """Appends lines to a new file, each on disk once it is written."""
+
+    def __init__(
+        self, path: Path, *, config: Mapping[str, Any], machine: Mapping[str, Any]
+    ) -> None:
+        """Raises ServedError where the file cannot be written."""
+        try:
+            self._file: TextIO = path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise ServedError(f"{path}: {error.strerror}") from None
+        self.write("header", format=FORMAT, config=config, machine=machine)
+
+    def write(self, kind: str, **fields: Any) -> None:
+        line = json.dumps({"kind": kind, **fields}, separators=(",", ":"), default=int)
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def write_requests(self, records: Records) -> None:
+        """All that were answered, and all that were refused."""
+        columns, names = records.arrays("requests"), records.texts()["id"]
+        for at, name in enumerate(names):
+            row = {column: int(columns[column][at]) for column in (*_REQUEST, *_COUNTS)}
+            self.write("request", id=name, **row)
+        for request, reason in records.refused:
+            self.write("refused", id=request.id, reason=reason)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class StepLines:
+    """An observer that writes a line for each step, once it knows where to."""
+
+    def __init__(self) -> None:
+        self._writer: Writer | None = None
+        self._spans: Spans = []
+        self.steps = 0
+
+    def use(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def began(self, plan: Plan, now_ns: int) -> None:
+        self._spans = [(row.computed_before, row.n) for row in plan.rows()]
+
+    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
+        assert self._writer is not None
+        (end_ns,) = ends_ns
+        self.steps += 1
+        copies = {"copies": len(plan.copies)} if plan.copies else {}
+        self._writer.write(
+            "step", start_ns=start_ns, duration_ns=end_ns - start_ns, spans=self._spans, **copies
+        )
+
+    def arrived(
+        self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
+    ) -> None: ...
+
+    def refused(self, request: Request, reason: str, now_ns: int) -> None: ...
+
+    def forked(self, forks: list[Fork], now_ns: int) -> None: ...
+
+    def ended(self, departures: list[Departure], now_ns: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Served:
+    """A file, by what its lines are about."""
+
+    path: Path
+    config: dict[str, Any]
+    machine: dict[str, Any]
+    random_steps: list[tuple[Spans, int]] = field(default_factory=list)
+    """(rows, ns) of steps of no run, before it; likewise of"""
+    steps: list[tuple[Spans, int]] = field(default_factory=list)
+    copies: int = 0
+    """Blocks that steps copied first."""
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    ended: bool = False
+
+    @property
+    def rate(self) -> float:
+        """Requests answered per second, from the first arrival to the last token. Raises
+        ServedError of a run that did not end."""
+        if not self.ended or not self.requests:
+            raise ServedError(f"{self.path}: found a run that did not end; allowed: a whole one")
+        span_ns: int = max(each["finish_ns"] for each in self.requests) - min(
+            each["arrival_ns"] for each in self.requests
+        )
+        return len(self.requests) / span_ns * 1e9
+
+
+def read_served(path: Path) -> Served:
+    """Raises ServedError, with the line; a last line without its end is left out."""
+    lines = _lines(path)
+    try:
+        _, header = next(lines)
+    except StopIteration:
+        raise ServedError(f"{path}: found an empty file; allowed: a served trace") from None
+    served = Served(path, header["config"], header["machine"])
+    for _, line in lines:
+        match line["kind"]:
+            case "random_step":
+                served.random_steps.append((line["spans"], line["duration_ns"]))
+            case "step":
+                served.steps.append((line["spans"], line["duration_ns"]))
+                served.copies += line.get("copies", 0)
+            case "request":
+                served.requests.append(line)
+            case "refused":
+                served.refused.append(line)
+            case "end":
+                served.ended = True
+    return served
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for number, text in enumerate(file, 1):
+                if not text.endswith("\n"):
+                    return
+                yield number, _parse(path, number, text)
+    except OSError as error:
+        raise ServedError(f"{path}: {error.strerror}") from None
+
+
+def _parse(path: Path, number: int, text: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        line = None
+    kind = line.get("kind") if isinstance(line, dict) else None
+    if number == 1 and (kind != "header" or line.get("format") != FORMAT):
+        raise ServedError(
+            f"{path}:1: found no header of format {FORMAT}; allowed: what `python -m"
+            " experiments.serve_kernels` writes"
+        )
+    if kind not in _FIELDS:
+        raise _damaged(path, number, "no JSON object" if kind is None else f"kind {kind!r}")
+    if missing := [name for name in _FIELDS[kind] if name not in line]:
+        raise _damaged(path, number, f"kind {kind!r} without {', '.join(missing)}")
+    return dict(line)
+
+
+def _damaged(path: Path, number: int, found: str) -> ServedError:
+    return ServedError(f"{path}:{number}: found {found}; allowed: {', '.join(_FIELDS)}")
