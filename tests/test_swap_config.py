@@ -15,6 +15,7 @@ from calibrate.curves import Line
 from calibrate.device import load_device, shipped_devices
 from calibrate.host_link import PricesSwaps, SwapTime
 from calibrate.steptime import StepTime
+from calibrate.table import read_table
 from experiments.build import build_latency, build_simulation
 from experiments.cli import main as pagesim
 from experiments.config import Config, parse_config
@@ -155,9 +156,13 @@ def test_a_table_prices_swaps_as_measured() -> None:
     tiny = {"model": "tiny", "device": None, "latency": {"kind": "table", "path": "tiny-cpu"}}
     engine = {"max_num_seqs": 8, "max_num_batched_tokens": 512, "max_model_len": 2048}
     deployment = deploy("swap", engine, **tiny)
-    assert price(deployment, 16, 0) == 111_445
-    assert price(deployment, 0, 4) == round(45_552.5)
-    assert price(deployment, 16, 4) == round(111_445 + 45_552.5)
+    table = read_table("tiny-cpu")
+    (out,), (back,) = (table.of(operator) for operator in ("swap_out", "swap_in"))
+    out_ns = float(out.ns[out.axes["blocks"] == 16][0])
+    back_ns = float(back.ns[back.axes["blocks"] == 4][0])
+    assert price(deployment, 16, 0) == round(out_ns)
+    assert price(deployment, 0, 4) == round(back_ns)
+    assert price(deployment, 16, 4) == round(out_ns + back_ns)
     latency = build_latency(deployment)
     assert isinstance(latency, PricesSwaps)
     assert latency.swaps is not None
