@@ -9,8 +9,9 @@ from torch import Tensor
 
 from calibrate.runner import HostCopy, Row, Runner, Step
 from calibrate.token_ids import SlotIds, TokenIds
+from sim.moves import Swap
 from sim.parting import Fork
-from sim.plan import Departure, Plan, Swap
+from sim.plan import Departure, Plan
 from sim.request import Sequence
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from sim.plan import Plan, Swap
+    from sim.moves import Swap
+    from sim.plan import Plan
 
 Nanoseconds = NDArray[np.int64]
 Counts = int | NDArray[np.int64]

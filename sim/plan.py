@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from sim.moves import Copy, Swap
     from sim.request import Sequence
 
 
@@ -61,31 +62,6 @@ class Departure(NamedTuple):
     """The block table it gave back."""
     shared_tokens: int
     """How many of these tokens stay, in blocks that others go on holding."""
-
-
-class Copy(NamedTuple):
-    """One block to copy before the step runs, since its holder is about to write into it and
-    others go on holding the original (copy on write)."""
-
-    source: int
-    target: int
-    sequence: Sequence
-    """The writer, and"""
-    position: int
-    """the first token it writes: the block's tokens before that one are its content."""
-
-
-class Swap(NamedTuple):
-    """Blocks of one sequence to copy to host memory before the step runs, or back from it."""
-
-    sequence: Sequence
-    out: bool
-    tokens: int
-    """Computed ones, which fill these blocks but for the last one's rest."""
-    blocks: list[int]
-    """Of the device, in the order of the block table, and"""
-    host_blocks: list[int]
-    """the block of the host that goes with each."""
 
 
 class Takes(NamedTuple):
@@ -168,7 +144,7 @@ class Plan:
     completing: list[Sequence] = field(default_factory=list)
     """Whose chunk is the last that was to be computed, so that the step gives them a token, as
     it gives one to every decode."""
-    swaps: list[Swap] = field(default_factory=list)
+    swaps: tuple[Swap, ...] = ()
     """To be made first of all, in this order: who is swapped out leaves its blocks to others."""
     copies: list[Copy] = field(default_factory=list)
     """To be made in this order: a block may be one's source, and then another's target."""

@@ -97,9 +97,16 @@ class Sequence:
     @classmethod
     def of(cls, request: Request, *, index: int) -> Sequence:
         return cls(
-            *(request.id, index, request.arrival_ns, request.prompt, request.prompt_tokens),
-            *(request.output_stream, request.max_tokens, request.priority),
-            *(request.tenant, request.session),
+            request.id,
+            index,
+            request.arrival_ns,
+            request.prompt,
+            request.prompt_tokens,
+            request.output_stream,
+            request.max_tokens,
+            request.priority,
+            request.tenant,
+            request.session,
         )
 
     def branch(self, number: int, *, output_stream: int) -> Sequence:
@@ -107,8 +114,14 @@ class Sequence:
         return Sequence(
             f"{number}_{self.id.partition('_')[2]}",
             self.index % BRANCHES + number * BRANCHES,
-            *(self.arrival_ns, self.prompt, self.prompt_tokens, output_stream),
-            *(self.max_tokens, self.priority, self.tenant, self.session),
+            self.arrival_ns,
+            self.prompt,
+            self.prompt_tokens,
+            output_stream,
+            self.max_tokens,
+            self.priority,
+            self.tenant,
+            self.session,
         )
 
     @property

@@ -18,7 +18,8 @@ from sim.kv.pool import Pool
 from sim.kv.prefix import PrefixCached
 from sim.kv.swap import HostTier, Swapped, SwappedPrefix
 from sim.latency import Linear, Replay
-from sim.plan import Plan, Swap
+from sim.moves import Swap
+from sim.plan import Plan
 from sim.request import Sequence
 from sim.scheduling.orders import Fcfs, Priority
 from sim.scheduling.vllm import Limits, VllmScheduler
@@ -80,15 +81,15 @@ class Overpromising(Paged):
 
 
 class BringsNothingBack(Swapped):
-    def take_swaps(self) -> list[Swap]:
-        return [swap for swap in super().take_swaps() if swap.out]
+    def take_swaps(self) -> tuple[Swap, ...]:
+        return tuple(swap for swap in super().take_swaps() if swap.out)
 
 
 class SwapsTooLate(Swapped):
     """What the blocks hold when others have written to them."""
 
-    def take_swaps(self) -> list[Swap]:
-        late, self._late = getattr(self, "_late", []), super().take_swaps()
+    def take_swaps(self) -> tuple[Swap, ...]:
+        late, self._late = getattr(self, "_late", ()), super().take_swaps()
         return late
 
 

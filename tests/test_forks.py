@@ -20,8 +20,9 @@ from sim.kv.names import Chain
 from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
 from sim.latency import Linear
+from sim.moves import Copy
 from sim.parting import Fork
-from sim.plan import Copy, Departure, Limit, Plan, Takes
+from sim.plan import Departure, Limit, Plan, Takes
 from sim.request import Request, Sequence
 from sim.rows import Event
 from sim.scheduling.orders import Priority

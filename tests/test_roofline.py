@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from calibrate.device import load_device
 from calibrate.model import Model, ModelError, load_model
 from calibrate.roofline import Roofline, attention_area
-from sim.plan import Chunk, Copy, DecodeList, Plan
+from sim.moves import Copy
+from sim.plan import Chunk, DecodeList, Plan
 from sim.request import Request, Sequence
 from tests.test_models import DEEPSEEK_V3
 

@@ -14,7 +14,7 @@ from calibrate.steptime import StepTime
 from calibrate.table import Table
 from calibrate.table_schema import TableError
 from sim.contract import check_latency_model
-from sim.plan import Copy
+from sim.moves import Copy
 from tests.latency_tables import (
     LLAMA,
     TOLD,

@@ -21,7 +21,8 @@ from sim.fast.vllm import FastVllm
 from sim.kv.cache import Hit
 from sim.kv.swap import HostTier, Swapped
 from sim.latency import Linear
-from sim.plan import Departure, Plan, Swap
+from sim.moves import Swap
+from sim.plan import Departure, Plan
 from sim.request import Request, Sequence
 from sim.rows import Event
 from sim.scheduling.vllm import Limits, VllmScheduler
@@ -336,16 +337,16 @@ def bugs() -> dict[str, Break]:
         patch.setattr(HostTier, "keep", keep)
 
     def the_way_back_is_forgotten(patch: pytest.MonkeyPatch) -> None:
-        def take_swaps(self: Swapped) -> list[Swap]:
+        def take_swaps(self: Swapped) -> tuple[Swap, ...]:
             swaps, self._swaps = self._swaps, []
-            return [swap for swap in swaps if swap.out]
+            return tuple(swap for swap in swaps if swap.out)
 
         patch.setattr(Swapped, "take_swaps", take_swaps)
 
     def blocks_come_back_in_reverse(patch: pytest.MonkeyPatch) -> None:
-        def take_swaps(self: Swapped) -> list[Swap]:
+        def take_swaps(self: Swapped) -> tuple[Swap, ...]:
             swaps, self._swaps = self._swaps, []
-            return [swap._replace(host_blocks=swap.host_blocks[::-1]) for swap in swaps]
+            return tuple(swap._replace(host_blocks=swap.host_blocks[::-1]) for swap in swaps)
 
         patch.setattr(Swapped, "take_swaps", take_swaps)
 
@@ -403,7 +404,7 @@ def fast_bugs() -> dict[str, Break]:
 
         def schedule(self: FastVllm, now_ns: int) -> Plan:
             plan = original(self, now_ns)
-            plan.swaps = []
+            plan.swaps = ()
             return plan
 
         patch.setattr(FastVllm, "schedule", schedule)

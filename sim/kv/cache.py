@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from sim.plan import Copy, Departure, Swap
+from sim.moves import Copy, Swap
+from sim.plan import Departure
 from sim.request import Sequence
 
 
@@ -96,7 +97,7 @@ class KVCache(Protocol):
         `match` to tell."""
         ...
 
-    def take_swaps(self) -> list[Swap]:
+    def take_swaps(self) -> tuple[Swap, ...]:
         """Blocks to copy to host memory and from it before the next step and its `take_copies`,
         each reported once."""
         ...

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from sim.kv.cache import NO_HIT, Hit
 from sim.kv.space import Space
-from sim.plan import Copy, Departure, Swap
+from sim.moves import Copy, Swap
+from sim.plan import Departure
 from sim.request import Sequence
 
 Reserve = Callable[[Sequence], int]
@@ -117,8 +118,8 @@ class Contiguous:
     def preempt(self, sequence: Sequence) -> Departure:
         return self.release(sequence)
 
-    def take_swaps(self) -> list[Swap]:
-        return []
+    def take_swaps(self) -> tuple[Swap, ...]:
+        return ()
 
     def take_copies(self) -> list[Copy]:
         return []

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from sim.kv.cache import NO_HIT, Hit
 from sim.kv.pool import FreeOrder, Pool
-from sim.plan import Copy, Departure, Swap
+from sim.moves import Copy, Swap
+from sim.plan import Departure
 from sim.request import Sequence
 
 
@@ -121,8 +122,8 @@ class Paged:
     def preempt(self, sequence: Sequence) -> Departure:
         return self.release(sequence)
 
-    def take_swaps(self) -> list[Swap]:
-        return []
+    def take_swaps(self) -> tuple[Swap, ...]:
+        return ()
 
     def take_copies(self) -> list[Copy]:
         copies, self._copies = self._copies, []

@@ -9,7 +9,8 @@ from sim.kv.cache import Hit
 from sim.kv.paged import Paged
 from sim.kv.pool import FreeOrder
 from sim.kv.prefix import PrefixCached
-from sim.plan import Departure, Swap
+from sim.moves import Swap
+from sim.plan import Departure
 from sim.request import Sequence
 
 
@@ -107,8 +108,8 @@ class Swapped(Paged):
             self.host.free(sequence)
         return super().release(sequence)
 
-    def take_swaps(self) -> list[Swap]:
-        swaps, self._swaps = self._swaps, []
+    def take_swaps(self) -> tuple[Swap, ...]:
+        swaps, self._swaps = tuple(self._swaps), []
         return swaps
 
     def check(self) -> None:
