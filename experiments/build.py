@@ -11,7 +11,12 @@ import simpy
 
 from calibrate.model import ModelError
 from calibrate.roofline import Roofline
-from experiments.build_executor import describe_kernels, explain_kernels, kernel_executors
+from experiments.build_executor import (
+    MakeKernels,
+    describe_kernels,
+    explain_kernels,
+    kernel_executors,
+)
 from experiments.build_table import build_table_latency
 from experiments.config import Config
 from experiments.deployment import Deployment
@@ -99,15 +104,16 @@ def build_simulation(
     latency: LatencyModel,
     observers: Iterable[Observer] = (),
     watch: Callable[[Scheduler], Observer] | None = None,
+    make_kernels: MakeKernels | None = None,
 ) -> Simulation:
     """All replicas of a deployment, on one clock; `observers` watch each of them, and `watch`
-    makes one more for each, which knows whom it watches."""
+    makes one more for each, which knows whom it watches. Where kernels run the steps and
+    `make_kernels` is not given, they get weights of their own."""
     config = deployment.config
     env = simpy.Environment()
     records = Records()
     engines, recorders, kernels = [], [], []
-    make_kernels = None
-    if isinstance(config.executor, RealKernels):
+    if make_kernels is None and isinstance(config.executor, RealKernels):
         make_kernels = kernel_executors(deployment, config.executor)
     for replica in range(config.cluster.replicas):
         world = build_world(config.engine)

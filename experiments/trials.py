@@ -1,7 +1,8 @@
 """A trace on real kernels, twice, and simulated: five regimes of load.
 
 What can differ between the two is the time of steps alone, since the same scheduler and cache
-decide. So a trial asks how good a clock is, and of a machine how well it repeats itself.
+decide. So a trial asks how good a clock is, and of a machine how well it repeats itself. The
+clock is fitted on steps of other traces of the regime (experiments/rehearsal.py).
 """
 
 from __future__ import annotations
@@ -12,22 +13,24 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from experiments.build import Simulation, build_latency, build_simulation
+from experiments.build import build_latency, build_simulation
+from experiments.build_executor import MakeKernels, kernel_executors
 from experiments.build_trace import build_trace
 from experiments.config import Config, parse_config
 from experiments.context import Frames
-from experiments.deployment import Deployment, resolve
+from experiments.deployment import resolve
 from experiments.errors import ConfigError
 from experiments.executor_config import RealKernels, SimulatedExecutor
 from experiments.fidelity import compare, compare_totals, error_pct
 from experiments.metrics import read_latencies
+from experiments.rehearsal import Rehearsal, Steps
 from experiments.tables import make_frames
 from sim.latency import LatencyModel, Replay
+from sim.observer import Observer
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calibrate.shadow import Shadow
     from calibrate.step_fit import Fit
 
 Regime = Literal["light", "knee", "overload", "pressure", "hits"]
@@ -39,14 +42,11 @@ LOADS: dict[Regime, float] = {
     "pressure": 1.5,
     "hits": 0.85,
 }
-"""Requests per second, as a share of what the pilot's clock serves when all come at once."""
+"""Requests per second, as a share of what the machine serves when all come at once."""
 GATE_PCT = 5.0
 REPEATS = 1.5
 """A mean may be off by GATE_PCT, or by so many times what two real runs differ by."""
 JUDGED = ("ttft", "tpot", "e2e")
-_PILOT_STEPS = 150
-_PILOT_REQUESTS = 1000
-"""So many that filling and draining the batch takes no part of the time worth a word."""
 _FEW_BLOCKS = 3
 """Under memory pressure: room for so many sequences of max_model_len."""
 _SHARED_TOKENS = 96
@@ -81,8 +81,6 @@ class Bench:
     kernels: RealKernels
     kv_cache_dtype: str = "auto"
     requests: int = 150
-    every: int = 3
-    """A random step after every so many steps of a run."""
     seed: int = 0
 
     def config(self, regime: Regime, *, rate: float | None) -> Config:
@@ -126,87 +124,60 @@ def run_trials(
     for regime in regimes:
         config = bench.config(regime, rate=requests_per_s)
         say(f"{regime}: first run")
-        first = _execute(bench, config)
+        make_kernels = _load(config)
+        rehearsal = Rehearsal(config, make_kernels)
+        first = _execute(config, make_kernels, rehearsal)
         say(f"{regime}: second run")
-        second = _execute(bench, config, shadow=first.shadow)
-        yield _judge(regime, config, first, second)
+        second = _execute(config, make_kernels, rehearsal)
+        yield _judge(regime, config, (first, second), rehearsal.steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
     frames: Frames
     durations_ns: list[int]
-    shadow: Shadow
 
 
-def _shadow(bench: Bench, config: Config) -> Shadow:
-    from calibrate.shadow import Shadow, Shapes
-
-    shapes = Shapes(
-        max_num_seqs=ENGINE["max_num_seqs"],
-        max_num_batched_tokens=ENGINE["max_num_batched_tokens"],
-        lengths=[(each.prompt_tokens, each.output_tokens) for each in build_trace(config)],
-    )
-    return Shadow(shapes, every=bench.every, seed=bench.seed)
+def _load(config: Config) -> MakeKernels:
+    assert isinstance(config.executor, RealKernels)
+    return kernel_executors(resolve(config), config.executor)
 
 
-def _execute(bench: Bench, config: Config, shadow: Shadow | None = None) -> _Run:
-    """The trace on real kernels, random steps in between."""
+def _execute(config: Config, make_kernels: MakeKernels, *observers: Observer) -> _Run:
+    """The trace on real kernels."""
     deployment = resolve(config)
-    shadow = shadow or _shadow(bench, config)
-    simulation = _build(deployment, shadow)
+    simulation = build_simulation(
+        deployment,
+        latency=build_latency(deployment),
+        observers=observers,
+        make_kernels=make_kernels,
+    )
     simulation.serve(build_trace(config))
     (executor,) = simulation.kernels
-    return _Run(
-        frames=make_frames(simulation.records),
-        durations_ns=executor.durations_ns,
-        shadow=shadow,
-    )
-
-
-def _build(deployment: Deployment, shadow: Shadow) -> Simulation:
-    """A simulation on real kernels, with the shadow's pool beside the run's."""
-    from calibrate.runner import Runner
-    from calibrate.runner_parts import empty_pool
-
-    simulation = build_simulation(deployment, latency=build_latency(deployment), observers=[shadow])
-    (executor,) = simulation.kernels
-    runner = executor.runner
-    pool = empty_pool(
-        runner.model,
-        runner.pool.format,
-        blocks=runner.pool.blocks,
-        block_size=runner.pool.block_size,
-    )
-    shadow.use(Runner(runner.model, pool, runner.kernels))
-    return simulation
+    return _Run(frames=make_frames(simulation.records), durations_ns=executor.durations_ns)
 
 
 def find_capacity(bench: Bench) -> float:
-    """Requests per second that a clock of random steps serves when all come at once.
+    """Requests per second that the kernels serve when all come at once.
 
-    Raises ConfigError where the kernels cannot run.
+    Raises ConfigError where they cannot run.
     """
-    config = replace(bench, requests=_PILOT_REQUESTS).config("knee", rate=None)
-    shadow = _shadow(bench, config)
-    _build(resolve(config), shadow)
-    shadow.measure(_PILOT_STEPS)
-    clock, _ = _fit(shadow, "pilot")
-    requests = _simulate(config, clock)["requests"]
+    config = bench.config("knee", rate=None)
+    requests = _execute(config, _load(config)).frames["requests"]
     span_ns = int(requests["finish_ns"].max()) - int(requests["arrival_ns"].min())
     return len(requests) / span_ns * 1e9
 
 
-def _fit(shadow: Shadow, name: str) -> tuple[LatencyModel, Fit]:
+def _fit(steps: Steps, name: str) -> tuple[LatencyModel, Fit]:
     from calibrate.step_fit import fit_steps
     from calibrate.step_log import FitError
     from calibrate.step_model import StepModel
 
     try:
-        fit = fit_steps(shadow.log(name))
+        fit = fit_steps(steps.log(name))
     except FitError as error:
-        raise ConfigError(f"{error}; allowed: more requests, or a smaller --every") from None
-    return StepModel(fit.prices, fit.seen, source=f"random steps beside {name}"), fit
+        raise ConfigError(f"{error}; allowed: more requests") from None
+    return StepModel(fit.prices, fit.seen, source=f"steps of other traces of {name}"), fit
 
 
 def _simulate(config: Config, clock: LatencyModel) -> Frames:
@@ -219,8 +190,9 @@ def _simulate(config: Config, clock: LatencyModel) -> Frames:
     return make_frames(simulation.records)
 
 
-def _judge(regime: Regime, config: Config, first: _Run, second: _Run) -> Trial:
-    clock, fit = _fit(second.shadow, regime)
+def _judge(regime: Regime, config: Config, runs: tuple[_Run, _Run], steps: Steps) -> Trial:
+    first, second = runs
+    clock, fit = _fit(steps, regime)
     predicted = _latencies(_simulate(config, clock))
     real = (_latencies(first.frames), _latencies(second.frames))
     both = {
@@ -238,9 +210,9 @@ def _judge(regime: Regime, config: Config, first: _Run, second: _Run) -> Trial:
         "repeat": {**compare(real[0], real[1]), **compare_totals(real[0], real[1])},
         "hit_tokens": int(first.frames["requests"]["hit_tokens"].sum()),
         "steps": len(first.durations_ns),
-        "schedule_identical": all(is_identical(config, run) for run in (first, second)),
-        "random_steps": {
-            "count": fit.errors.steps,
+        "schedule_identical": all(is_identical(config, run) for run in runs),
+        "rehearsal": {
+            "steps": fit.errors.steps,
             "unseen_mape": fit.random.errors.mean,
             "unseen_total": fit.random.errors.total,
         },

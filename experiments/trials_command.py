@@ -29,9 +29,6 @@ def validate(
         typer.Option("--regime", metavar="NAME", help="light, knee, overload, pressure or hits."),
     ] = None,
     requests: Annotated[int, typer.Option(min=20, max=100_000, help="Of each run.")] = 150,
-    every: Annotated[
-        int, typer.Option(min=1, max=100, help="A random step after so many of a run.")
-    ] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Of the traces.")] = 0,
     json_file: Annotated[
         Path | None,
@@ -42,7 +39,9 @@ def validate(
         ),
     ] = None,
 ) -> None:
-    """Serve a trace on real kernels twice, predict it from random steps run in between, compare.
+    """Serve a trace on real kernels twice, predict it from steps of others like it, compare.
+
+    Those others are drawn with other seeds, and served in turn with it, a few steps each.
 
     Five regimes. The exit code is 0 only if every mean of TTFT, TPOT and E2E is off by no more
     than 5 %, or 1.5 times what the two real runs differ by, and the decisions are the same.
@@ -72,7 +71,6 @@ def validate(
             kernels=config.executor,
             kv_cache_dtype=kv_cache_dtype,
             requests=requests,
-            every=every,
             seed=seed,
         )
         screen, aside = open_screen(), Console(stderr=True)
@@ -101,7 +99,7 @@ def _run(
     same = common(bench) if path else {}
     kept = take_up(path, same) if path else None
     if kept is None:
-        say("pilot: random steps")
+        say("pilot: all requests at once")
         kept = TrialsFile(same=same, requests_per_s=find_capacity(bench))
     elif known := [regime for regime in regimes if regime in kept.trials]:
         tell(f"{path} has {', '.join(known)} of the same options, machine and code: not run again")
@@ -158,9 +156,9 @@ def _tabulate(reports: list[dict[str, Any]]) -> Table:
 
 def _say(report: dict[str, Any]) -> list[str]:
     said = []
-    steps = report["random_steps"]
+    steps = report["rehearsal"]
     said.append(
-        f"{report['regime']}: fitted on {steps['count']} random steps; unseen ones"
+        f"{report['regime']}: fitted on {steps['steps']:,} steps of other traces; unseen ones"
         f" {100 * steps['unseen_mape']:.0f} % off on average"
     )
     if not report["schedule_identical"]:
