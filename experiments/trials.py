@@ -7,7 +7,9 @@ clock is fitted on steps of other traces of the regime (experiments/rehearsal.py
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calibrate.step_fit import Fit
+    from calibrate.step_model import StepModel
 
 Regime = Literal["light", "knee", "overload", "pressure", "hits"]
 REGIMES: tuple[Regime, ...] = get_args(Regime)
@@ -66,11 +69,11 @@ LENGTHS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One regime: two real runs, and the prediction."""
+    """One regime: two real runs, and a prediction of each."""
 
     regime: Regime
-    real: tuple[pd.DataFrame, pd.DataFrame]
-    predicted: pd.DataFrame
+    real: tuple[pd.DataFrame, ...]
+    predicted: tuple[pd.DataFrame, ...]
     report: dict[str, Any]
 
 
@@ -123,13 +126,13 @@ def run_trials(
     the kernels cannot run."""
     for regime in regimes:
         config = bench.config(regime, rate=requests_per_s)
-        say(f"{regime}: first run")
         make_kernels = _load(config)
-        rehearsal = Rehearsal(config, make_kernels)
-        first = _execute(config, make_kernels, rehearsal)
+        sides = Rehearsal(config, make_kernels), Rehearsal(config, make_kernels)
+        say(f"{regime}: first run")
+        first = _execute(config, make_kernels, sides[0])
         say(f"{regime}: second run")
-        second = _execute(config, make_kernels, rehearsal)
-        yield _judge(regime, config, (first, second), rehearsal.steps)
+        second = _execute(config, make_kernels, sides[1])
+        yield _judge(regime, config, (first, second), (sides[0].steps, sides[1].steps))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +171,7 @@ def find_capacity(bench: Bench) -> float:
     return len(requests) / span_ns * 1e9
 
 
-def _fit(steps: Steps, name: str) -> tuple[LatencyModel, Fit]:
+def _fit(steps: Steps, name: str) -> tuple[StepModel, Fit]:
     from calibrate.step_fit import fit_steps
     from calibrate.step_log import FitError
     from calibrate.step_model import StepModel
@@ -190,46 +193,56 @@ def _simulate(config: Config, clock: LatencyModel) -> Frames:
     return make_frames(simulation.records)
 
 
-def _judge(regime: Regime, config: Config, runs: tuple[_Run, _Run], steps: Steps) -> Trial:
-    first, second = runs
-    clock, fit = _fit(steps, regime)
-    predicted = _latencies(_simulate(config, clock))
-    real = (_latencies(first.frames), _latencies(second.frames))
-    both = {
-        name: (real[0][name].mean(), real[1][name].mean(), predicted[name].mean())
+def _judge(
+    regime: Regime, config: Config, runs: tuple[_Run, _Run], rehearsed: tuple[Steps, Steps]
+) -> Trial:
+    """Each run beside what a clock makes of it that was fitted on the steps in turn with it."""
+    clocks, fits = zip(*(_fit(steps, regime) for steps in rehearsed), strict=True)
+    predicted = tuple(_latencies(_simulate(config, clock)) for clock in clocks)
+    real = tuple(_latencies(run.frames) for run in runs)
+    gate = {
+        f"{name}_ms": _gate(
+            [each[name].mean() for each in real], [each[name].mean() for each in predicted]
+        )
         for name in JUDGED
     }
-    gate = {f"{name}_ms": _gate(*means) for name, means in both.items()}
+    first, second = (_compare(*pair) for pair in zip(real, predicted, strict=True))
     report = {
         "regime": regime,
-        "requests": len(predicted),
+        "requests": len(real[0]),
         "gate": gate,
         "passed": all(each["passed"] for each in gate.values()),
-        "first": {**compare(real[0], predicted), **compare_totals(real[0], predicted)},
-        "second": {**compare(real[1], predicted), **compare_totals(real[1], predicted)},
-        "repeat": {**compare(real[0], real[1]), **compare_totals(real[0], real[1])},
-        "hit_tokens": int(first.frames["requests"]["hit_tokens"].sum()),
-        "steps": len(first.durations_ns),
+        "first": first,
+        "second": second,
+        "repeat": _compare(*real),
+        "hit_tokens": int(runs[0].frames["requests"]["hit_tokens"].sum()),
+        "steps": len(runs[0].durations_ns),
         "schedule_identical": all(is_identical(config, run) for run in runs),
-        "rehearsal": {
-            "steps": fit.errors.steps,
-            "unseen_mape": fit.random.errors.mean,
-            "unseen_total": fit.random.errors.total,
-        },
-        "clock_notes": dict(getattr(clock, "notes", {})),
+        "rehearsal": [
+            {
+                "steps": fit.errors.steps,
+                "unseen_mape": fit.random.errors.mean,
+                "unseen_total": fit.random.errors.total,
+            }
+            for fit in fits
+        ],
+        "clock_notes": dict(sum((clock.notes for clock in clocks), Counter())),
     }
     return Trial(regime=regime, real=real, predicted=predicted, report=report)
 
 
-def _gate(first: float, second: float, predicted: float) -> dict[str, Any]:
-    """Is a mean as near as it can be asked to be? In ns, as they come."""
-    error = error_pct(predicted, (first + second) / 2) or 0.0
-    repeat = error_pct(second, first) or 0.0
+def _compare(real: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]:
+    return {**compare(real, predicted), **compare_totals(real, predicted)}
+
+
+def _gate(real: Rows[float], predicted: Rows[float]) -> dict[str, Any]:
+    """Are the means of two runs as near as they can be asked to be? In ns, as they come."""
+    error = error_pct(sum(predicted), sum(real)) or 0.0
+    repeat = error_pct(real[1], real[0]) or 0.0
     allowed = max(GATE_PCT, REPEATS * abs(repeat))
     return {
-        "first": first / 1e6,
-        "second": second / 1e6,
-        "predicted": predicted / 1e6,
+        "real": [mean / 1e6 for mean in real],
+        "predicted": [mean / 1e6 for mean in predicted],
         "error_pct": error,
         "repeat_pct": repeat,
         "allowed_pct": allowed,

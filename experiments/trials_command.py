@@ -132,7 +132,7 @@ def _tabulate(reports: list[dict[str, Any]]) -> Table:
 
     table = Table(box=box.HORIZONTALS, show_edge=False, pad_edge=False)
     table.add_column("mean of")
-    for name in ("first run", "second run", "predicted", "off", "runs differ", "allowed"):
+    for name in ("first run", "predicted", "second", "predicted", "off", "differ", "allowed"):
         table.add_column(name, justify="right")
     for report in reports:
         preemptions = report["first"]["preemptions"]
@@ -145,7 +145,11 @@ def _tabulate(reports: list[dict[str, Any]]) -> Table:
         for metric, row in report["gate"].items():
             table.add_row(
                 f"  {metric.removesuffix('_ms').upper()}",
-                *(say_time(row[name]) for name in ("first", "second", "predicted")),
+                *(
+                    say_time(ms)
+                    for pair in zip(row["real"], row["predicted"], strict=True)
+                    for ms in pair
+                ),
                 f"{row['error_pct']:+.1f} %",
                 f"{row['repeat_pct']:+.1f} %",
                 f"{row['allowed_pct']:.1f} %",
@@ -155,12 +159,13 @@ def _tabulate(reports: list[dict[str, Any]]) -> Table:
 
 
 def _say(report: dict[str, Any]) -> list[str]:
-    said = []
-    steps = report["rehearsal"]
-    said.append(
-        f"{report['regime']}: fitted on {steps['steps']:,} steps of other traces; unseen ones"
-        f" {100 * steps['unseen_mape']:.0f} % off on average"
-    )
+    fits = report["rehearsal"]
+    counts = " and ".join(f"{fit['steps']:,}" for fit in fits)
+    off = " and ".join(f"{100 * fit['unseen_mape']:.0f}" for fit in fits)
+    said = [
+        f"{report['regime']}: fitted on {counts} steps of other traces; unseen ones {off} % off"
+        " on average"
+    ]
     if not report["schedule_identical"]:
         said.append(f"! {report['regime']}: decisions differ under the same step times")
     return said

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from click.testing import Result
@@ -32,7 +31,6 @@ from experiments.trials_file import TrialsFile
 from sim.kv.cache import KVCache
 from sim.plan import Departure
 
-NOTHING = pd.DataFrame()
 TINY = RealKernels(kind="kernels", model="tiny", dtype="float32")
 
 
@@ -135,12 +133,13 @@ def test_rows_of_a_rehearsal_share_blocks_as_those_of_the_run_do() -> None:
 
 
 def test_the_gate_by_hand() -> None:
-    near = trials._gate(100e6, 102e6, 105e6)
+    near = trials._gate([100e6, 102e6], [104e6, 106e6])
     assert near["error_pct"] == pytest.approx(100 * (105 / 101 - 1))
     assert (near["repeat_pct"], near["allowed_pct"]) == (pytest.approx(2.0), 5.0)
+    assert (near["real"], near["predicted"]) == ([100.0, 102.0], [104.0, 106.0])
     assert near["passed"]
-    assert not trials._gate(100e6, 102e6, 107e6)["passed"]
-    wide = trials._gate(100e6, 80e6, 100e6)
+    assert not trials._gate([100e6, 102e6], [107e6, 107e6])["passed"]
+    wide = trials._gate([100e6, 80e6], [90e6, 110e6])
     assert wide["allowed_pct"] == pytest.approx(30.0)
     assert wide["passed"]
 
@@ -158,8 +157,8 @@ def test_under_memory_pressure(pressed: Trial) -> None:
     report = pressed.report
     assert report["schedule_identical"]
     assert report["first"]["preemptions"]["real"] > 0
-    assert report["rehearsal"]["steps"] > report["steps"]
-    assert len(pressed.predicted) == 40
+    assert all(0 <= report["steps"] - each["steps"] < TURN for each in report["rehearsal"])
+    assert [len(each) for each in pressed.predicted] == [40, 40]
     assert set(report["gate"]) == {"ttft_ms", "tpot_ms", "e2e_ms"}
     assert json.loads(json.dumps(report)) == report
 
@@ -289,12 +288,12 @@ def trial_of(regime: Regime, *, number: int) -> Trial:
         "steps": number,
         "first": {"preemptions": count},
         "hit_tokens": 0,
-        "gate": {"ttft_ms": trials._gate(1e6, 1e6, 1e6)},
-        "rehearsal": {"steps": 1, "unseen_mape": 0.5},
+        "gate": {"ttft_ms": trials._gate([1e6, 1e6], [1e6, 1e6])},
+        "rehearsal": [{"steps": 1000, "unseen_mape": 0.5}] * 2,
         "passed": True,
         "schedule_identical": True,
     }
-    return Trial(regime=regime, real=(NOTHING, NOTHING), predicted=NOTHING, report=report)
+    return Trial(regime=regime, real=(), predicted=(), report=report)
 
 
 def invoke(path: Path, *options: str) -> Result:
