@@ -139,6 +139,7 @@ def run_trials(
 class _Run:
     frames: Frames
     durations_ns: list[int]
+    steps: Steps
 
 
 def _load(config: Config) -> MakeKernels:
@@ -148,16 +149,17 @@ def _load(config: Config) -> MakeKernels:
 
 def _execute(config: Config, make_kernels: MakeKernels, *observers: Observer) -> _Run:
     """The trace on real kernels."""
-    deployment = resolve(config)
+    deployment, steps = resolve(config), Steps()
     simulation = build_simulation(
         deployment,
         latency=build_latency(deployment),
-        observers=observers,
+        observers=[steps, *observers],
         make_kernels=make_kernels,
     )
     simulation.serve(build_trace(config))
     (executor,) = simulation.kernels
-    return _Run(frames=make_frames(simulation.records), durations_ns=executor.durations_ns)
+    frames = make_frames(simulation.records)
+    return _Run(frames=frames, durations_ns=executor.durations_ns, steps=steps)
 
 
 def find_capacity(bench: Bench) -> float:
@@ -223,12 +225,20 @@ def _judge(
                 "steps": fit.errors.steps,
                 "unseen_mape": fit.random.errors.mean,
                 "unseen_total": fit.random.errors.total,
+                "run_total": _total(fit, run.steps),
             }
-            for fit in fits
+            for fit, run in zip(fits, runs, strict=True)
         ],
         "clock_notes": dict(sum((clock.notes for clock in clocks), Counter())),
     }
     return Trial(regime=regime, real=real, predicted=predicted, report=report)
+
+
+def _total(fit: Fit, steps: Steps) -> float:
+    """Predicted over measured sum of these steps, minus 1: what of an error is the clock's, before
+    queues make it a multiple."""
+    log = steps.log("run")
+    return float(fit.prices.engine_ns(*log.features.T).sum() / log.duration_ns.sum()) - 1
 
 
 def _compare(real: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]:

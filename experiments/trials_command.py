@@ -162,9 +162,10 @@ def _say(report: dict[str, Any]) -> list[str]:
     fits = report["rehearsal"]
     counts = " and ".join(f"{fit['steps']:,}" for fit in fits)
     off = " and ".join(f"{100 * fit['unseen_mape']:.0f}" for fit in fits)
+    total = " and ".join(f"{100 * fit['run_total']:+.1f}" for fit in fits)
     said = [
         f"{report['regime']}: fitted on {counts} steps of other traces; unseen ones {off} % off"
-        " on average"
+        f" on average, the run's together {total} %"
     ]
     if not report["schedule_identical"]:
         said.append(f"! {report['regime']}: decisions differ under the same step times")

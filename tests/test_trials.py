@@ -44,18 +44,24 @@ PRICES = Prices(
 UNSEEN = Seen(tokens=(1, 256), decodes=None, decode_context=None, chunks=None, area=None)
 
 
+def serve_priced(regime: Regime, prices: Prices) -> Steps:
+    """A simulated run, step by step."""
+    config = Bench(kernels=TINY, requests=60).config(regime, rate=500.0)
+    engine = config.engine.model_copy(update={"loop": "plain"})
+    config = config.model_copy(update={"executor": SimulatedExecutor(), "engine": engine})
+    steps, clock = Steps(), StepModel(prices, UNSEEN, source="by hand")
+    simulation = build_simulation(resolve(config), latency=clock, observers=[steps])
+    simulation.serve(build_trace(config))
+    assert len(steps) == simulation.cluster.engines[0].steps
+    return steps
+
+
 @pytest.mark.parametrize("regime", ["pressure", "hits"])
 def test_steps_are_kept_as_they_were(regime: Regime) -> None:
     """Under known prices, what was kept of each step costs what the step took."""
-    config = Bench(kernels=TINY, requests=30).config(regime, rate=500.0)
-    engine = config.engine.model_copy(update={"loop": "plain"})
-    config = config.model_copy(update={"executor": SimulatedExecutor(), "engine": engine})
-    steps = Steps()
-    clock = StepModel(PRICES, UNSEEN, source="by hand")
-    simulation = build_simulation(resolve(config), latency=clock, observers=[steps])
-    simulation.serve(build_trace(config))
+    steps = serve_priced(regime, PRICES)
     log = steps.log("load")
-    assert len(steps) == len(log.duration_ns) == simulation.cluster.engines[0].steps
+    assert len(steps) == len(log.duration_ns) > 100
     assert (log.features.max(axis=0) > 1).all()
     assert log.duration_ns.tolist() == np.rint(PRICES.engine_ns(*log.features.T)).tolist()
 
@@ -77,9 +83,9 @@ def rehearse(regime: Regime, *, requests: int) -> Rehearsed:
         executors.append(make(kv, replica))
         return executors[-1]
 
-    run, rehearsal = Steps(), Rehearsal(config, keep)
-    trials._execute(config, keep, run, rehearsal)
-    return Rehearsed(run, rehearsal, executors)
+    rehearsal = Rehearsal(config, keep)
+    run = trials._execute(config, keep, rehearsal)
+    return Rehearsed(run.steps, rehearsal, executors)
 
 
 def test_a_run_and_its_rehearsal_take_turns() -> None:
@@ -142,6 +148,22 @@ def test_the_gate_by_hand() -> None:
     wide = trials._gate([100e6, 80e6], [90e6, 110e6])
     assert wide["allowed_pct"] == pytest.approx(30.0)
     assert wide["passed"]
+
+
+def test_what_of_an_error_is_the_clocks() -> None:
+    """Steps fitted on themselves have none; if all had taken half as long again, a third."""
+    _, fit = trials._fit(serve_priced("overload", PRICES), "overload")
+    for slowness, total in ((1.0, 0.0), (1.5, -1 / 3)):
+        steps = serve_priced("overload", scaled(PRICES, slowness))
+        assert trials._total(fit, steps) == pytest.approx(total, abs=0.01)
+
+
+def scaled(prices: Prices, factor: float) -> Prices:
+    rows = ("decode_ns", "context_token_ns", "chunk_ns", "pair_ns")
+    return Prices(
+        curve=Curve(prices.curve.tokens, tuple(factor * ns for ns in prices.curve.ns)),
+        **{name: factor * getattr(prices, name) for name in rows},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +311,7 @@ def trial_of(regime: Regime, *, number: int) -> Trial:
         "first": {"preemptions": count},
         "hit_tokens": 0,
         "gate": {"ttft_ms": trials._gate([1e6, 1e6], [1e6, 1e6])},
-        "rehearsal": [{"steps": 1000, "unseen_mape": 0.5}] * 2,
+        "rehearsal": [{"steps": 1000, "unseen_mape": 0.5, "run_total": 0.1}] * 2,
         "passed": True,
         "schedule_identical": True,
     }
