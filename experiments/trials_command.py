@@ -135,13 +135,7 @@ def _tabulate(reports: list[dict[str, Any]]) -> Table:
     for name in ("first run", "predicted", "second", "predicted", "off", "differ", "allowed"):
         table.add_column(name, justify="right")
     for report in reports:
-        preemptions = report["first"]["preemptions"]
-        text = (
-            f"{report['regime']}: {report['steps']:,} steps,"
-            f" {preemptions['real']} preemptions ({preemptions['predicted']} predicted),"
-            f" {report['hit_tokens']:,} tokens hit"
-        )
-        table.add_row(text, style="bold")
+        table.add_row(report["regime"], style="bold")
         for metric, row in report["gate"].items():
             table.add_row(
                 f"  {metric.removesuffix('_ms').upper()}",
@@ -159,13 +153,15 @@ def _tabulate(reports: list[dict[str, Any]]) -> Table:
 
 
 def _say(report: dict[str, Any]) -> list[str]:
-    fits = report["rehearsal"]
+    fits, preemptions = report["rehearsal"], report["first"]["preemptions"]
     counts = " and ".join(f"{fit['steps']:,}" for fit in fits)
     off = " and ".join(f"{100 * fit['unseen_mape']:.0f}" for fit in fits)
     total = " and ".join(f"{100 * fit['run_total']:+.1f}" for fit in fits)
     said = [
-        f"{report['regime']}: fitted on {counts} steps of other traces; unseen ones {off} % off"
-        f" on average, the run's together {total} %"
+        f"{report['regime']}: {report['steps']:,} steps,"
+        f" {preemptions['real']} preemptions ({preemptions['predicted']} predicted),"
+        f" {report['hit_tokens']:,} tokens hit; fitted on {counts} steps of other traces;"
+        f" unseen ones {off} % off on average, the run's together {total} %"
     ]
     if not report["schedule_identical"]:
         said.append(f"! {report['regime']}: decisions differ under the same step times")
