@@ -11,12 +11,7 @@ import simpy
 
 from calibrate.model import ModelError
 from calibrate.roofline import Roofline
-from experiments.build_executor import (
-    MakeKernels,
-    describe_kernels,
-    explain_kernels,
-    kernel_executors,
-)
+from experiments.build_executor import describe_kernels, explain_kernels, kernel_executors
 from experiments.build_table import build_table_latency
 from experiments.config import Config
 from experiments.deployment import Deployment
@@ -68,6 +63,7 @@ from sim.world import CalendarWorld, World
 
 if TYPE_CHECKING:
     from calibrate.executor import KernelExecutor
+    from experiments.build_executor import MakeKernels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,11 +45,14 @@ LOADS: dict[Regime, float] = {
     "pressure": 1.5,
     "hits": 0.85,
 }
-"""Requests per second, as a share of what the machine serves when all come at once."""
+"""Requests per second, as a share of what the pilot's clock serves when all come at once."""
 GATE_PCT = 5.0
 REPEATS = 1.5
 """A mean may be off by GATE_PCT, or by so many times what two real runs differ by."""
 JUDGED = ("ttft", "tpot", "e2e")
+_PILOT_REQUESTS = 100
+_MANY_REQUESTS = 1000
+"""So many that filling and draining the batch takes no part of the time worth a word."""
 _FEW_BLOCKS = 3
 """Under memory pressure: room for so many sequences of max_model_len."""
 _SHARED_TOKENS = 96
@@ -163,12 +166,16 @@ def _execute(config: Config, make_kernels: MakeKernels, *observers: Observer) ->
 
 
 def find_capacity(bench: Bench) -> float:
-    """Requests per second that the kernels serve when all come at once.
+    """Requests per second that a clock of the pilot's steps serves when all come at once.
 
-    Raises ConfigError where they cannot run.
+    Raises ConfigError where the kernels cannot run.
     """
-    config = bench.config("knee", rate=None)
-    requests = _execute(config, _load(config)).frames["requests"]
+    pilot, many = (
+        replace(bench, requests=count).config("knee", rate=None)
+        for count in (_PILOT_REQUESTS, _MANY_REQUESTS)
+    )
+    clock, _ = _fit(_execute(pilot, _load(pilot)).steps, "pilot")
+    requests = _simulate(many, clock)["requests"]
     span_ns = int(requests["finish_ns"].max()) - int(requests["arrival_ns"].min())
     return len(requests) / span_ns * 1e9
 

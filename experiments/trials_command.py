@@ -99,7 +99,7 @@ def _run(
     same = common(bench) if path else {}
     kept = take_up(path, same) if path else None
     if kept is None:
-        say("pilot: all requests at once")
+        say("pilot")
         kept = TrialsFile(same=same, requests_per_s=find_capacity(bench))
     elif known := [regime for regime in regimes if regime in kept.trials]:
         tell(f"{path} has {', '.join(known)} of the same options, machine and code: not run again")
