@@ -103,8 +103,7 @@ def build_simulation(
     make_kernels: MakeKernels | None = None,
 ) -> Simulation:
     """All replicas of a deployment, on one clock; `observers` watch each of them, and `watch`
-    makes one more for each, which knows whom it watches. Where kernels run the steps and
-    `make_kernels` is not given, they get weights of their own."""
+    makes one more for each, which knows whom it watches. Real kernels may be shared by several."""
     config = deployment.config
     env = simpy.Environment()
     records = Records()

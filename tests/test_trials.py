@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from calibrate.executor import KernelExecutor
-from calibrate.runner import Ran, Step
+from calibrate.runner import Ran, Runner, Step
 from calibrate.step_model import Curve, Prices, Seen, StepModel
 from experiments import trials
 from experiments.build import build_simulation
@@ -223,6 +224,22 @@ def test_a_rehearsal_leaves_the_run_alone() -> None:
     texts = serve_texts(rehearsed=True)
     assert len(texts) == 20
     assert texts == serve_texts(rehearsed=False)
+
+
+def test_no_step_pays_for_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    collected: list[bool] = []
+    sample = Runner.sample
+
+    def watching(self: Runner, logits: torch.Tensor) -> torch.Tensor:
+        collected.append(gc.isenabled())
+        return sample(self, logits)
+
+    monkeypatch.setattr(Runner, "sample", watching)
+    config = Bench(kernels=TINY, requests=20).config("light", rate=None)
+    trials._execute(config, trials._load(config))
+    assert len(collected) > 50
+    assert not any(collected)
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(
