@@ -55,6 +55,7 @@ from sim.world import CalendarWorld, World
 
 if TYPE_CHECKING:
     from calibrate.executor import KernelExecutor
+    from experiments.build_executor import MakeKernels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,15 +92,15 @@ def build_simulation(
     latency: LatencyModel,
     observers: Iterable[Observer] = (),
     watch: Callable[[Scheduler], Observer] | None = None,
+    make_kernels: MakeKernels | None = None,
 ) -> Simulation:
     """All replicas of a deployment, on one clock; `observers` watch each of them, and `watch`
-    makes one more for each, which knows whom it watches."""
+    makes one more for each, which knows whom it watches. Real kernels may be shared by several."""
     config = deployment.config
     env = simpy.Environment()
     records = Records()
     engines, recorders, kernels = [], [], []
-    make_kernels = None
-    if isinstance(config.executor, RealKernels):
+    if make_kernels is None and isinstance(config.executor, RealKernels):
         make_kernels = kernel_executors(deployment, config.executor)
     for replica in range(config.cluster.replicas):
         world = build_world(config.engine)

@@ -19,6 +19,8 @@ from sim.latency import Executed
 if TYPE_CHECKING:
     from calibrate.executor import KernelExecutor
 
+MakeKernels = Callable[[KVCache, int], "KernelExecutor"]
+"""A replica's executor, by its cache and its number."""
 _POOL_FORMATS = {"fp8": "fp8_e4m3"}
 """vLLM's dtypes of a KV cache that kernels call otherwise."""
 
@@ -38,10 +40,8 @@ def describe_kernels(deployment: Deployment, options: RealKernels) -> Executed:
         )
 
 
-def kernel_executors(
-    deployment: Deployment, options: RealKernels
-) -> Callable[[KVCache, int], KernelExecutor]:
-    """What makes an executor for each replica, by its cache and its number; weights are shared.
+def kernel_executors(deployment: Deployment, options: RealKernels) -> MakeKernels:
+    """What makes an executor for each replica; weights are shared.
 
     Raises ConfigError, now or when one is made: where torch, the provider or the device is
     missing, for what the kernels cannot do, and where weights and pools do not fit in memory.

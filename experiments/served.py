@@ -91,10 +91,10 @@ def judge(group: Sequence[Served], table: str, host: Host) -> dict[str, Any]:
     for run, seen in zip((first, second), real, strict=True):
         if not seen["arrival_ns"].equals(predicted["arrival_ns"].reindex(seen.index)):
             raise ServedError(f"{run.path}: found other requests than its config draws here")
-    means = {
-        name: (*(seen[name].mean() for seen in real), predicted[name].mean()) for name in JUDGED
+    gate = {
+        f"{name}_ms": gate_mean([seen[name].mean() for seen in real], [predicted[name].mean()] * 2)
+        for name in JUDGED
     }
-    gate = {f"{name}_ms": gate_mean(*each) for name, each in means.items()}
     return {
         "regime": config.name,
         "files": [str(run.path) for run in group],

@@ -1,34 +1,40 @@
 """A trace on real kernels, twice, and simulated: five regimes of load.
 
 What can differ between the two is the time of steps alone, since the same scheduler and cache
-decide. So a trial asks how good a clock is, and of a machine how well it repeats itself.
+decide. So a trial asks how good a clock is, and of a machine how well it repeats itself. The
+clock is fitted on steps of other traces of the regime (experiments/rehearsal.py).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from experiments.build import Simulation, build_latency, build_simulation
+from experiments.build import build_latency, build_simulation
+from experiments.build_executor import MakeKernels, kernel_executors
 from experiments.build_trace import build_trace
 from experiments.config import Config, parse_config
 from experiments.context import Frames
-from experiments.deployment import Deployment, resolve
+from experiments.deployment import resolve
 from experiments.errors import ConfigError
 from experiments.executor_config import RealKernels, SimulatedExecutor
 from experiments.fidelity import compare, compare_totals, error_pct
 from experiments.metrics import read_latencies
+from experiments.rehearsal import Rehearsal, Steps
 from experiments.tables import make_frames
 from sim.latency import LatencyModel, Replay
+from sim.observer import Observer
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calibrate.shadow import Shadow
     from calibrate.step_fit import Fit
+    from calibrate.step_model import StepModel
 
 Regime = Literal["light", "knee", "overload", "pressure", "hits"]
 REGIMES: tuple[Regime, ...] = get_args(Regime)
@@ -44,8 +50,8 @@ GATE_PCT = 5.0
 REPEATS = 1.5
 """A mean may be off by GATE_PCT, or by so many times what two real runs differ by."""
 JUDGED = ("ttft", "tpot", "e2e")
-_PILOT_STEPS = 150
-_PILOT_REQUESTS = 1000
+_PILOT_REQUESTS = 100
+_MANY_REQUESTS = 1000
 """So many that filling and draining the batch takes no part of the time worth a word."""
 _FEW_BLOCKS = 3
 """Under memory pressure: room for so many sequences of max_model_len."""
@@ -66,11 +72,11 @@ LENGTHS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One regime: two real runs, and the prediction."""
+    """One regime: two real runs, and a prediction of each."""
 
     regime: Regime
-    real: tuple[pd.DataFrame, pd.DataFrame]
-    predicted: pd.DataFrame
+    real: tuple[pd.DataFrame, ...]
+    predicted: tuple[pd.DataFrame, ...]
     report: dict[str, Any]
 
 
@@ -81,8 +87,6 @@ class Bench:
     kernels: RealKernels
     kv_cache_dtype: str = "auto"
     requests: int = 150
-    every: int = 3
-    """A random step after every so many steps of a run."""
     seed: int = 0
 
     def config(self, regime: Regime, *, rate: float | None) -> Config:
@@ -125,88 +129,67 @@ def run_trials(
     the kernels cannot run."""
     for regime in regimes:
         config = bench.config(regime, rate=requests_per_s)
+        make_kernels = _load(config)
+        sides = Rehearsal(config, make_kernels), Rehearsal(config, make_kernels)
         say(f"{regime}: first run")
-        first = _execute(bench, config)
+        first = _execute(config, make_kernels, sides[0])
         say(f"{regime}: second run")
-        second = _execute(bench, config, shadow=first.shadow)
-        yield _judge(regime, config, first, second)
+        second = _execute(config, make_kernels, sides[1])
+        yield _judge(regime, config, (first, second), (sides[0].steps, sides[1].steps))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
     frames: Frames
     durations_ns: list[int]
-    shadow: Shadow
+    steps: Steps
 
 
-def _shadow(bench: Bench, config: Config) -> Shadow:
-    from calibrate.shadow import Shadow, Shapes
+def _load(config: Config) -> MakeKernels:
+    assert isinstance(config.executor, RealKernels)
+    return kernel_executors(resolve(config), config.executor)
 
-    shapes = Shapes(
-        max_num_seqs=ENGINE["max_num_seqs"],
-        max_num_batched_tokens=ENGINE["max_num_batched_tokens"],
-        lengths=[(each.prompt_tokens, each.output_tokens) for each in build_trace(config)],
+
+def _execute(config: Config, make_kernels: MakeKernels, *observers: Observer) -> _Run:
+    """The trace on real kernels."""
+    deployment, steps = resolve(config), Steps()
+    simulation = build_simulation(
+        deployment,
+        latency=build_latency(deployment),
+        observers=[steps, *observers],
+        make_kernels=make_kernels,
     )
-    return Shadow(shapes, every=bench.every, seed=bench.seed)
-
-
-def _execute(bench: Bench, config: Config, shadow: Shadow | None = None) -> _Run:
-    """The trace on real kernels, random steps in between."""
-    deployment = resolve(config)
-    shadow = shadow or _shadow(bench, config)
-    simulation = _build(deployment, shadow)
     simulation.serve(build_trace(config))
     (executor,) = simulation.kernels
-    return _Run(
-        frames=make_frames(simulation.records),
-        durations_ns=executor.durations_ns,
-        shadow=shadow,
-    )
-
-
-def _build(deployment: Deployment, shadow: Shadow) -> Simulation:
-    """A simulation on real kernels, with the shadow's pool beside the run's."""
-    from calibrate.runner import Runner
-    from calibrate.runner_parts import empty_pool
-
-    simulation = build_simulation(deployment, latency=build_latency(deployment), observers=[shadow])
-    (executor,) = simulation.kernels
-    runner = executor.runner
-    pool = empty_pool(
-        runner.model,
-        runner.pool.format,
-        blocks=runner.pool.blocks,
-        block_size=runner.pool.block_size,
-    )
-    shadow.use(Runner(runner.model, pool, runner.kernels))
-    return simulation
+    frames = make_frames(simulation.records)
+    return _Run(frames=frames, durations_ns=executor.durations_ns, steps=steps)
 
 
 def find_capacity(bench: Bench) -> float:
-    """Requests per second that a clock of random steps serves when all come at once.
+    """Requests per second that a clock of the pilot's steps serves when all come at once.
 
     Raises ConfigError where the kernels cannot run.
     """
-    config = replace(bench, requests=_PILOT_REQUESTS).config("knee", rate=None)
-    shadow = _shadow(bench, config)
-    _build(resolve(config), shadow)
-    shadow.measure(_PILOT_STEPS)
-    clock, _ = _fit(shadow, "pilot")
-    requests = _simulate(config, clock)["requests"]
+    pilot, many = (
+        replace(bench, requests=count).config("knee", rate=None)
+        for count in (_PILOT_REQUESTS, _MANY_REQUESTS)
+    )
+    clock, _ = _fit(_execute(pilot, _load(pilot)).steps, "pilot")
+    requests = _simulate(many, clock)["requests"]
     span_ns = int(requests["finish_ns"].max()) - int(requests["arrival_ns"].min())
     return len(requests) / span_ns * 1e9
 
 
-def _fit(shadow: Shadow, name: str) -> tuple[LatencyModel, Fit]:
+def _fit(steps: Steps, name: str) -> tuple[StepModel, Fit]:
     from calibrate.step_fit import fit_steps
     from calibrate.step_log import FitError
     from calibrate.step_model import StepModel
 
     try:
-        fit = fit_steps(shadow.log(name))
+        fit = fit_steps(steps.log(name))
     except FitError as error:
-        raise ConfigError(f"{error}; allowed: more requests, or a smaller --every") from None
-    return StepModel(fit.prices, fit.seen, source=f"random steps beside {name}"), fit
+        raise ConfigError(f"{error}; allowed: more requests") from None
+    return StepModel(fit.prices, fit.seen, source=f"steps of other traces of {name}"), fit
 
 
 def _simulate(config: Config, clock: LatencyModel) -> Frames:
@@ -219,45 +202,64 @@ def _simulate(config: Config, clock: LatencyModel) -> Frames:
     return make_frames(simulation.records)
 
 
-def _judge(regime: Regime, config: Config, first: _Run, second: _Run) -> Trial:
-    clock, fit = _fit(second.shadow, regime)
-    predicted = latencies_of(_simulate(config, clock))
-    real = (latencies_of(first.frames), latencies_of(second.frames))
-    both = {
-        name: (real[0][name].mean(), real[1][name].mean(), predicted[name].mean())
+def _judge(
+    regime: Regime, config: Config, runs: tuple[_Run, _Run], rehearsed: tuple[Steps, Steps]
+) -> Trial:
+    """Each run beside what a clock makes of it that was fitted on the steps in turn with it."""
+    clocks, fits = zip(*(_fit(steps, regime) for steps in rehearsed), strict=True)
+    predicted = tuple(latencies_of(_simulate(config, clock)) for clock in clocks)
+    real = tuple(latencies_of(run.frames) for run in runs)
+    gate = {
+        f"{name}_ms": gate_mean(
+            [each[name].mean() for each in real], [each[name].mean() for each in predicted]
+        )
         for name in JUDGED
     }
-    gate = {f"{name}_ms": gate_mean(*means) for name, means in both.items()}
+    first, second = (_compare(*pair) for pair in zip(real, predicted, strict=True))
     report = {
         "regime": regime,
-        "requests": len(predicted),
+        "requests": len(real[0]),
         "gate": gate,
         "passed": all(each["passed"] for each in gate.values()),
-        "first": {**compare(real[0], predicted), **compare_totals(real[0], predicted)},
-        "second": {**compare(real[1], predicted), **compare_totals(real[1], predicted)},
-        "repeat": {**compare(real[0], real[1]), **compare_totals(real[0], real[1])},
-        "hit_tokens": int(first.frames["requests"]["hit_tokens"].sum()),
-        "steps": len(first.durations_ns),
-        "schedule_identical": all(is_identical(config, run) for run in (first, second)),
-        "random_steps": {
-            "count": fit.errors.steps,
-            "unseen_mape": fit.random.errors.mean,
-            "unseen_total": fit.random.errors.total,
-        },
-        "clock_notes": dict(getattr(clock, "notes", {})),
+        "first": first,
+        "second": second,
+        "repeat": _compare(*real),
+        "hit_tokens": int(runs[0].frames["requests"]["hit_tokens"].sum()),
+        "steps": len(runs[0].durations_ns),
+        "schedule_identical": all(is_identical(config, run) for run in runs),
+        "rehearsal": [
+            {
+                "steps": fit.errors.steps,
+                "unseen_mape": fit.random.errors.mean,
+                "unseen_total": fit.random.errors.total,
+                "run_total": _total(fit, run.steps),
+            }
+            for fit, run in zip(fits, runs, strict=True)
+        ],
+        "clock_notes": dict(sum((clock.notes for clock in clocks), Counter())),
     }
     return Trial(regime=regime, real=real, predicted=predicted, report=report)
 
 
-def gate_mean(first: float, second: float, predicted: float) -> dict[str, Any]:
-    """Is a mean as near as it can be asked to be? In ns, as they come."""
-    error = error_pct(predicted, (first + second) / 2) or 0.0
-    repeat = error_pct(second, first) or 0.0
+def _total(fit: Fit, steps: Steps) -> float:
+    """Predicted over measured sum of these steps, minus 1: what of an error is the clock's, before
+    queues make it a multiple."""
+    log = steps.log("run")
+    return float(fit.prices.engine_ns(*log.features.T).sum() / log.duration_ns.sum()) - 1
+
+
+def _compare(real: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]:
+    return {**compare(real, predicted), **compare_totals(real, predicted)}
+
+
+def gate_mean(real: Rows[float], predicted: Rows[float]) -> dict[str, Any]:
+    """Are the means of two runs as near as they can be asked to be? In ns, as they come."""
+    error = error_pct(sum(predicted), sum(real)) or 0.0
+    repeat = error_pct(real[1], real[0]) or 0.0
     allowed = max(GATE_PCT, REPEATS * abs(repeat))
     return {
-        "first": first / 1e6,
-        "second": second / 1e6,
-        "predicted": predicted / 1e6,
+        "real": [mean / 1e6 for mean in real],
+        "predicted": [mean / 1e6 for mean in predicted],
         "error_pct": error,
         "repeat_pct": repeat,
         "allowed_pct": allowed,

@@ -87,7 +87,6 @@ def common(bench: Bench) -> dict[str, str | int]:
         "dtype": kernels.dtype,
         "kv_cache_dtype": bench.kv_cache_dtype,
         "requests": bench.requests,
-        "every": bench.every,
         "seed": bench.seed,
         "device": str(describe(device)["device"]),
         "torch": str(torch.__version__),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import simpy
@@ -45,9 +46,19 @@ class Cluster:
 
     def serve(self, requests: Iterable[Request]) -> None:
         """Run until every request is answered or refused."""
+        self._begin(requests)
+        self._env.run()
+
+    def events(self, requests: Iterable[Request]) -> Iterator[None]:
+        """The same, with a pause after each event: for who has something to do meanwhile."""
+        self._begin(requests)
+        while self._env.peek() < math.inf:
+            self._env.step()
+            yield
+
+    def _begin(self, requests: Iterable[Request]) -> None:
         self._requests = iter(requests)
         self._await_next()
-        self._env.run()
 
     def _await_next(self) -> None:
         self._next = next(self._requests, None)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
 
+from sim.cluster import Cluster
+from sim.record import COLUMNS
+from sim.request import Request
 from sim.scheduling.vllm import Limits
 from tests.served import ask
 from tests.worlds import SmallWorld, in_flight, serve, several_answers
@@ -60,3 +63,25 @@ def test_in_the_end_nothing_is_awaited(draw: Callable[[random.Random], SmallWorl
     for seed in range(12):
         engines = serve(draw(random.Random(seed)), check_every=1000).engines
         assert [engine.outstanding for engine in engines] == [0] * len(engines), seed
+
+
+def test_a_pause_after_each_event_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = []
+
+    def pausing(self: Cluster, requests: Iterable[Request]) -> None:
+        pauses.append(sum(1 for _ in self.events(requests)))
+
+    worlds = [in_flight(random.Random(seed)) for seed in range(6)]
+    at_once = [serve(world) for world in worlds]
+    monkeypatch.setattr(Cluster, "serve", pausing)
+    for world, expected in zip(worlds, at_once, strict=True):
+        served = serve(world)
+        assert served.trails == expected.trails
+        for table in COLUMNS:
+            wanted = expected.records.arrays(table)
+            for name, column in served.records.arrays(table).items():
+                assert column.tolist() == wanted[name].tolist(), (table, name)
+    assert all(
+        count >= len(world.requests) + len(expected.records.arrays("requests")["request"])
+        for count, world, expected in zip(pauses, worlds, at_once, strict=True)
+    )

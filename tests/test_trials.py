@@ -2,117 +2,174 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pytest
 import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-from calibrate.kernels.pool import KVPool
-from calibrate.runner import Ran, Step
-from calibrate.shadow import Shadow, Shapes
-from calibrate.step_log import FEATURES
+from calibrate.executor import KernelExecutor
+from calibrate.runner import Ran, Runner, Step
+from calibrate.step_model import Curve, Prices, Seen, StepModel
 from experiments import trials
+from experiments.build import build_simulation
 from experiments.build_trace import build_trace
 from experiments.calibrate_cli import main as calibrate
 from experiments.deployment import resolve
-from experiments.executor_config import RealKernels
+from experiments.executor_config import RealKernels, SimulatedExecutor
+from experiments.rehearsal import TURN, Rehearsal, Steps
 from experiments.trials import REGIMES, Bench, Regime, Trial, run_trials
 from experiments.trials_file import TrialsFile
+from sim.kv.cache import KVCache
 from sim.plan import Departure
 
-NOTHING = pd.DataFrame()
 TINY = RealKernels(kind="kernels", model="tiny", dtype="float32")
 
 
-class Fake:
-    """A runner that takes 1,000 ns and 10 for each token, and keeps what it ran."""
-
-    def __init__(self, blocks: int) -> None:
-        self.pool = KVPool.empty(
-            "float32", layers=1, blocks=blocks, block_size=4, kv_heads=1, head_size=2
-        )
-        self.steps: list[Step] = []
-
-    def run(self, step: Step) -> Ran:
-        self.steps.append(step)
-        tokens = sum(len(row.ids) for row in step.rows)
-        return Ran(1000 + 10 * tokens, [], torch.empty(0))
+PRICES = Prices(
+    curve=Curve((1, 256), (1e6, 20e6)),
+    decode_ns=3e4,
+    context_token_ns=700,
+    chunk_ns=2e5,
+    pair_ns=90,
+)
+UNSEEN = Seen(tokens=(1, 256), decodes=None, decode_context=None, chunks=None, area=None)
 
 
-def test_random_steps_are_like_the_load() -> None:
-    lengths = [(10, 5), (30, 2)]
-    shadow = Shadow(Shapes(max_num_seqs=6, max_num_batched_tokens=40, lengths=lengths), seed=1)
-    runner = Fake(blocks=6 * 8)
-    shadow.use(runner)  # type: ignore[arg-type]
-    shadow.measure(300)
-    log = shadow.log("load")
-    assert log.known == FEATURES
-    for step, features, duration_ns in zip(
-        runner.steps, log.features.tolist(), log.duration_ns.tolist(), strict=True
-    ):
-        rows = [(row.before, len(row.ids)) for row in step.rows]
-        tokens = sum(n for _, n in rows)
-        decodes = [before + 1 for before, n in rows if n == 1]
-        chunks = [(before, n) for before, n in rows if n > 1]
-        area = sum(n * before + n * (n + 1) // 2 for before, n in chunks)
-        assert features == [tokens, len(decodes), sum(decodes), len(chunks), area]
-        assert duration_ns == 1000 + 10 * tokens
-        assert 1 <= tokens <= 40
-        assert len(decodes) <= 6
-        held = [block for row in step.rows for block in row.blocks]
-        assert len(held) == len(set(held))
-        assert all(len(row.blocks) * 4 >= row.before + len(row.ids) for row in step.rows)
-        assert max(before + n for before, n in rows) <= 32
-    kinds = {(features[1] > 0, features[3] > 0) for features in log.features.tolist()}
-    assert kinds == {(True, False), (False, True), (True, True)}
+def serve_priced(regime: Regime, prices: Prices) -> Steps:
+    """A simulated run, step by step."""
+    config = Bench(kernels=TINY, requests=60).config(regime, rate=500.0)
+    engine = config.engine.model_copy(update={"loop": "plain"})
+    config = config.model_copy(update={"executor": SimulatedExecutor(), "engine": engine})
+    steps, clock = Steps(), StepModel(prices, UNSEEN, source="by hand")
+    simulation = build_simulation(resolve(config), latency=clock, observers=[steps])
+    simulation.serve(build_trace(config))
+    assert len(steps) == simulation.cluster.engines[0].steps
+    return steps
 
 
-def test_random_steps_are_no_larger_than_the_pool() -> None:
-    lengths = [(10, 5), (30, 2)]
-    shadow = Shadow(Shapes(max_num_seqs=6, max_num_batched_tokens=200, lengths=lengths), seed=1)
-    runner = Fake(blocks=20)
-    shadow.use(runner)  # type: ignore[arg-type]
-    shadow.measure(200)
-    held = [[block for row in step.rows for block in row.blocks] for step in runner.steps]
-    assert all(len(blocks) == len(set(blocks)) for blocks in held)
-    assert min(map(len, held)) > 0
-    assert 15 < max(map(len, held)) <= 20
+@pytest.mark.parametrize("regime", ["pressure", "hits"])
+def test_steps_are_kept_as_they_were(regime: Regime) -> None:
+    """Under known prices, what was kept of each step costs what the step took."""
+    steps = serve_priced(regime, PRICES)
+    log = steps.log("load")
+    assert len(steps) == len(log.duration_ns) > 100
+    assert (log.features.max(axis=0) > 1).all()
+    assert log.duration_ns.tolist() == np.rint(PRICES.engine_ns(*log.features.T)).tolist()
 
 
-def test_random_steps_have_a_pool_of_the_size_of_the_run() -> None:
-    bench = Bench(kernels=TINY, requests=20)
-    config = bench.config("pressure", rate=1.0)
-    shadow = trials._shadow(bench, config)
-    (executor,) = trials._build(resolve(config), shadow).kernels
-    assert shadow._runner is not None
-    pools = shadow._runner.pool, executor.runner.pool
-    assert pools[0] is not pools[1]
-    assert pools[0].blocks == pools[1].blocks == 97
+@dataclass
+class Rehearsed:
+    run: Steps
+    rehearsal: Rehearsal
+    executors: list[KernelExecutor]
+    """The run's, then those of the traces of the rehearsal."""
+
+
+def rehearse(regime: Regime, *, requests: int) -> Rehearsed:
+    config = Bench(kernels=TINY, requests=requests).config(regime, rate=None)
+    executors = []
+    make = trials._load(config)
+
+    def keep(kv: KVCache, replica: int) -> KernelExecutor:
+        executors.append(make(kv, replica))
+        return executors[-1]
+
+    rehearsal = Rehearsal(config, keep)
+    run = trials._execute(config, keep, rehearsal)
+    return Rehearsed(run.steps, rehearsal, executors)
+
+
+def test_a_run_and_its_rehearsal_take_turns() -> None:
+    both = rehearse("pressure", requests=20)
+    (own, *others) = both.executors
+    steps = both.rehearsal.steps
+    assert len(steps) == len(both.run) // TURN * TURN
+    taken_ns = [duration_ns for each in others for duration_ns in each.durations_ns]
+    assert steps.log("load").duration_ns.tolist() == taken_ns[: len(steps)]
+    assert own.durations_ns == both.run.log("load").duration_ns.tolist()
+    pools = [each.runner.pool for each in both.executors]
+    assert {pool.blocks for pool in pools} == {97}
+    assert len({pool.keys.data_ptr() for pool in pools}) == len(pools) > 1
+    assert all(each.runner.model is own.runner.model for each in others)
+
+
+def test_a_rehearsal_serves_traces_of_other_seeds() -> None:
+    bench = Bench(kernels=TINY, requests=2)
+    config = bench.config("overload", rate=None)
+    rehearsal = Rehearsal(config, trials._load(config))
+    while len(rehearsal.steps) < 300:
+        rehearsal.ran()
+    features = rehearsal.steps.log("load").features
+    prompts = iter(features[features[:, 3] > 0, 0])
+    for seed in (1, 2, 3):
+        requests = build_trace(replace(bench, seed=seed).config("overload", rate=None))
+        assert next(prompts) == min(256, sum(each.prompt_tokens for each in requests))
+
+
+def test_rows_of_a_rehearsal_share_blocks_as_those_of_the_run_do() -> None:
+    config = Bench(kernels=TINY, requests=20).config("hits", rate=None)
+    shared = []
+    make = trials._load(config)
+
+    def watch(kv: KVCache, replica: int) -> KernelExecutor:
+        executor = make(kv, replica)
+        run = executor.runner.run
+
+        def counting(step: Step) -> Ran:
+            held = [block for row in step.rows for block in row.blocks]
+            shared.append(len(held) - len(set(held)))
+            return run(step)
+
+        executor.runner.run = counting  # type: ignore[method-assign]
+        return executor
+
+    rehearsal = Rehearsal(config, watch)
+    while len(rehearsal.steps) < 40:
+        rehearsal.ran()
+    assert max(shared) > trials._SHARED_TOKENS // 16
 
 
 def test_the_gate_by_hand() -> None:
-    near = trials.gate_mean(100e6, 102e6, 105e6)
+    near = trials.gate_mean([100e6, 102e6], [104e6, 106e6])
     assert near["error_pct"] == pytest.approx(100 * (105 / 101 - 1))
     assert (near["repeat_pct"], near["allowed_pct"]) == (pytest.approx(2.0), 5.0)
+    assert (near["real"], near["predicted"]) == ([100.0, 102.0], [104.0, 106.0])
     assert near["passed"]
-    assert not trials.gate_mean(100e6, 102e6, 107e6)["passed"]
-    wide = trials.gate_mean(100e6, 80e6, 100e6)
+    assert not trials.gate_mean([100e6, 102e6], [107e6, 107e6])["passed"]
+    wide = trials.gate_mean([100e6, 80e6], [90e6, 110e6])
     assert wide["allowed_pct"] == pytest.approx(30.0)
     assert wide["passed"]
 
 
+def test_what_of_an_error_is_the_clocks() -> None:
+    """Steps fitted on themselves have none; if all had taken half as long again, a third."""
+    _, fit = trials._fit(serve_priced("overload", PRICES), "overload")
+    for slowness, total in ((1.0, 0.0), (1.5, -1 / 3)):
+        steps = serve_priced("overload", scaled(PRICES, slowness))
+        assert trials._total(fit, steps) == pytest.approx(total, abs=0.01)
+
+
+def scaled(prices: Prices, factor: float) -> Prices:
+    rows = ("decode_ns", "context_token_ns", "chunk_ns", "pair_ns")
+    return Prices(
+        curve=Curve(prices.curve.tokens, tuple(factor * ns for ns in prices.curve.ns)),
+        **{name: factor * getattr(prices, name) for name in rows},
+    )
+
+
 @pytest.fixture(scope="module")
 def pressed() -> Trial:
-    bench = Bench(kernels=TINY, requests=40, every=1)
+    bench = Bench(kernels=TINY, requests=40)
     # All come at once, however fast the machine was in a pilot.
     (trial,) = run_trials(bench, ("pressure",), requests_per_s=5e5)
     return trial
@@ -123,15 +180,15 @@ def test_under_memory_pressure(pressed: Trial) -> None:
     report = pressed.report
     assert report["schedule_identical"]
     assert report["first"]["preemptions"]["real"] > 0
-    assert report["random_steps"]["count"] > report["steps"]
-    assert len(pressed.predicted) == 40
+    assert all(0 <= report["steps"] - each["steps"] < TURN for each in report["rehearsal"])
+    assert [len(each) for each in pressed.predicted] == [40, 40]
     assert set(report["gate"]) == {"ttft_ms", "tpot_ms", "e2e_ms"}
     assert json.loads(json.dumps(report)) == report
 
 
 def test_other_decisions_are_noticed() -> None:
     config = Bench(kernels=TINY, requests=20).config("light", rate=50.0)
-    run = trials._execute(Bench(kernels=TINY), config)
+    run = trials._execute(config, trials._load(config))
     assert trials.is_identical(config, run)
     slower = [2 * duration_ns for duration_ns in run.durations_ns]
     assert not trials.is_identical(config, replace(run, durations_ns=slower))
@@ -139,28 +196,50 @@ def test_other_decisions_are_noticed() -> None:
     assert not trials.is_identical(config, replace(run, frames=late))
 
 
-def serve_texts(every: int) -> list[list[int]]:
-    """The ids of all prompts and answers, random steps in between."""
-    bench = Bench(kernels=TINY, requests=20, every=every)
-    config = bench.config("hits", rate=None)
+def serve_texts(*, rehearsed: bool) -> list[list[int]]:
+    """The ids of all prompts and answers."""
+    config = Bench(kernels=TINY, requests=20).config("hits", rate=None)
+    make = trials._load(config)
     texts: list[list[int]] = []
+    executors = []
 
-    class Keeping(Shadow):
+    def keep(kv: KVCache, replica: int) -> KernelExecutor:
+        executors.append(make(kv, replica))
+        return executors[-1]
+
+    class Keeping(Rehearsal):
+        def ran(self, *_: object) -> None:
+            if rehearsed:
+                super().ran()
+
         def ended(self, departures: list[Departure], now_ns: int) -> None:
-            texts.extend(list(executor.texts[each.sequence].ids) for each in departures)
+            texts.extend(list(executors[0].texts[each.sequence].ids) for each in departures)
 
-    shapes = Shapes(max_num_seqs=4, max_num_batched_tokens=64, lengths=[(20, 5)])
-    simulation = trials._build(resolve(config), Keeping(shapes, every=every))
-    (executor,) = simulation.kernels
-    simulation.serve(build_trace(config))
+    trials._execute(config, keep, Keeping(config, make))
     return sorted(texts)
 
 
-def test_random_steps_leave_the_run_alone() -> None:
-    """The same texts come out with and without them."""
-    texts = serve_texts(every=1)
+def test_a_rehearsal_leaves_the_run_alone() -> None:
+    """The same texts come out with and without it."""
+    texts = serve_texts(rehearsed=True)
     assert len(texts) == 20
-    assert texts == serve_texts(every=10**6)
+    assert texts == serve_texts(rehearsed=False)
+
+
+def test_no_step_pays_for_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    collected: list[bool] = []
+    sample = Runner.sample
+
+    def watching(self: Runner, logits: torch.Tensor) -> torch.Tensor:
+        collected.append(gc.isenabled())
+        return sample(self, logits)
+
+    monkeypatch.setattr(Runner, "sample", watching)
+    config = Bench(kernels=TINY, requests=20).config("light", rate=None)
+    trials._execute(config, trials._load(config))
+    assert len(collected) > 50
+    assert not any(collected)
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(
@@ -204,7 +283,7 @@ def test_without_torch(tmp_path: Path, torch_is: str) -> None:
 
 def test_command_line(tmp_path: Path) -> None:
     kept = tmp_path / "trials.json"
-    options = ["--requests", "20", "--every", "1", "--regime", "light", "--json", str(kept)]
+    options = ["--requests", "20", "--regime", "light", "--json", str(kept)]
     result = CliRunner().invoke(calibrate, ["validate", *options])
     assert result.exit_code in (0, 1), result.output
     found = TrialsFile.model_validate_json(kept.read_bytes())
@@ -248,12 +327,12 @@ def trial_of(regime: Regime, *, number: int) -> Trial:
         "steps": number,
         "first": {"preemptions": count},
         "hit_tokens": 0,
-        "gate": {"ttft_ms": trials.gate_mean(1e6, 1e6, 1e6)},
-        "random_steps": {"count": 1, "unseen_mape": 0.5},
+        "gate": {"ttft_ms": trials.gate_mean([1e6, 1e6], [1e6, 1e6])},
+        "rehearsal": [{"steps": 1000, "unseen_mape": 0.5, "run_total": 0.1}] * 2,
         "passed": True,
         "schedule_identical": True,
     }
-    return Trial(regime=regime, real=(NOTHING, NOTHING), predicted=NOTHING, report=report)
+    return Trial(regime=regime, real=(), predicted=(), report=report)
 
 
 def invoke(path: Path, *options: str) -> Result:
@@ -310,7 +389,6 @@ def test_without_a_file_nothing_is_kept(machine: Machine) -> None:
     ("options", "message"),
     [
         (["--requests", "21"], "holds trials of requests 150; allowed: 21, or another file"),
-        (["--every", "2"], "of every 3; allowed: 2,"),
         (["--seed", "1"], "of seed 0; allowed: 1,"),
         (["--dtype", "bfloat16"], "of dtype float32; allowed: bfloat16,"),
         (["--kv-cache-dtype", "int8"], "of kv_cache_dtype auto; allowed: int8,"),
