@@ -52,6 +52,9 @@ def compare_served(
             screen.print(f"{names}, on {group[0].machine['device']}", style="bold cyan")
             screen.print(f"host time: {host.ns / 1e6:.2f} ms a step ({host.said})")
             screen.print("", _tabulate(steps), "", tabulate_trials([report]), "")
+            if moving := len(group[0].moving):
+                told = f"! {moving:,} steps copied or swapped blocks first: left out above"
+                screen.print(told, style="yellow")
             if len(group) == 1:
                 screen.print("! one run: how far two differ is not known", style="yellow")
             kept.append(report | {"step_errors": [asdict(each) for each in steps]})

@@ -82,9 +82,13 @@ class StepLines:
         assert self._writer is not None
         (end_ns,) = ends_ns
         self.steps += 1
-        copies = {"copies": len(plan.copies)} if plan.copies else {}
+        moved = len(plan.copies) + sum(len(swap.blocks) for swap in plan.swaps)
         self._writer.write(
-            "step", start_ns=start_ns, duration_ns=end_ns - start_ns, spans=self._spans, **copies
+            "step",
+            start_ns=start_ns,
+            duration_ns=end_ns - start_ns,
+            spans=self._spans,
+            **({"moved_blocks": moved} if moved else {}),
         )
 
     def arrived(
@@ -108,8 +112,8 @@ class Served:
     random_steps: list[tuple[Spans, int]] = field(default_factory=list)
     """(rows, ns) of steps of no run, before it; likewise of"""
     steps: list[tuple[Spans, int]] = field(default_factory=list)
-    copies: int = 0
-    """Blocks that steps copied first."""
+    moving: list[int] = field(default_factory=list)
+    """ns of further steps, which copied or swapped blocks first: how long for is not known."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     refused: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
@@ -138,9 +142,10 @@ def read_served(path: Path) -> Served:
         match line["kind"]:
             case "random_step":
                 served.random_steps.append((line["spans"], line["duration_ns"]))
+            case "step" if line.get("moved_blocks"):
+                served.moving.append(line["duration_ns"])
             case "step":
                 served.steps.append((line["spans"], line["duration_ns"]))
-                served.copies += line.get("copies", 0)
             case "request":
                 served.requests.append(line)
             case "refused":

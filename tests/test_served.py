@@ -21,7 +21,7 @@ from experiments.config import parse_config
 from experiments.deployment import resolve
 from experiments.served import Host, find_host, group_runs, judge, step_errors
 from experiments.served_log import ServedError, StepLines, Writer, read_served
-from sim.latency import WholeSteps
+from sim.latency import Counts, Nanoseconds, WholeSteps
 from sim.plan import Plan
 
 ROOT = Path(__file__).parents[1]
@@ -160,6 +160,9 @@ def write_run(
         def durations(self, plan: Plan, k: int) -> list[int]:
             return [round(factor * ns) + host_ns for ns in clock.durations(plan, 1)]
 
+        def swap(self, out_blocks: Counts, in_blocks: Counts) -> Nanoseconds:
+            return clock.swap(out_blocks, in_blocks)
+
     lines = StepLines()
     slow = Kernels()
     simulation = build_simulation(deployment, latency=slow, observers=[lines])
@@ -189,6 +192,22 @@ def test_kernels_that_do_what_the_table_says_are_predicted(tmp_path: Path) -> No
     kinds = {(each.where, each.kind): each.steps for each in step_errors(run, TABLE, host)}
     assert sum(steps for (where, _), steps in kinds.items() if where == "run") == len(run.steps)
     assert {("random", "decode"), ("random", "prefill"), ("random", "mixed")} <= kinds.keys()
+
+
+def test_steps_that_swap_first_are_counted_and_not_judged(tmp_path: Path) -> None:
+    engine = VALUES["engine"] | {"num_gpu_blocks_override": 34, "preemption": "swap"}
+    trace = VALUES["trace"] | {"arrivals": {"kind": "at_once"}}
+    file = write_run(tmp_path / "a.jsonl", engine=engine, trace=trace)
+    steps = [line for line in file.read_text().splitlines() if '"kind":"step"' in line]
+    run = read_served(file)
+    assert len(run.moving) == sum('"moved_blocks":' in line for line in steps) > 0
+    assert len(run.steps) + len(run.moving) == len(steps)
+    found = step_errors(run, TABLE, find_host(run, TABLE, None))
+    assert all(each.off < 1e-6 for each in found)
+    assert judge([run], TABLE, Host(300_000, ""))["steps"] == len(steps)
+    command = ["calibrate", "compare-served", str(file), "--table", TABLE]
+    told = f"! {len(run.moving)} steps copied or swapped blocks first: left out above"
+    assert told in CliRunner().invoke(main, command).output
 
 
 def test_kernels_that_are_slower_are_noticed(tmp_path: Path) -> None:

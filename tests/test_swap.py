@@ -245,6 +245,13 @@ def test_host_blocks_go_out_in_order_and_come_back() -> None:
         host.check()
 
 
+def test_host_blocks_that_nobody_takes_cost_nothing() -> None:
+    host, sequence = HostTier(10**15), Sequence.of(ask(0), index=0)
+    assert host.keep(sequence, blocks=3, tokens=9) == [0, 1, 2]
+    assert host.used == 3
+    host.check()
+
+
 # --- worlds
 
 
