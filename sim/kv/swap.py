@@ -19,7 +19,7 @@ class HostTier:
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
         self._touched = 0
-        """Blocks that were ever held, from 0: only they cost anything, however large the host is."""
+        """Blocks 0 to here were ever held, and only they cost anything."""
         self._free: list[int] = []
         """Of those."""
         self._held: dict[Sequence, tuple[list[int], int]] = {}
