@@ -245,6 +245,22 @@ def test_host_blocks_go_out_in_order_and_come_back() -> None:
         host.check()
 
 
+def test_who_is_let_go_before_growing_leaves_nothing_in_the_host() -> None:
+    cache = Swapped(6, block_size=4, host=HostTier(9))
+    sequence = Sequence.of(ask(0, prompt=10), index=0)
+    cache.admit(sequence, cache.match(sequence))
+    assert cache.grow(sequence, 10)
+    sequence.computed = 10
+    cache.preempt(sequence)
+    sequence.computed = 0
+    hit = cache.match(sequence)
+    assert (hit.tokens, hit.host_tokens, cache.host.used) == (10, 10, 3)
+    cache.admit(sequence, hit)
+    cache.release(sequence)
+    assert cache.host.used == 0
+    cache.check()
+
+
 def test_host_blocks_that_nobody_takes_cost_nothing() -> None:
     host, sequence = HostTier(10**15), Sequence.of(ask(0), index=0)
     assert host.keep(sequence, blocks=3, tokens=9) == [0, 1, 2]
