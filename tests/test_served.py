@@ -7,12 +7,14 @@ import subprocess
 import sys
 from itertools import count
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 from typer.testing import CliRunner
 
 from calibrate.correction import plan_of
+from calibrate.runner import Runner, Step
 from experiments import serve_kernels
 from experiments.build import build_latency, build_simulation
 from experiments.build_trace import build_trace
@@ -107,6 +109,28 @@ def test_a_whole_file_is_kept_and_half_a_one_is_served_again(
     assert serve_kernels.main(command) == 0
     assert read_served(out).ended
     assert len(read_served(out).requests) == 6
+
+
+def test_random_steps_count_when_they_run_again() -> None:
+    """Libraries choose and load kernels the first time."""
+
+    class Clock:
+        pool = SimpleNamespace(blocks=300, block_size=16, format="float32")
+        ran: ClassVar[list[Step]] = []
+
+        def run(self, step: Step) -> SimpleNamespace:
+            self.ran.append(step)
+            return SimpleNamespace(duration_ns=len(self.ran))
+
+    config = resolve(parse_config(VALUES)).config
+    found = list(serve_kernels._run_random_steps(config, cast(Runner, Clock()), 5))
+    assert [ns for _, ns in found] == [6, 7, 8, 9, 10]
+    assert [[(row.before, len(row.ids)) for row in step.rows] for step in Clock.ran] == 2 * [
+        spans for spans, _ in found
+    ]
+    for step in Clock.ran:
+        blocks = [block for row in step.rows for block in row.blocks]
+        assert len(blocks) == len(set(blocks))
 
 
 @pytest.mark.parametrize(
