@@ -49,7 +49,10 @@ def compare_served(
             report = judge(group, table, host)
             steps = step_errors(group[0], table, host)
             names = ", ".join(run.path.name for run in group)
-            screen.print(f"{names}, on {group[0].machine['device']}", style="bold cyan")
+            screen.print(
+                f"{names}, on {group[0].machine.get('device', 'an unknown device')}",
+                style="bold cyan",
+            )
             screen.print(f"host time: {host.ns / 1e6:.2f} ms a step ({host.said})")
             screen.print("", _tabulate(steps), "", tabulate_trials([report]), "")
             if moving := len(group[0].moving):

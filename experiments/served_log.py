@@ -15,16 +15,18 @@ from sim.record import Records
 from sim.request import Request, Sequence
 
 FORMAT = 1
+_REQUEST = ("arrival_ns", "admit_ns", "first_token_ns", "finish_ns", "ttft_ns")
+_COUNTS = ("prompt_tokens", "output_tokens", "hit_tokens", "preemptions")
 _FIELDS = {
     "header": ("format", "config", "machine"),
     "random_step": ("spans", "duration_ns"),
     "step": ("spans", "start_ns", "duration_ns"),
-    "request": ("id", "arrival_ns", "first_token_ns", "finish_ns", "output_tokens", "preemptions"),
+    "request": ("id", *_REQUEST, *_COUNTS),
     "refused": ("id", "reason"),
     "end": (),
 }
-_REQUEST = ("arrival_ns", "admit_ns", "first_token_ns", "finish_ns", "ttft_ns")
-_COUNTS = ("prompt_tokens", "output_tokens", "hit_tokens", "preemptions")
+_KINDS = {"config": dict, "machine": dict, "spans": list, "id": str, "reason": str}
+"""Of fields; all others are whole numbers."""
 
 Spans = list[tuple[int, int]]
 
@@ -181,6 +183,9 @@ def _parse(path: Path, number: int, text: str) -> dict[str, Any]:
         raise _damaged(path, number, "no JSON object" if kind is None else f"kind {kind!r}")
     if missing := [name for name in _FIELDS[kind] if name not in line]:
         raise _damaged(path, number, f"kind {kind!r} without {', '.join(missing)}")
+    for name in _FIELDS[kind]:
+        if not isinstance(line[name], _KINDS.get(name, int)):
+            raise _damaged(path, number, f"kind {kind!r} with {name} {line[name]!r}")
     return dict(line)
 
 

@@ -294,6 +294,18 @@ def test_the_command(tmp_path: Path) -> None:
         ("@\n{\n", r":2: found no JSON object; allowed: header, random_step, step"),
         ('@\n{"kind":"step","spans":[]}\n', ":2: found kind 'step' without start_ns, duration_ns"),
         ('@\n{"kind":"x"}\n', ":2: found kind 'x'; allowed: header"),
+        (
+            '@\n{"kind":"step","spans":3,"start_ns":1,"duration_ns":1}\n',
+            ":2: found kind 'step' with spans 3; allowed: header",
+        ),
+        (
+            '@\n{"kind":"random_step","spans":[],"duration_ns":null}\n',
+            ":2: found kind 'random_step' with duration_ns None",
+        ),
+        (
+            '{"kind":"header","format":1,"config":3,"machine":{}}\n',
+            ":1: found kind 'header' with config 3",
+        ),
     ],
 )
 def test_damaged_files(tmp_path: Path, text: str, says: str) -> None:
