@@ -315,7 +315,7 @@ def test_what_measures_needs_nothing_of_ours_but_kernels() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     ours = [name for name in done.stdout.split() if name != "calibrate"]
-    alone = {"hf_config", "llama", "llama_shape", "llama_step", "weights"}
+    alone = {"hf_config", "llama", "llama_shape", "llama_step", "runner_parts", "weights"}
     assert {name.split(".")[1] for name in ours} == {"kernels", "measure", *alone}
 
 
