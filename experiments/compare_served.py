@@ -55,7 +55,7 @@ def compare_served(
             )
             screen.print(f"host time: {host.ns / 1e6:.2f} ms a step ({host.said})")
             screen.print("", _tabulate(steps), "", tabulate_trials([report]), "")
-            if moving := len(group[0].moving):
+            if moving := group[0].moving:
                 told = f"! {moving:,} steps copied or swapped blocks first: left out above"
                 screen.print(told, style="yellow")
             if len(group) == 1:

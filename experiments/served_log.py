@@ -114,8 +114,8 @@ class Served:
     random_steps: list[tuple[Spans, int]] = field(default_factory=list)
     """(rows, ns) of steps of no run, before it; likewise of"""
     steps: list[tuple[Spans, int]] = field(default_factory=list)
-    moving: list[int] = field(default_factory=list)
-    """ns of further steps, which copied or swapped blocks first: how long for is not known."""
+    moving: int = 0
+    """Further steps: they copied or swapped blocks first, and what of their time is not known."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     refused: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
@@ -145,7 +145,7 @@ def read_served(path: Path) -> Served:
             case "random_step":
                 served.random_steps.append((line["spans"], line["duration_ns"]))
             case "step" if line.get("moved_blocks"):
-                served.moving.append(line["duration_ns"])
+                served.moving += 1
             case "step":
                 served.steps.append((line["spans"], line["duration_ns"]))
             case "request":

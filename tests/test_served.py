@@ -224,13 +224,13 @@ def test_steps_that_swap_first_are_counted_and_not_judged(tmp_path: Path) -> Non
     file = write_run(tmp_path / "a.jsonl", engine=engine, trace=trace)
     steps = [line for line in file.read_text().splitlines() if '"kind":"step"' in line]
     run = read_served(file)
-    assert len(run.moving) == sum('"moved_blocks":' in line for line in steps) > 0
-    assert len(run.steps) + len(run.moving) == len(steps)
+    assert run.moving == sum('"moved_blocks":' in line for line in steps) > 0
+    assert len(run.steps) + run.moving == len(steps)
     found = step_errors(run, TABLE, find_host(run, TABLE, None))
     assert all(each.off < 1e-6 for each in found)
     assert judge([run], TABLE, Host(300_000, ""))["steps"] == len(steps)
     command = ["calibrate", "compare-served", str(file), "--table", TABLE]
-    told = f"! {len(run.moving)} steps copied or swapped blocks first: left out above"
+    told = f"! {run.moving} steps copied or swapped blocks first: left out above"
     assert told in CliRunner().invoke(main, command).output
 
 
@@ -268,6 +268,9 @@ def test_a_run_that_did_not_end_and_other_requests(tmp_path: Path) -> None:
     other = read_served(write_run(tmp_path / "b.jsonl"))
     other.requests[3]["arrival_ns"] += 1
     with pytest.raises(ServedError, match="found other requests than its config draws here"):
+        judge([other], TABLE, Host(0, ""))
+    other.requests.clear()
+    with pytest.raises(ServedError, match="or answered nobody"):
         judge([other], TABLE, Host(0, ""))
 
 
