@@ -5,6 +5,7 @@ Needs the standard library and torch only.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -47,9 +48,9 @@ def find_kernels(provider: str) -> Kernels:
     kernels, plain = load_kernels(provider), load_kernels("torch")
     if kernels.cache is not None and kernels.dense is not None:
         return kernels
-    return Kernels(
+    return replace(
+        kernels,
         name=f"{kernels.name} and torch",
-        attention=kernels.attention,
         cache=kernels.cache or plain.cache,
         dense=kernels.dense or plain.dense,
     )

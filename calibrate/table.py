@@ -281,6 +281,9 @@ def _check_provenance(told: Provenance) -> None:
     numbers += [ns for pairs in told.skew.values() for _, ns in pairs]
     if not all(isinstance(each, int | float) and isfinite(each) for each in numbers):
         raise ValueError("factors, step_ns, residuals or skew hold no finite numbers")
+    for batches in ([batch for batch, _ in pairs] for pairs in told.skew.values()):
+        if batches != sorted({batch for batch in batches if batch > 0}):
+            raise ValueError("skew is not by rising numbers of decodes")
     if not all(isinstance(n, int) and n > 0 for n in (told.tile, *told.query_blocks.values())):
         raise ValueError("tile or query_blocks are no whole numbers above 0")
 

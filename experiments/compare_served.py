@@ -49,9 +49,15 @@ def compare_served(
             report = judge(group, table, host)
             steps = step_errors(group[0], table, host)
             names = ", ".join(run.path.name for run in group)
-            screen.print(f"{names}, on {group[0].machine['device']}", style="bold cyan")
+            screen.print(
+                f"{names}, on {group[0].machine.get('device', 'an unknown device')}",
+                style="bold cyan",
+            )
             screen.print(f"host time: {host.ns / 1e6:.2f} ms a step ({host.said})")
             screen.print("", _tabulate(steps), "", tabulate_trials([report]), "")
+            if moving := group[0].moving:
+                told = f"! {moving:,} steps copied or swapped blocks first: left out above"
+                screen.print(told, style="yellow")
             if len(group) == 1:
                 screen.print("! one run: how far two differ is not known", style="yellow")
             kept.append(report | {"step_errors": [asdict(each) for each in steps]})

@@ -99,7 +99,7 @@ def judge(group: Sequence[Served], table: str, host: Host) -> dict[str, Any]:
         "regime": config.name,
         "files": [str(run.path) for run in group],
         "requests": len(predicted),
-        "steps": len(first.steps),
+        "steps": len(first.steps) + first.moving,
         "hit_tokens": sum(each["hit_tokens"] for each in first.requests),
         "host_ns": host.ns,
         "gate": gate,
@@ -110,7 +110,8 @@ def judge(group: Sequence[Served], table: str, host: Host) -> dict[str, Any]:
 
 
 def step_errors(run: Served, table: str, host: Host) -> list[StepErrors]:
-    """Random steps, then those of the run, by kind: of many, every so-manieth."""
+    """Random steps, then those of the run that moved no blocks first, by kind: of many, every
+    n-th."""
     clock = _clock(_settle(run.config, table, host_ns=0))
     found = []
     for where, steps in (("random", run.random_steps), ("run", run.steps)):
@@ -168,8 +169,10 @@ def _simulate(config: Config) -> pd.DataFrame:
 
 
 def _latencies_of(run: Served) -> pd.DataFrame:
-    if not run.ended:
-        raise ServedError(f"{run.path}: found a run that did not end; allowed: whole ones")
+    if not run.ended or not run.requests:
+        raise ServedError(
+            f"{run.path}: found a run that did not end, or answered nobody; allowed: whole ones"
+        )
     rows = pd.DataFrame(run.requests).set_index("id")
     decode_ns = rows["finish_ns"] - rows["first_token_ns"]
     gaps = rows["output_tokens"] - 1

@@ -15,16 +15,18 @@ from sim.record import Records
 from sim.request import Request, Sequence
 
 FORMAT = 1
+_REQUEST = ("arrival_ns", "admit_ns", "first_token_ns", "finish_ns", "ttft_ns")
+_COUNTS = ("prompt_tokens", "output_tokens", "hit_tokens", "preemptions")
 _FIELDS = {
     "header": ("format", "config", "machine"),
     "random_step": ("spans", "duration_ns"),
     "step": ("spans", "start_ns", "duration_ns"),
-    "request": ("id", "arrival_ns", "first_token_ns", "finish_ns", "output_tokens", "preemptions"),
+    "request": ("id", *_REQUEST, *_COUNTS),
     "refused": ("id", "reason"),
     "end": (),
 }
-_REQUEST = ("arrival_ns", "admit_ns", "first_token_ns", "finish_ns", "ttft_ns")
-_COUNTS = ("prompt_tokens", "output_tokens", "hit_tokens", "preemptions")
+_KINDS = {"config": dict, "machine": dict, "spans": list, "id": str, "reason": str}
+"""Of fields; all others are whole numbers."""
 
 Spans = list[tuple[int, int]]
 
@@ -82,9 +84,13 @@ class StepLines:
         assert self._writer is not None
         (end_ns,) = ends_ns
         self.steps += 1
-        copies = {"copies": len(plan.copies)} if plan.copies else {}
+        moved = len(plan.copies) + sum(len(swap.blocks) for swap in plan.swaps)
         self._writer.write(
-            "step", start_ns=start_ns, duration_ns=end_ns - start_ns, spans=self._spans, **copies
+            "step",
+            start_ns=start_ns,
+            duration_ns=end_ns - start_ns,
+            spans=self._spans,
+            **({"moved_blocks": moved} if moved else {}),
         )
 
     def arrived(
@@ -108,8 +114,8 @@ class Served:
     random_steps: list[tuple[Spans, int]] = field(default_factory=list)
     """(rows, ns) of steps of no run, before it; likewise of"""
     steps: list[tuple[Spans, int]] = field(default_factory=list)
-    copies: int = 0
-    """Blocks that steps copied first."""
+    moving: int = 0
+    """Further steps: they copied or swapped blocks first, and what of their time is not known."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     refused: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
@@ -138,9 +144,10 @@ def read_served(path: Path) -> Served:
         match line["kind"]:
             case "random_step":
                 served.random_steps.append((line["spans"], line["duration_ns"]))
+            case "step" if line.get("moved_blocks"):
+                served.moving += 1
             case "step":
                 served.steps.append((line["spans"], line["duration_ns"]))
-                served.copies += line.get("copies", 0)
             case "request":
                 served.requests.append(line)
             case "refused":
@@ -176,6 +183,9 @@ def _parse(path: Path, number: int, text: str) -> dict[str, Any]:
         raise _damaged(path, number, "no JSON object" if kind is None else f"kind {kind!r}")
     if missing := [name for name in _FIELDS[kind] if name not in line]:
         raise _damaged(path, number, f"kind {kind!r} without {', '.join(missing)}")
+    for name in _FIELDS[kind]:
+        if not isinstance(line[name], _KINDS.get(name, int)):
+            raise _damaged(path, number, f"kind {kind!r} with {name} {line[name]!r}")
     return dict(line)
 
 

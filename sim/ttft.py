@@ -125,7 +125,8 @@ def explain_ttft(facts: Facts, stays: Stays, latency: LatencyModel, alone_ns: In
     away = by_request(left.sequence[out], away_ns)
 
     swaps = facts.swaps
-    swapped = np.flatnonzero(swaps.decision <= first_token[row_of(swaps.sequence)])
+    swapped = np.flatnonzero(arrived(swaps.sequence))
+    swapped = swapped[swaps.decision[swapped] <= first_token[row_of(swaps.sequence[swapped])]]
     whose, goes_out = swaps.sequence[swapped], swaps.out[swapped]
     blocks = swaps.blocks[swapped]
     swap_ns = latency.swap(blocks * goes_out, blocks * (1 - goes_out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,11 +19,13 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
+from calibrate.kernels.__main__ import _keep
 from calibrate.kernels.__main__ import main as list_plainly
 from calibrate.kernels.cases import DECODES, MIXED, make_case
 from calibrate.kernels.check import check_kernels
 from calibrate.kernels.errors import MissingProvider, Unsupported
 from calibrate.kernels.face import Attend
+from calibrate.kernels.finding import Finding
 from calibrate.kernels.flashinfer_attention import FlashInferAttention
 from calibrate.kernels.pool import FORMATS, KVPool
 from calibrate.kernels.providers import PROVIDERS, load_kernels
@@ -237,6 +240,36 @@ def test_whatever_is_wrong_is_noticed() -> None:
         *("rms_norm", "add_norm", "rotary", "silu_mul", "linear", "greedy", "sample"),
     }
     assert [each for each in found if not each.bad] == []
+
+
+@pytest.mark.parametrize("left", ["out", "residual"])
+def test_what_is_not_written_is_noticed(left: str) -> None:
+    """A maximum of several errors must not lose the one that is no number."""
+
+    class Forgets(TorchDense):
+        def rms_norm(
+            self, x: Tensor, weight: Tensor, out: Tensor, *, residual: Tensor | None, epsilon: float
+        ) -> None:
+            super().rms_norm(x, weight, out, residual=residual, epsilon=epsilon)
+            if residual is not None:
+                (out if left == "out" else residual).fill_(torch.nan)
+
+    kernels = replace(load_kernels("torch"), dense=Forgets(), cache=None)
+    found = [each for each in check_kernels(kernels, "cpu", formats=[]) if each.bad]
+    assert {each.kernel for each in found} == {"add_norm"}
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize(("error", "told"), [(math.nan, "nan"), (math.inf, "inf"), (0.5, 0.5)])
+def test_what_is_kept_is_json(error: float, told: Any, tmp_path: Path) -> None:
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is no JSON")
+
+    out = tmp_path / "found.jsonl"
+    finding = Finding(kernel="linear", format="", dtype="float32", error=error, allowed=0.0)
+    _keep(finding, "torch", out)
+    line = json.loads(out.read_text(), parse_constant=refuse)
+    assert (line["error"], line["bad"]) == (told, True)
 
 
 def test_what_cannot_be_run_is_told_and_the_rest_is_checked() -> None:

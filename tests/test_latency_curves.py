@@ -179,6 +179,13 @@ def test_together_is_no_less_than_the_longest_and_no_more_than_apart(
         assert at_once <= BY_CONTEXT.one(tokens, 0) * slack
 
 
+def test_together_is_no_less_than_the_longest_where_larger_chunks_are_quicker() -> None:
+    """32 tokens lie a third of the way, by area, from 500 ns to 20; 16 of them alone take 500."""
+    quicker = ChunksByContext({16: Line([0, 1000], [500, 500]), 64: Line([0, 1000], [10, 20])})
+    assert quicker.one(32, 992) < 400
+    assert together(quicker, [(16, 1000)] * 2, apart=False) == (500, 32, 992)
+
+
 def test_chunks_apart_take_the_sum_of_their_times() -> None:
     parts = [(512, 0), (16, 2048), (300, 40)]
     price, tokens, before = together(BY_CONTEXT, parts, apart=True)

@@ -179,6 +179,8 @@ def test_tables_that_are_damaged(tmp_path: Path) -> None:
         ({"factors": [1]}, "factors are no mapping"),
         ({"skew": {"decode": ((2, float("nan")),)}}, "no finite numbers"),
         ({"step_ns": float("inf")}, "no finite numbers"),
+        ({"skew": {"mixed": ((4, 1.0), (2, 1.0))}}, "skew is not by rising numbers of decodes"),
+        ({"skew": {"mixed": ((0, 1.0),)}}, "skew is not by rising numbers of decodes"),
         ({"tile": 0}, "tile or query_blocks are no whole numbers above 0"),
         ({"query_blocks": {"fp8": 0.5}}, "tile or query_blocks are no whole numbers above 0"),
         ({"chunks_apart": 1}, "chunks_apart is neither true nor false"),

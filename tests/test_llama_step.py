@@ -36,15 +36,21 @@ SPANS = ((9, 1), (30, 1), (4, 7), (0, 12))
 
 
 class Seen(TorchDense):
-    """Keeps the logits that tokens are taken from, and how wide the norms are."""
+    """Keeps the logits that tokens are taken from, how wide the norms are, and where the weights
+    lie."""
 
     def __init__(self) -> None:
         self.logits: list[Tensor] = []
         self.norms: Counter[int] = Counter()
+        self.weights: list[int] = []
 
     def greedy(self, logits: Tensor, out: Tensor) -> None:
         self.logits.append(logits.clone())
         super().greedy(logits, out)
+
+    def linear(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
+        self.weights.append(weight.data_ptr())
+        super().linear(x, weight, out)
 
     def rms_norm(self, x: Tensor, *args: Any, **options: Any) -> None:
         self.norms[x.shape[-1]] += 1
@@ -100,12 +106,31 @@ def test_a_measured_step_is_the_one_that_is_run(shape: LlamaShape, format: str) 
 
 
 def test_layers_that_are_not_kept_are_those_that_are() -> None:
-    """Of weights and of the pool; each layer must run, or a step would be measured too short."""
+    """Of weights and of the pool, in turn: each layer must run, or a step would be measured too
+    short, and none twice in a row, or a cache would hold it. So do calls of attention alone."""
     deep, dense = replace(SMALL, layers=6), Seen()
-    bench = bench_of(deep, replace(TORCH, dense=dense))
+    attended: list[int] = []
+
+    def attention(rows: Rows, pool: KVPool, *, heads: int) -> Attend:
+        attend = TORCH.attention(rows, pool, heads=heads)
+
+        def seen(query: Tensor, layer: int, out: Tensor) -> None:
+            attended.append(layer)
+            attend(query, layer, out)
+
+        return seen
+
+    bench = bench_of(deep, replace(TORCH, dense=dense, attention=attention))
     assert (len(bench.model.layers), bench._pool("float32").layers) == (4, 4)
     bench.read_step(RandomStep("mixed", SPANS, "float32"))
     assert dense.norms == {32: 2 * 6 + 1}
+    place = {layer.down.data_ptr(): at for at, layer in enumerate(bench.model.layers)}
+    assert [place[each] for each in dense.weights if each in place] == [0, 1, 2, 3, 0, 1]
+    assert attended == [0, 1, 2, 3, 0, 1]
+    attended.clear()
+    for call in bench._attention("float32", SPANS):
+        call()
+    assert attended == [0, 1, 2, 3]
 
 
 def test_qwen3_is_measured_with_its_norms_of_heads(tmp_path: Path) -> None:

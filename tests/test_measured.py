@@ -21,10 +21,11 @@ from calibrate.kernels.face import Attend
 from calibrate.kernels.pool import KVPool
 from calibrate.kernels.rows import Rows
 from calibrate.llama_shape import LlamaShape
-from calibrate.measure import bench, session
+from calibrate.measure import session
 from calibrate.measure.refusals import memory_errors
 from calibrate.measured import make_table, read_measurement
 from calibrate.model import load_model, read_model
+from calibrate.runner_parts import find_kernels
 from calibrate.step_log import FitError
 from calibrate.steptime import StepTime
 from calibrate.table import Table, find_table, read_table, shipped_tables
@@ -279,7 +280,7 @@ def test_a_small_model_measured_converted_and_used(tmp_path: Path) -> None:
 def test_full_memory_in_the_middle_is_a_note_of_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernels = bench.find_kernels("torch")
+    kernels = find_kernels("torch")
 
     def attention(rows: Rows, pool: KVPool, *, heads: int) -> Attend:
         if len(rows.spans) > 1:
@@ -314,7 +315,7 @@ def test_what_measures_needs_nothing_of_ours_but_kernels() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     ours = [name for name in done.stdout.split() if name != "calibrate"]
-    alone = {"hf_config", "llama", "llama_shape", "llama_step", "weights"}
+    alone = {"hf_config", "llama", "llama_shape", "llama_step", "runner_parts", "weights"}
     assert {name.split(".")[1] for name in ours} == {"kernels", "measure", *alone}
 
 

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from itertools import count
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 from typer.testing import CliRunner
 
 from calibrate.correction import plan_of
+from calibrate.runner import Runner, Step
 from experiments import serve_kernels
 from experiments.build import build_latency, build_simulation
 from experiments.build_trace import build_trace
@@ -21,7 +23,7 @@ from experiments.config import parse_config
 from experiments.deployment import resolve
 from experiments.served import Host, find_host, group_runs, judge, step_errors
 from experiments.served_log import ServedError, StepLines, Writer, read_served
-from sim.latency import WholeSteps
+from sim.latency import Counts, Nanoseconds, WholeSteps
 from sim.plan import Plan
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +111,28 @@ def test_a_whole_file_is_kept_and_half_a_one_is_served_again(
     assert len(read_served(out).requests) == 6
 
 
+def test_random_steps_count_when_they_run_again() -> None:
+    """Libraries choose and load kernels the first time."""
+
+    class Clock:
+        pool = SimpleNamespace(blocks=300, block_size=16, format="float32")
+        ran: ClassVar[list[Step]] = []
+
+        def run(self, step: Step) -> SimpleNamespace:
+            self.ran.append(step)
+            return SimpleNamespace(duration_ns=len(self.ran))
+
+    config = resolve(parse_config(VALUES)).config
+    found = list(serve_kernels._run_random_steps(config, cast(Runner, Clock()), 5))
+    assert [ns for _, ns in found] == [6, 7, 8, 9, 10]
+    assert [[(row.before, len(row.ids)) for row in step.rows] for step in Clock.ran] == 2 * [
+        spans for spans, _ in found
+    ]
+    for step in Clock.ran:
+        blocks = [block for row in step.rows for block in row.blocks]
+        assert len(blocks) == len(set(blocks))
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
@@ -160,6 +184,9 @@ def write_run(
         def durations(self, plan: Plan, k: int) -> list[int]:
             return [round(factor * ns) + host_ns for ns in clock.durations(plan, 1)]
 
+        def swap(self, out_blocks: Counts, in_blocks: Counts) -> Nanoseconds:
+            return clock.swap(out_blocks, in_blocks)
+
     lines = StepLines()
     slow = Kernels()
     simulation = build_simulation(deployment, latency=slow, observers=[lines])
@@ -189,6 +216,22 @@ def test_kernels_that_do_what_the_table_says_are_predicted(tmp_path: Path) -> No
     kinds = {(each.where, each.kind): each.steps for each in step_errors(run, TABLE, host)}
     assert sum(steps for (where, _), steps in kinds.items() if where == "run") == len(run.steps)
     assert {("random", "decode"), ("random", "prefill"), ("random", "mixed")} <= kinds.keys()
+
+
+def test_steps_that_swap_first_are_counted_and_not_judged(tmp_path: Path) -> None:
+    engine = VALUES["engine"] | {"num_gpu_blocks_override": 34, "preemption": "swap"}
+    trace = VALUES["trace"] | {"arrivals": {"kind": "at_once"}}
+    file = write_run(tmp_path / "a.jsonl", engine=engine, trace=trace)
+    steps = [line for line in file.read_text().splitlines() if '"kind":"step"' in line]
+    run = read_served(file)
+    assert run.moving == sum('"moved_blocks":' in line for line in steps) > 0
+    assert len(run.steps) + run.moving == len(steps)
+    found = step_errors(run, TABLE, find_host(run, TABLE, None))
+    assert all(each.off < 1e-6 for each in found)
+    assert judge([run], TABLE, Host(300_000, ""))["steps"] == len(steps)
+    command = ["calibrate", "compare-served", str(file), "--table", TABLE]
+    told = f"! {run.moving} steps copied or swapped blocks first: left out above"
+    assert told in CliRunner().invoke(main, command).output
 
 
 def test_kernels_that_are_slower_are_noticed(tmp_path: Path) -> None:
@@ -226,6 +269,9 @@ def test_a_run_that_did_not_end_and_other_requests(tmp_path: Path) -> None:
     other.requests[3]["arrival_ns"] += 1
     with pytest.raises(ServedError, match="found other requests than its config draws here"):
         judge([other], TABLE, Host(0, ""))
+    other.requests.clear()
+    with pytest.raises(ServedError, match="or answered nobody"):
+        judge([other], TABLE, Host(0, ""))
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -251,6 +297,18 @@ def test_the_command(tmp_path: Path) -> None:
         ("@\n{\n", r":2: found no JSON object; allowed: header, random_step, step"),
         ('@\n{"kind":"step","spans":[]}\n', ":2: found kind 'step' without start_ns, duration_ns"),
         ('@\n{"kind":"x"}\n', ":2: found kind 'x'; allowed: header"),
+        (
+            '@\n{"kind":"step","spans":3,"start_ns":1,"duration_ns":1}\n',
+            ":2: found kind 'step' with spans 3; allowed: header",
+        ),
+        (
+            '@\n{"kind":"random_step","spans":[],"duration_ns":null}\n',
+            ":2: found kind 'random_step' with duration_ns None",
+        ),
+        (
+            '{"kind":"header","format":1,"config":3,"machine":{}}\n',
+            ":1: found kind 'header' with config 3",
+        ),
     ],
 )
 def test_damaged_files(tmp_path: Path, text: str, says: str) -> None:

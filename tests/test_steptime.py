@@ -147,6 +147,13 @@ def test_a_decode_beside_chunks_takes_a_block_of_queries() -> None:
     found = step_ns(BLOCKWISE, **plan)  # type: ignore[arg-type]
     assert found == pytest.approx(fixed_ns(260, 5) + attention, abs=1)
     assert found != pytest.approx(step_ns(PLAIN, **plan), abs=1)  # type: ignore[arg-type]
+    # More queries than were measured: the longest chunk that was, behind as much as makes the area.
+    most = int(PLAIN.parts.chunks.largest)
+    many = [20_000] * (most // 64)
+    area = 256 * 128 + 64 * sum(many)
+    attention = PLAIN.parts.chunks.one(most, area / most - most / 2)
+    found = step_ns(BLOCKWISE, decodes=many, chunks=[(0, 256)])
+    assert found == pytest.approx(fixed_ns(256 + len(many), 1 + len(many)) + attention, abs=1)
     # Measured mixed calls come first, and decodes alone are no such call.
     mixed = make_table(mixed=True, told=BLOCKWISE.table.provenance)
     assert step_ns(StepTime(mixed), **plan) == step_ns(MIXED, **plan) - MIXED.host_ns  # type: ignore[arg-type]

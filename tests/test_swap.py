@@ -31,7 +31,7 @@ from tests.served import Frames, Server, ask, serve
 from tests.test_forks import Written, watched
 from tests.test_ttft_parts import parts_of, recorded
 from tests.ttft_replay import recompute
-from tests.worlds import SmallWorld, differences, swapping, tell_apart
+from tests.worlds import SmallWorld, differences, several_answers, swapping, tell_apart
 from tests.worlds import serve as serve_world
 
 WORLDS = 240
@@ -246,6 +246,29 @@ def test_host_blocks_go_out_in_order_and_come_back() -> None:
         host.check()
 
 
+def test_who_is_let_go_before_growing_leaves_nothing_in_the_host() -> None:
+    cache = Swapped(6, block_size=4, host=HostTier(9))
+    sequence = Sequence.of(ask(0, prompt=10), index=0)
+    cache.admit(sequence, cache.match(sequence))
+    assert cache.grow(sequence, 10)
+    sequence.computed = 10
+    cache.preempt(sequence)
+    sequence.computed = 0
+    hit = cache.match(sequence)
+    assert (hit.tokens, hit.host_tokens, cache.host.used) == (10, 10, 3)
+    cache.admit(sequence, hit)
+    cache.release(sequence)
+    assert cache.host.used == 0
+    cache.check()
+
+
+def test_host_blocks_that_nobody_takes_cost_nothing() -> None:
+    host, sequence = HostTier(10**15), Sequence.of(ask(0), index=0)
+    assert host.keep(sequence, blocks=3, tokens=9) == [0, 1, 2]
+    assert host.used == 3
+    host.check()
+
+
 # --- worlds
 
 
@@ -274,6 +297,25 @@ def test_tokens_are_read_back_and_parts_recomputed() -> None:
     assert all(happened[each] for each in happened), happened
     assert len(happened) == 6
     assert min(happened["swapped"], happened["recomputed"], happened["in"]) > 10, happened
+
+
+def test_branches_are_swapped_once_they_share_nothing() -> None:
+    """Configs refuse it; a cache recomputes who may share its last block, and keeps the others."""
+    happened: Counter[str] = Counter()
+    for seed in range(16):
+        world = several_answers(random.Random(seed), forks=True)
+        need = -(-world.max_model_len // world.block_size)
+        limits = replace(world.limits, max_num_seqs=max(8, world.limits.max_num_seqs))
+        world = replace(world, limits=limits, num_blocks=1 + need + seed % 3, host_blocks=9 * need)
+        assert differences(world) == [], seed
+        _, frames = watched(world.requests, server_of(world))
+        if not len(frames["requests"]):
+            continue
+        assert recorded(frames) == recompute(frames, server_of(world)), seed
+        events = frames["events"][frames["events"]["branch"] > 0]["event"]
+        happened["preempted"] += int((events == Event.PREEMPT).sum())
+        happened["swapped"] += int((events == Event.SWAP_OUT).sum())
+    assert happened["preempted"] > happened["swapped"] > 5, happened
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))

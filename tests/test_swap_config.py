@@ -15,7 +15,7 @@ from calibrate.curves import Line
 from calibrate.device import load_device, shipped_devices
 from calibrate.host_link import PricesSwaps, SwapTime
 from calibrate.steptime import StepTime
-from calibrate.table import read_table
+from calibrate.table import Table, read_table
 from experiments.build import build_latency, build_simulation
 from experiments.cli import main as pagesim
 from experiments.config import Config, parse_config
@@ -156,10 +156,10 @@ def test_a_table_prices_swaps_as_measured() -> None:
     tiny = {"model": "tiny", "device": None, "latency": {"kind": "table", "path": "tiny-cpu"}}
     engine = {"max_num_seqs": 8, "max_num_batched_tokens": 512, "max_model_len": 2048}
     deployment = deploy("swap", engine, **tiny)
-    table = read_table("tiny-cpu")
-    (out,), (back,) = (table.of(operator) for operator in ("swap_out", "swap_in"))
-    out_ns = float(out.ns[out.axes["blocks"] == 16][0])
-    back_ns = float(back.ns[back.axes["blocks"] == 4][0])
+    rows = read_table("tiny-cpu").points.to_pylist()
+    measured_ns = {(row["operator"], row["blocks"]): row["median_ns"] for row in rows}
+    out_ns, back_ns = measured_ns["swap_out", 16], measured_ns["swap_in", 4]
+    assert out_ns != measured_ns["swap_in", 16]
     assert price(deployment, 16, 0) == round(out_ns)
     assert price(deployment, 0, 4) == round(back_ns)
     assert price(deployment, 16, 4) == round(out_ns + back_ns)
@@ -174,6 +174,23 @@ def test_a_table_prices_swaps_as_measured() -> None:
     chunks = {name: np.array([2]) for name in ("tokens", "computed_before")}
     counted = latency.outside(steps, chunks)
     assert counted == {"steps of more blocks swapped than the measured 1,024, extrapolated": 1}
+
+
+def test_as_many_are_measured_as_both_ways_were(tmp_path: Path) -> None:
+    table = read_table("tiny-cpu")
+    rows = [
+        row
+        for row in table.points.to_pylist()
+        if row["operator"] != "swap_in" or row["blocks"] <= 16
+    ]
+    path = tmp_path / "t.parquet"
+    Table.of_rows(rows, name="t", provenance=table.provenance).write(path)
+    tiny = {"model": "tiny", "device": None, "latency": {"kind": "table", "path": str(path)}}
+    engine = {"max_num_seqs": 8, "max_num_batched_tokens": 512, "max_model_len": 2048}
+    latency = build_latency(deploy("swap", engine, **tiny))
+    assert isinstance(latency, StepTime)
+    assert latency.swaps is not None
+    assert latency.swaps.most_blocks == 16
 
 
 def test_many_are_priced_as_each_of_them() -> None:

@@ -12,12 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from calibrate.kernels.errors import KernelError, Unsupported
 from calibrate.llama_shape import LlamaShape
-from calibrate.measure.bench import Bench, Pools, find_kernels
+from calibrate.measure.bench import Bench, Pools
 from calibrate.measure.grid import HOST_OPERATORS, make_grid
 from calibrate.measure.limits import Limits
 from calibrate.measure.random_steps import RandomStep
 from calibrate.measure.refusals import kernel_errors
 from calibrate.measure.timers import CpuTimer, CudaTimer, Reading, make_timer
+from calibrate.runner_parts import find_kernels
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SMALL = LlamaShape(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -58,9 +59,9 @@ def _check(provider: Provider, formats: Sequence[str], out: Path | None) -> int:
 def _keep(found: Finding, provider: str, out: Path) -> None:
     line = {"provider": provider, **asdict(found), "bad": found.bad}
     with out.open("a", encoding="utf-8") as file:
-        # Not a number, which is no JSON, is told in words.
-        if found.error is not None and found.error != found.error:
-            line["error"] = "nan"
+        # JSON has neither infinity nor what is not a number: they are told in words.
+        if found.error is not None and not math.isfinite(found.error):
+            line["error"] = str(found.error)
         file.write(json.dumps(line) + "\n")
 
 

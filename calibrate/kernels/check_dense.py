@@ -56,9 +56,9 @@ class _Parts:
             self._there(x), self._there(weight[0]), out, residual=residual, epsilon=_EPSILON
         )
         kept = residual.cpu().double()
-        return max(
-            _off(residual, x.double() + before.double()), _off(out, _normed(kept, weight[0]))
-        )
+        errors = _off(residual, x.double() + before.double()), _off(out, _normed(kept, weight[0]))
+        # Python's maximum may lose what is not a number.
+        return torch.tensor(errors).max().item()
 
     def rotary(self) -> float:
         """Of queries and keys that are views of one tensor."""

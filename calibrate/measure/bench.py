@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from calibrate.kernels.face import Attend, Kernels
 from calibrate.kernels.pool import INT8, KVPool
-from calibrate.kernels.providers import load_kernels
 from calibrate.kernels.rows import Rows
 from calibrate.llama import Llama
 from calibrate.llama_shape import LlamaShape
@@ -30,12 +29,6 @@ _TIMES_CACHE = 2
 _DEEP_BLOCKS = 2
 
 Spans = Sequence[tuple[int, int]]
-
-
-def find_kernels(name: str) -> Kernels:
-    """A provider's kernels, and pure torch where it has none. Raises KernelError."""
-    kernels, plain = load_kernels(name), load_kernels("torch")
-    return replace(kernels, cache=kernels.cache or plain.cache, dense=kernels.dense or plain.dense)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from calibrate.kernels.face import KernelError
 from calibrate.kernels.pool import FORMATS, FP8, INT8, KVPool
 from calibrate.llama_shape import LlamaShape
-from calibrate.measure.bench import LAYERS_KEPT, Bench, Pools, find_kernels
+from calibrate.measure.bench import LAYERS_KEPT, Bench, Pools
 from calibrate.measure.errors import MeasureError
 from calibrate.measure.grid import ALL_OPERATORS, make_grid, most_blocks
 from calibrate.measure.limits import Limits
@@ -19,6 +19,7 @@ from calibrate.measure.loop import Loop, Watch
 from calibrate.measure.machine import describe, find_device, free_bytes, read_clocks
 from calibrate.measure.random_steps import draw_steps
 from calibrate.measure.timers import make_timer
+from calibrate.runner_parts import find_kernels
 
 DTYPES = ("bfloat16", "float16", "float32")
 _LONGEST_CONTEXT = 32_768

@@ -19,13 +19,16 @@ class HostTier:
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
-        self._free = list(range(num_blocks))[::-1]
+        self._touched = 0
+        """Blocks 0 to here were ever held, and only they cost anything."""
+        self._free: list[int] = []
+        """Of those."""
         self._held: dict[Sequence, tuple[list[int], int]] = {}
         """Blocks, and the tokens in them."""
 
     @property
     def used(self) -> int:
-        return self.num_blocks - len(self._free)
+        return self._touched - len(self._free)
 
     def tokens(self, sequence: Sequence) -> int:
         """How many of its first tokens are here."""
@@ -33,9 +36,12 @@ class HostTier:
 
     def keep(self, sequence: Sequence, *, blocks: int, tokens: int) -> list[int] | None:
         """Blocks for a sequence that has none here; None where so many are not free."""
-        if blocks > len(self._free):
+        if self.used + blocks > self.num_blocks:
             return None
-        taken = [self._free.pop() for _ in range(blocks)]
+        again = min(blocks, len(self._free))
+        taken = [self._free.pop() for _ in range(again)]
+        taken += range(self._touched, self._touched + blocks - again)
+        self._touched += blocks - again
         self._held[sequence] = taken, tokens
         return taken
 
@@ -46,10 +52,11 @@ class HostTier:
         return blocks
 
     def check(self) -> None:
-        """Raise AssertionError unless every block is free or held, once. O(blocks)."""
+        """Raise AssertionError unless every block is free or held, once. Slow."""
         held = [block for blocks, _ in self._held.values() for block in blocks]
         found = sorted([*self._free, *held])
-        assert found == list(range(self.num_blocks)), "a host block was lost, or is there twice"
+        assert found == list(range(self._touched)), "a host block was lost, or is there twice"
+        assert self._touched <= self.num_blocks
 
 
 class Swapped(Paged):
