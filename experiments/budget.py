@@ -44,14 +44,16 @@ def list_budget(case: Case, choice: Choice, base: Setting) -> Iterator[dict[str,
 def _list_switches(case: Case, base: Setting, choice: Choice) -> Iterator[Switch]:
     """Those that change something here."""
     engine = base.deployment.config.engine
-    if any(override.startswith("latency.launch_ns=") for override in choice.overrides):
+    launched = any(override.startswith("latency.launch_ns=") for override in choice.overrides)
+    if launched:
         yield Switch("no launch time", ("latency.launch_ns=0",))
     elif base.kind != "replay":
         yield Switch("no host time", (), host_ns=0)
     if base.kind in ("profile", "aiconfigurator"):
         yield Switch("no skew of decodes", ("latency.skew=false",))
         if case.capture_sizes:
-            yield Switch("no graph padding", ("latency.capture_sizes=null",))
+            effect = "no graphs: all steps launched" if launched else "no graph padding"
+            yield Switch(effect, ("latency.capture_sizes=null",))
     if engine.async_scheduling:
         yield Switch("one batch at a time", ("engine.async_scheduling=false",))
     if engine.enable_prefix_caching:
