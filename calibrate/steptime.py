@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from calibrate.attention_curves import area_of, as_one, together
 from calibrate.curves import Floats
 from calibrate.host_link import PricesSwaps
+from calibrate.skew import Skew
 from calibrate.step_parts import Parts
 from calibrate.table_schema import COLLECTIVES
 from sim.latency import LONGEST_STRETCH, Counts, Nanoseconds
@@ -47,24 +48,30 @@ class StepTime(PricesSwaps):
         table: Table,
         *,
         host_ns: int = 0,
+        launch_ns: int = 0,
         capture_sizes: Sequence[int] = (),
         skew: bool = True,
     ) -> None:
-        """`capture_sizes`: token counts of captured CUDA graphs; larger steps run as they are.
+        """`host_ns`: of every step. `launch_ns`: what those take longer that no captured graph
+        replays, as their kernels are launched one by one; part of what a chunk takes alone.
+        `capture_sizes`: token counts of captured CUDA graphs; larger steps run as they are.
         `skew`: use what the table knows of decodes of mixed length."""
         self.host_ns = host_ns
         self.table = table
         self.parts = Parts.of(table)
         told = table.provenance
-        self.source = f"{told.source}, on {told.device}; host {host_ns} ns a step"
+        self._launch_ns = launch_ns
+        launched = f", {launch_ns} ns more where no graph is replayed" if launch_ns else ""
+        self.source = f"{told.source}, on {told.device}; host {host_ns} ns a step{launched}"
         self.notes = (*told.notes, *_list_gaps(table, self.parts))
         self._captured = sorted(set(capture_sizes))
         (cache,) = {*table.points["kv_dtype"].unique().to_pylist()} - {None}
         self._query_block = told.query_blocks.get(cache, 0)
-        known: Mapping[str, tuple[tuple[int, float], ...]] = told.skew if skew else {}
-        self._skew = _skew_of(known.get("decode"), calls=self.parts.decode_calls)
-        self._mixed_skew = _skew_of(known.get("mixed"), calls=self.parts.decode_calls)
-        self._skewed = bool(known)
+        self._skewed = skew and bool(told.skew or told.tail)
+        known = told.skew if skew else {}
+        calls, tail = self.parts.decode_calls, told.tail if skew else None
+        self._skew = Skew(known.get("decode", ()), calls=calls, tail=tail)
+        self._mixed_skew = Skew(known.get("mixed", ()), calls=calls)
 
     def durations(self, plan: Plan, k: int) -> list[int]:
         """Durations of the plan's step and of the k - 1 that repeat it.
@@ -94,18 +101,19 @@ class StepTime(PricesSwaps):
                 + round(fixed + price(context + j * growing, max(longest, members + j * longer)))
                 for j in range(k)
             ]
-        row = parts.decodes.row(n)
-        slope = self._skew(self._graph(n))
+        row, launched = parts.decodes.row(n), self._graph(n)
         if k == 1:  # the same arithmetic, without an array of one
             step_ns = row.at(context)
-            if slope:
-                step_ns += slope * (max(longest, members) - context / n)
+            if self._skewed:
+                most = max(longest, members)
+                step_ns += self._skew.one(launched, n, context, most, step_ns)
             return [self.host_ns + round(fixed + step_ns)]
         steps = _STEPS[:k]
         contexts = context + growing * steps
         steps_ns = row.at_many(contexts)
-        if slope:
-            steps_ns += slope * (np.maximum(longest, members + longer * steps) - contexts / n)
+        if self._skewed:
+            members_most = np.maximum(longest, members + longer * steps)
+            steps_ns += self._skew.many(launched, n, contexts, members_most, steps_ns)
         whole: list[int] = (self.host_ns + np.rint(fixed + steps_ns).astype(np.int64)).tolist()
         return whole
 
@@ -117,14 +125,18 @@ class StepTime(PricesSwaps):
         else:
             tokens = self._graph(n)
         fixed = parts.tokens.at(tokens) + parts.rows.at(n + len(prefills))
+        if prefills or not self._is_captured(n):
+            fixed += self._launch_ns
         if copies and parts.copies is not None:
             fixed += parts.copies.at(copies)
         return fixed
 
     def _graph(self, n: int) -> int:
         """The captured size that n decodes run in, or n."""
-        sizes = self._captured
-        return sizes[bisect_left(sizes, n)] if sizes and n <= sizes[-1] else n
+        return self._captured[bisect_left(self._captured, n)] if self._is_captured(n) else n
+
+    def _is_captured(self, n: int) -> bool:
+        return bool(self._captured) and n <= self._captured[-1]
 
     def _price_mixed(self, prefills: list[tuple[int, int]], n: int) -> Callable[[int, int], float]:
         """Attention of these chunks and n decodes, over (sum, longest) of the contexts."""
@@ -135,12 +147,13 @@ class StepTime(PricesSwaps):
             area = sum(area_of(*prefill) for prefill in prefills)
             return lambda context, _: as_one(parts.chunks, tokens, area + block * context)
         alone, chunk, before = together(parts.chunks, prefills, apart=parts.chunks_apart)
-        row, mixing, slope = parts.decodes.row(n), parts.mixing, self._mixed_skew(n)
+        row, mixing, skew = parts.decodes.row(n), parts.mixing, self._mixed_skew
 
         def price(context: int, longest: int) -> float:
-            apart, mean = alone + row.at(context), context / n
-            alike = apart if mixing is None else apart * mixing.at(chunk, before, n, mean)
-            return alike + slope * (longest - mean) if slope else alike
+            alike = alone + row.at(context)
+            if mixing is not None:
+                alike *= mixing.at(chunk, before, n, context / n)
+            return alike + skew.one(n, n, context, longest, alike) if self._skewed else alike
 
         return price
 
@@ -152,7 +165,8 @@ class StepTime(PricesSwaps):
         parts = self.parts
         attention = self._attend_alone(before, tokens)
         fixed = parts.tokens.at_many(self._padded(tokens)) + parts.rows.at(1)
-        return np.where(tokens, np.rint(fixed + attention), 0).astype(np.int64)
+        launch = np.where((tokens > 1) | (not self._captured), self._launch_ns, 0)
+        return np.where(tokens, np.rint(fixed + launch + attention), 0).astype(np.int64)
 
     def _attend_alone(self, before: NDArray[np.int64], tokens: NDArray[np.int64]) -> Floats:
         single = self.parts.decodes.row(1).at_many(before + tokens)
@@ -185,13 +199,3 @@ def _list_gaps(table: Table, parts: Parts) -> Iterator[str]:
         yield f"no points of {' and '.join(lacking)}, which take no time here"
     if parts.mixing is not None and parts.mixing.filled:
         yield f"mixed points missing from the grid, priced as apart: {parts.mixing.filled:,}"
-
-
-def _skew_of(known: Sequence[tuple[int, float]] | None, *, calls: float) -> Callable[[int], float]:
-    """ns of a step per token of the longest context beyond the mean, by number of decodes: linear
-    between the known ones; 0 where none are known."""
-    if not known:
-        return lambda _: 0.0
-    batches, slopes = zip(*known, strict=True)
-    line = (calls * np.interp(np.arange(batches[-1] + 1), batches, slopes)).tolist()
-    return lambda n: float(line[min(n, batches[-1])])

@@ -45,6 +45,9 @@ class Provenance:
     skew: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     """What one call takes longer for each token by which the longest context exceeds the mean:
     (batch, ns) in rising order, for `decode` and `mixed` steps."""
+    tail: Mapping[str, float] = field(default_factory=dict)
+    """Of decodes that the kernel does not split: `at_once`, `share` (`calibrate.skew`); `skew` then
+    knows those that it splits."""
     query_blocks: Mapping[str, int] = field(default_factory=dict)
     """Queries that attention computes at a time, by KV dtype: where the table has no mixed calls,
     a call with chunks takes each decode for so many. Without: decodes cost what they do alone."""
@@ -272,15 +275,17 @@ def _check_provenance(told: Provenance) -> None:
             raise ValueError(f"{name} is no text")
     if not all(isinstance(note, str) for note in told.notes):
         raise ValueError("notes are no texts")
-    for name in ("versions", "settings", "factors", "residuals", "query_blocks"):
+    for name in ("versions", "settings", "factors", "residuals", "query_blocks", "tail"):
         if not isinstance(getattr(told, name), dict):
             raise ValueError(f"{name} are no mapping")
     if not isinstance(told.chunks_apart, bool):
         raise ValueError("chunks_apart is neither true nor false")
-    numbers = [*told.factors.values(), *told.residuals.values(), told.step_ns]
+    numbers = [*told.factors.values(), *told.residuals.values(), *told.tail.values(), told.step_ns]
     numbers += [ns for pairs in told.skew.values() for _, ns in pairs]
     if not all(isinstance(each, int | float) and isfinite(each) for each in numbers):
-        raise ValueError("factors, step_ns, residuals or skew hold no finite numbers")
+        raise ValueError("factors, step_ns, residuals, skew or tail hold no finite numbers")
+    if told.tail and not (set(told.tail) == {"at_once", "share"} and min(told.tail.values()) >= 0):
+        raise ValueError("tail has other keys than at_once and share, or one below 0")
     for batches in ([batch for batch, _ in pairs] for pairs in told.skew.values()):
         if batches != sorted({batch for batch in batches if batch > 0}):
             raise ValueError("skew is not by rising numbers of decodes")

@@ -28,7 +28,7 @@ def list_budget(case: Case, choice: Choice, base: Setting) -> Iterator[dict[str,
 
     A switch that the config refuses has `refused` instead, with the reason.
     """
-    for switch in _list_switches(case, base):
+    for switch in _list_switches(case, base, choice):
         told = {"effect": switch.effect, "set": list(switch.overrides)}
         host_ns = choice.host_ns if switch.host_ns is None else switch.host_ns
         changed = replace(choice, overrides=(*choice.overrides, *switch.overrides), host_ns=host_ns)
@@ -41,15 +41,19 @@ def list_budget(case: Case, choice: Choice, base: Setting) -> Iterator[dict[str,
         yield {**told, **compare(case.real, served.predicted)}
 
 
-def _list_switches(case: Case, base: Setting) -> Iterator[Switch]:
+def _list_switches(case: Case, base: Setting, choice: Choice) -> Iterator[Switch]:
     """Those that change something here."""
     engine = base.deployment.config.engine
-    if base.kind != "replay":
+    launched = any(override.startswith("latency.launch_ns=") for override in choice.overrides)
+    if launched:
+        yield Switch("no launch time", ("latency.launch_ns=0",))
+    elif base.kind != "replay":
         yield Switch("no host time", (), host_ns=0)
     if base.kind in ("profile", "aiconfigurator"):
         yield Switch("no skew of decodes", ("latency.skew=false",))
         if case.capture_sizes:
-            yield Switch("no graph padding", ("latency.capture_sizes=null",))
+            effect = "no graphs: all steps launched" if launched else "no graph padding"
+            yield Switch(effect, ("latency.capture_sizes=null",))
     if engine.async_scheduling:
         yield Switch("one batch at a time", ("engine.async_scheduling=false",))
     if engine.enable_prefix_caching:

@@ -38,6 +38,7 @@ def build_table_latency(
     return StepTime(
         settled,
         host_ns=options.host_ns,
+        launch_ns=options.launch_ns,
         capture_sizes=options.capture_sizes or (),
         skew=options.skew,
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["profile", "aiconfigurator", "steps", "replay", "roofline"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Fitted = Literal["host_ns", "launch_ns"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,8 @@ class Choice:
     """The unpacked wheel of aiconfigurator-core; None: the installed one."""
     host_ns: int | None = None
     """Host time of every step; None: the step model's own, and none beside kernels."""
+    fitted: Fitted = "host_ns"
+    """What `Setting.build` is given."""
     overrides: tuple[str, ...] = ()
     """Values of the config to replace, as `engine.x=y` or `latency.x=y`."""
 
@@ -43,7 +46,7 @@ class Setting:
     kind: Kind
     deployment: Deployment
     build: Callable[[int | None], LatencyModel]
-    """The clock under a host time in ns; None: the one that was asked for."""
+    """The clock under a host time, or what else is fitted, in ns; None: what was asked for."""
     notes: tuple[str, ...]
     requests: Sequence[Request] | None = None
     """The case's own at other arrivals, where recorded steps are replayed."""
@@ -55,6 +58,8 @@ def set_up(case: Case, choice: Choice) -> Setting:
     from experiments.build import build_latency
 
     kind = _choose(case, choice)
+    if choice.fitted == "launch_ns" and kind not in ("profile", "aiconfigurator"):
+        raise ConfigError(f"--fit-launch: found times from {kind}; allowed: from kernels' tables")
     if kind == "replay":
         return _replay(case, choice)
     deployment, notes = deploy(case, choice, kind)
@@ -66,7 +71,7 @@ def set_up(case: Case, choice: Choice) -> Setting:
     def build(host_ns: int | None) -> LatencyModel:
         if host_ns is None:
             return build_latency(deployment)
-        under = latency.model_copy(update={"host_ns": host_ns})
+        under = latency.model_copy(update={choice.fitted: host_ns})
         changed = deployment.config.model_copy(update={"latency": under})
         return build_latency(replace(deployment, config=changed))
 

@@ -23,7 +23,7 @@ _CLOSE_NS = 1_000
 class HostFit:
     """What came of it."""
 
-    host_ns: int
+    ns: int
     first: pd.Index
     """Ids of the requests that it was fitted on: those that arrived first."""
     second: pd.Index
@@ -56,7 +56,7 @@ def fit_host(real: pd.DataFrame, predict: Predict) -> HostFit:
 
     low, high = 0, _FIRST_STEP_NS
     if excess_ns(low) >= 0:
-        return HostFit(host_ns=0, first=first, second=second, runs=runs, floored=True)
+        return HostFit(ns=0, first=first, second=second, runs=runs, floored=True)
     while excess_ns(high) < 0:
         low, high = high, 2 * high
         if high > _LONGEST_NS:
@@ -64,4 +64,4 @@ def fit_host(real: pd.DataFrame, predict: Predict) -> HostFit:
     while high - low > _CLOSE_NS:
         middle = (low + high) // 2
         low, high = (low, middle) if excess_ns(middle) >= 0 else (middle, high)
-    return HostFit(host_ns=high, first=first, second=second, runs=runs, floored=False)
+    return HostFit(ns=high, first=first, second=second, runs=runs, floored=False)

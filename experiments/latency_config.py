@@ -86,6 +86,9 @@ class Measured(Clock):
     """Of the weights; null: what the table has, and bfloat16 from aiconfigurator."""
     host_ns: Duration = 0
     """Host time of every step during which the GPU idles: tables know kernels alone."""
+    launch_ns: Duration = 0
+    """What steps take longer that no captured graph replays, whose kernels are launched one by one:
+    those with chunks, and decodes beyond `capture_sizes`."""
     capture_sizes: list[Count] | None = None
     """Token counts of captured CUDA graphs, to which steps of decodes alone are padded; null: no
     padding."""

@@ -51,6 +51,13 @@ def validate(
             "--fit-host", help="Fit it on the first half of the requests; the second half judges."
         ),
     ] = False,
+    launching: Annotated[
+        bool,
+        typer.Option(
+            "--fit-launch",
+            help="Fit what steps take longer that no graph replays, likewise.",
+        ),
+    ] = False,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -82,9 +89,15 @@ def validate(
         from experiments.validation import Asked, validate_case
 
         choice = _choose(
-            latency, steps_of, tables, host_ms, fitting=fitting, overrides=overrides or ()
+            latency,
+            steps_of,
+            tables,
+            host_ms,
+            fitting=fitting,
+            launching=launching,
+            overrides=overrides or (),
         )
-        asked = Asked(fitting=fitting, budget=budget, events=events)
+        asked = Asked(fitting=fitting or launching, budget=budget, events=events)
         done = [
             validate_case(case, choice, asked)
             for case in count_aloud(cases, "predicting", total=len(cases))
@@ -110,6 +123,7 @@ def _choose(
     host_ms: float | None,
     *,
     fitting: bool,
+    launching: bool,
     overrides: Sequence[str],
 ) -> Choice:
     from calibrate.naming import did_you_mean
@@ -119,6 +133,8 @@ def _choose(
     if latency is not None and kind is None:
         known: dict[str, str] = {name: name for name in KINDS}
         raise ConfigError(f"--latency: found {latency!r}; {did_you_mean(latency, known)}")
+    if fitting and launching:
+        raise ConfigError("--fit-launch: found it beside --fit-host; allowed: one of them")
     if fitting and (host_ms is not None or kind == "replay"):
         beside = "--host-ms" if host_ms is not None else "--latency replay"
         raise ConfigError(f"--fit-host: found it beside {beside}; allowed: one of them")
@@ -129,6 +145,7 @@ def _choose(
         steps_of=steps_of,
         tables=tables,
         host_ns=None if host_ms is None else round(host_ms * _NS_PER_MS),
+        fitted="launch_ns" if launching else "host_ns",
         overrides=tuple(overrides),
     )
 

@@ -33,7 +33,8 @@ def _list_comparisons(report: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, 
         yield report, kind
     else:
         yield fitted["unfitted"], f"{kind}, unfitted"
-        host = f"host {fitted['host_ns'] / 1e6:.2f} ms"
+        what = "launch" if "launch_ns" in fitted else "host"
+        host = f"{what} {fitted[f'{what}_ns'] / 1e6:.2f} ms"
         yield fitted["second_half"], f"{kind}, {host}, second half"
         yield report, f"{kind}, {host}, all"
     for name, other in report["others"].items():

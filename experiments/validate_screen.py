@@ -107,9 +107,14 @@ def _tabulate_totals(report: Mapping[str, Any]) -> Table:
 def _say_fit(fitted: Mapping[str, Any]) -> str:
     if fitted["floored"]:
         return "Nothing fitted: even without host time the first half is predicted too long."
+    name, what, where = (
+        ("launch_ns", "Launch time", "step that no graph replays")
+        if "launch_ns" in fitted
+        else ("host_ns", "Host time", "step")
+    )
     return (
-        f"Host time fitted on the first half of the requests: {say_time(fitted['host_ns'] / 1e6)} a"
-        f" step, instead of {say_time(fitted['unfitted_host_ns'] / 1e6)}"
+        f"{what} fitted on the first half of the requests: {say_time(fitted[name] / 1e6)} a"
+        f" {where}, instead of {say_time(fitted[f'unfitted_{name}'] / 1e6)}"
         f" ({fitted['simulations']} simulations). The second half judges it:"
     )
 

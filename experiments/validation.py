@@ -50,19 +50,18 @@ def validate_case(folder: Path, choice: Choice, asked: Asked) -> Validation:
     case = read_case(folder)
     setting = set_up(case, choice)
     fit = _fit(case, setting) if asked.fitting else None
-    clock = setting.build(None if fit is None else fit.host_ns)
+    clock = setting.build(None if fit is None else fit.ns)
     served = serve(case, setting.deployment, clock, requests=setting.requests)
     others = _list_others(case)
     report: dict[str, Any] = {
         **_report(case, setting, clock, served),
-        "fitted": None if fit is None else _judge(case, setting, fit, served.predicted),
+        "fitted": None if fit is None else _judge(case, setting, choice, fit, served.predicted),
         "others": {name: compare(case.real, frame) for name, frame in others.items()},
         "kv_blocks": estimate_blocks(case, setting.deployment),
         "options": setting.deployment.config.engine.model_dump(mode="json"),
     }
     if asked.budget:
-        host_ns = clock.host_ns
-        report["budget"] = list(list_budget(case, replace(choice, host_ns=host_ns), setting))
+        report["budget"] = list(list_budget(case, _fix(choice, fit, clock), setting))
     if asked.events:
         report["events"] = replay_events(case, setting.deployment, clock)
     return Validation(case=case, predicted=served.predicted, others=others, report=report)
@@ -100,20 +99,30 @@ def _report(case: Case, setting: Setting, clock: LatencyModel, served: Served) -
 
 
 def _fit(case: Case, setting: Setting) -> HostFit:
-    return fit_host(case.real, lambda host_ns: _predict(case, setting, host_ns))
+    return fit_host(case.real, lambda ns: _predict(case, setting, ns))
 
 
-def _predict(case: Case, setting: Setting, host_ns: int | None) -> pd.DataFrame:
-    clock = setting.build(host_ns)
+def _fix(choice: Choice, fit: HostFit | None, clock: LatencyModel) -> Choice:
+    """The same with what was fitted as if it had been asked for."""
+    if fit is None or choice.fitted == "host_ns":
+        return replace(choice, host_ns=clock.host_ns)
+    return replace(choice, overrides=(*choice.overrides, f"latency.launch_ns={fit.ns}"))
+
+
+def _predict(case: Case, setting: Setting, ns: int | None) -> pd.DataFrame:
+    clock = setting.build(ns)
     return serve(case, setting.deployment, clock, requests=setting.requests).predicted
 
 
-def _judge(case: Case, setting: Setting, fit: HostFit, fitted: pd.DataFrame) -> dict[str, Any]:
-    """Both halves under the fitted host time, and under the one that was there before."""
+def _judge(
+    case: Case, setting: Setting, choice: Choice, fit: HostFit, fitted: pd.DataFrame
+) -> dict[str, Any]:
+    """Both halves under the fitted time, and under the one that was there before."""
     before = _predict(case, setting, None)
+    unfitted_ns = setting.build(None).host_ns if choice.fitted == "host_ns" else 0
     return {
-        "host_ns": fit.host_ns,
-        "unfitted_host_ns": setting.build(None).host_ns,
+        choice.fitted: fit.ns,
+        f"unfitted_{choice.fitted}": unfitted_ns,
         "how": "the sum of end-to-end times of the requests that arrived first",
         "simulations": fit.runs,
         "floored": fit.floored,

@@ -114,13 +114,13 @@ def test_host_time_is_found_again(case: Case) -> None:
 
     truth = predict(2_345_000)
     fit = fit_host(truth, predict)
-    assert fit.host_ns == pytest.approx(2_345_000, rel=0.03)
+    assert fit.ns == pytest.approx(2_345_000, rel=0.03)
     assert not fit.floored
     assert [*fit.first, *fit.second] == list(truth.index)
     # The second half has no part in it.
     altered = truth.copy()
     altered.loc[fit.second, "e2e"] *= 3
-    assert fit_host(altered, predict).host_ns == fit.host_ns
+    assert fit_host(altered, predict).ns == fit.ns
     short = truth.copy()
     short["e2e"] = predict(0)["e2e"] / 2
     assert fit_host(short, predict).floored

@@ -14,9 +14,8 @@ from calibrate.device import load_device
 from calibrate.importers.aic_attention import cool
 from calibrate.importers.aic_wheel import DISTRIBUTION
 from calibrate.importers.aiconfigurator import import_aiconfigurator
-from calibrate.importers.flash_attention import find_splits_to
+from calibrate.importers.flash_attention import find_at_once
 from calibrate.importers.llmservingsim import import_llmservingsim
-from calibrate.importers.profile_skew import _step_at
 from calibrate.importers.vidur import import_vidur
 from calibrate.model import Model, load_model
 from calibrate.steptime import StepTime
@@ -119,28 +118,34 @@ def test_decodes_measured_in_l2_are_taken_from_the_line_of_others() -> None:
     assert (found[5:], changed) == ([(2, 5, None), (16, 90, None)], 1)
 
 
-def test_decodes_are_split_up_to_a_batch() -> None:
-    assert find_splits_to("RTX PRO 6000", 8) == 37  # 37 x 8 < 0.8 x 2 x 188 <= 38 x 8
-    assert find_splits_to("RTX PRO 6000", 4) == 75
-    assert find_splits_to("a GPU", 8) is None
-    skew = ((8, 0.5), (32, 1.5), (64, 14.0))
-    assert _step_at(37, skew) == ((8, 0.5), (32, 1.5), (37, 1.5), (38, 14.0), (64, 14.0))
-    assert _step_at(32, skew) == ((8, 0.5), (32, 1.5), (33, 14.0), (64, 14.0))
-    assert _step_at(64, skew) == _step_at(7, skew) == skew
+def test_room_for_whole_sequences() -> None:
+    assert find_at_once("RTX PRO 6000", 8) == 47  # two blocks on 188 multiprocessors
+    assert find_at_once("RTX PRO 6000", 4) == 94
+    assert find_at_once("a GPU", 8) is None
+
+
+def test_llmservingsim_of_whole_sequences(tmp_path: Path) -> None:
+    """Batches that are not split give the law's share, the others their slopes."""
+    folder = llmservingsim(tmp_path, gpu="RTX PRO 6000")
+    # The longest takes 47 x 4,000 / (64 x 1,000) = 2.9375 of the time, the mean 47 / 64.
+    longer = 0.1 * (2.9375 - 0.5 - (47 / 64) ** 2 / 2)
+    rows = ["pure,2,24,40,33,41.25", f"pure,64,1000,4000,100,{100 * (1 + longer)}"]
+    text = "\n".join(["regime,n,kv_mean,kv_big,t_mean_us,t_skew_us", *rows]) + "\n"
+    (folder / "tp1" / "skew.csv").write_text(text)
+    told = import_llmservingsim(folder, LLAMA).provenance
+    assert told.tail == {"at_once": 47.0, "share": pytest.approx(0.1)}
+    assert [batch for batch, _ in told.skew["decode"]] == [2]
 
 
 @needs_shared
-@pytest.mark.parametrize(("tp", "splits_to"), [(1, 37), (2, 75)])
-def test_whole_sequences_pay_for_their_longest(tp: int, splits_to: int) -> None:
-    """Next to nothing up to the last batch that is split, 14 ns a token behind it; in calls with
-    chunks, which never split decodes, at every batch."""
-    skew = import_llmservingsim(PROFILE, LLAMA, tensor_parallel_size=tp).provenance.skew
-    split, whole = (
-        [ns for n, ns in skew["decode"] if (n <= splits_to) == below] for below in (True, False)
-    )
-    assert max(split) < 3
-    assert all(7 < ns < 16 for ns in whole)
-    assert all(10 < ns < 21 for _, ns in skew["mixed"])
+@pytest.mark.parametrize(("tp", "at_once"), [(1, 47.0), (2, 94.0)])
+def test_whole_sequences_pay_for_their_longest(tp: int, at_once: float) -> None:
+    """Next to nothing for batches that are split; the same share with one GPU and with two; in
+    calls with chunks, which never split decodes, as much a token at every batch."""
+    told = import_llmservingsim(PROFILE, LLAMA, tensor_parallel_size=tp).provenance
+    assert max(ns for _, ns in told.skew["decode"]) < 3
+    assert all(10 < ns < 21 for _, ns in told.skew["mixed"])
+    assert told.tail == {"at_once": at_once, "share": pytest.approx(0.091, abs=0.003)}
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,44 @@ def test_skew_of_a_mixed_step() -> None:
     assert step_ns(SKEWED, **plan) == pytest.approx(mean + LAYERS * 7.5 * 1500, abs=1)  # type: ignore[arg-type]
 
 
+def test_the_longest_of_whole_sequences_runs_on_alone() -> None:
+    told = replace(TOLD, skew=SKEW, tail={"at_once": 4.0, "share": 0.1})
+    waiting = StepTime(make_table(told=told))
+    alike = LAYERS * decode_ns(4, 1000)
+    # Room for four: the longest takes 4 x 2,500 / 4,000 of the time, 2.5, and the mean 1.
+    expected = fixed_ns(4, 4) + alike * (1 + 0.1 * (2.5 - 0.5 - 1 / 2))
+    assert step_ns(waiting, decodes=[500, 500, 500, 2500]) == round(expected)
+    # Sixteen of 1,000 and less: 4 x 1,000 / 8,000.
+    alike = LAYERS * decode_ns(16, 500)
+    expected = fixed_ns(16, 16) + alike * (1 + 0.1 * (0.5**2 - 0.25**2) / 2)
+    assert step_ns(waiting, decodes=[1000, *[466] * 14, 476]) == round(expected)
+    # Of three, fewer than 0.8 x 4, the kernel splits the keys.
+    split = StepTime(make_table(told=replace(TOLD, skew=SKEW)))
+    for decodes in ([500, 500, 2000], [1000] * 3):
+        assert step_ns(waiting, decodes=decodes) == step_ns(split, decodes=decodes)
+    check_latency_model(waiting)
+
+
+def test_steps_that_no_graph_replays_are_launched() -> None:
+    plain, launched = (
+        StepTime(make_table(mixed=True), capture_sizes=(1, 8), launch_ns=ns) for ns in (0, 5_000)
+    )
+    for plan, more in (
+        ({"decodes": [100] * 8}, 0),
+        ({"decodes": [100] * 9}, 5_000),
+        ({"decodes": [100], "chunks": [(0, 2)]}, 5_000),
+        ({"chunks": [(0, 1)]}, 0),
+    ):
+        found = step_ns(launched, **plan) - step_ns(plain, **plan)  # type: ignore[arg-type]
+        assert found == pytest.approx(more, abs=1)
+    one, two = (step_ns(launched, chunks=[(0, n)]) for n in (1, 2))
+    assert launched.alone(0, np.array([0, 1, 2])).tolist() == [0, one, two]
+    without = StepTime(make_table(), launch_ns=5_000)
+    assert step_ns(without, decodes=[100]) == step_ns(PLAIN, decodes=[100]) + 5_000
+    assert "5000 ns more where no graph is replayed" in launched.source
+    check_latency_model(launched)
+
+
 def test_a_decode_beside_chunks_takes_a_block_of_queries() -> None:
     # 256 queries behind nothing and four blocks of 64 behind 1,000 tokens, as one chunk.
     area = 256 * 128 + 4 * 64 * 1000

@@ -150,6 +150,14 @@ def test_markdown(tmp_path: Path) -> None:
     assert "| no whole-sequence gate | " in budget
 
 
+def test_launch_time_instead_of_host_time(tmp_path: Path) -> None:
+    case = write_kernel_case(tmp_path / "tiny")
+    said = "--fit-launch: found times from roofline; allowed: from kernels' tables"
+    assert said in flat(validate(case, "--latency", "roofline", "--fit-launch").output)
+    both = validate(case, "--latency", "roofline", "--fit-launch", "--fit-host").output
+    assert "--fit-launch: found it beside --fit-host; allowed: one of them" in flat(both)
+
+
 def test_blocks_that_were_recorded_and_blocks_that_are_derived(tmp_path: Path) -> None:
     case = write_kernel_case(tmp_path / "tiny")
     told = report(case, "--latency", "roofline", "--budget")

@@ -23,18 +23,23 @@ def error(validation: Validation, metric: str, statistic: str) -> float:
 
 
 @needs_shared
-def test_kernels_of_llmservingsim_predict_vllm_on_their_gpu() -> None:
-    told = predict(RTX.name, Choice(host_ns=527_000))
+@pytest.mark.parametrize(
+    "choice",
+    [Choice(host_ns=645_000), Choice(overrides=("latency.launch_ns=3650000",))],
+    ids=["host time of every step", "launch time of steps without a graph"],
+)
+def test_kernels_of_llmservingsim_predict_vllm_on_their_gpu(choice: Choice) -> None:
+    told = predict(RTX.name, choice)
     for metric, limits in {
-        "ttft": {"mean": 0.5, "p50": 4, "p90": 0.6, "p95": 1.2, "p99": 1.3},
-        "ttft_from_queued": {"mean": 0.5, "p50": 4, "p90": 0.7, "p95": 1.2, "p99": 1.4},
-        "tpot": {"mean": 1, "p50": 2, "p90": 1.7, "p95": 1.4, "p99": 1.7},
-        "e2e": {"mean": 0.8, "p50": 1.3, "p90": 0.9, "p95": 1.3, "p99": 1.1},
+        "ttft": {"mean": 0.5, "p50": 3, "p90": 0.6, "p95": 0.5, "p99": 1.3},
+        "ttft_from_queued": {"mean": 0.5, "p50": 3, "p90": 0.7, "p95": 0.5, "p99": 1.5},
+        "tpot": {"mean": 0.8, "p50": 1.5, "p90": 1.2, "p95": 1, "p99": 1.3},
+        "e2e": {"mean": 0.6, "p50": 0.9, "p90": 0.9, "p95": 1, "p99": 0.9},
     }.items():
         for statistic, limit in limits.items():
             assert abs(error(told, metric, statistic)) <= limit, (metric, statistic)
     each = told.report["per_request_mape_pct"]
-    assert each["e2e_ms"] < 1.4
+    assert each["e2e_ms"] < 1
     assert each["ttft_ms"] < 7  # 15 with one batch at a time
     assert told.report["options"]["async_scheduling"]
     assert told.report["preemptions"]["predicted"] == 0

@@ -3,8 +3,6 @@ csrc/flash_attn; vLLM's attention on GPUs other than Hopper and data-centre Blac
 
 from __future__ import annotations
 
-from math import ceil
-
 from calibrate.device import DeviceError, load_device
 
 QUERY_BLOCK = 64
@@ -13,15 +11,11 @@ call with chunks a decode's single query takes a whole block, for every head; by
 take the queries of a KV head's group together."""
 
 
-def find_splits_to(gpu: str, kv_heads: int) -> int | None:
-    """The largest batch of decodes that it splits; None for an unknown GPU.
-
-    It shares a sequence's keys out among blocks while sequences x KV heads are fewer than 0.8 x
-    2 x multiprocessors (`num_splits_heuristic`). Whole sequences leave multiprocessors idle while
-    the longest one runs. Nothing is split in a call with chunks.
-    """
+def find_at_once(gpu: str, kv_heads: int) -> float | None:
+    """How many sequences it has room for at once: two blocks on each multiprocessor, one for each
+    KV head of a sequence (as its `num_splits_heuristic` counts); None for an unknown GPU."""
     try:
         multiprocessors = load_device(gpu).multiprocessors
     except DeviceError:
         return None
-    return ceil(1.6 * multiprocessors / kv_heads) - 1
+    return 2 * multiprocessors / kv_heads

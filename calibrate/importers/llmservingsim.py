@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from calibrate.importers.flash_attention import find_splits_to
+from calibrate.importers.flash_attention import find_at_once
 from calibrate.importers.profile_file import find, need, read_csv
 from calibrate.importers.profile_skew import read_skew
 from calibrate.model import Model
@@ -82,9 +82,9 @@ def import_llmservingsim(path: str | Path, model: Model, *, tensor_parallel_size
         tile=TILE,
     )
     table = Table.of_rows(({**common, **row} for row in rows), name=str(folder), provenance=told)
-    splits_to = find_splits_to(told.device, max(1, model.kv_heads // tensor_parallel_size))
-    skew = read_skew(tp, decodes_of(only(table, "attention_decode")), splits_to=splits_to)
-    return replace(table, provenance=replace(told, skew=skew))
+    at_once = find_at_once(told.device, max(1, model.kv_heads // tensor_parallel_size))
+    skew, tail = read_skew(tp, decodes_of(only(table, "attention_decode")), at_once=at_once)
+    return replace(table, provenance=replace(told, skew=skew, tail=tail))
 
 
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16"}

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calibrate.attention_curves import Decodes
 from calibrate.importers.profile_file import need, read_csv
+from calibrate.skew import SPLIT_BELOW, alone
 from calibrate.table_schema import TableError
 
 Pairs = tuple[tuple[int, float], ...]
@@ -22,18 +24,19 @@ _MEASURED = ("kv_mean", "kv_big", "t_mean_us", "t_skew_us")
 _REGIMES = {"decode": "pure", "mixed": "mixed"}
 
 
-def read_skew(folder: Path, decodes: Decodes, *, splits_to: int | None) -> dict[str, Pairs]:
-    """By number of decodes, nanoseconds of one call for each token by which the longest context
-    exceeds the mean: the best fit, relatively; never below 0. Empty where nothing was measured.
+def read_skew(
+    folder: Path, decodes: Decodes, *, at_once: float | None
+) -> tuple[dict[str, Pairs], dict[str, float]]:
+    """A table's `skew` and `tail`: the best fits, relatively; never below 0. Empty where nothing
+    was measured.
 
     `decodes`: one call over equal contexts, in ns. Times of skew.csv are sums over repetitions,
-    so they are scaled to agree with it. `splits_to`: the largest batch whose sequences the kernel
-    shares out among blocks; between a measured batch that it splits and one that it does not,
-    either's value holds up to there.
+    so they are scaled to agree with it. `at_once`: for how many whole sequences the kernel has
+    room, if it is known; it splits those of smaller batches, and the law of the others is fitted.
     """
     path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
     if path is None:
-        return {}
+        return {}, {}
     frame = read_csv(path, _MEASURED, whole=("n",))
     need(frame, path, ("regime",))
     pure = frame[frame["regime"] == _REGIMES["decode"]]
@@ -49,23 +52,28 @@ def read_skew(folder: Path, decodes: Decodes, *, splits_to: int | None) -> dict[
         pairs = tuple((int(n), per_us * _fit(points)) for n, points in batches)
         if pairs:
             skew[kind] = pairs
-    if splits_to is not None:
-        skew["decode"] = _step_at(splits_to, skew["decode"])
-    return skew
+    whole = pure[pure["n"] >= SPLIT_BELOW * at_once] if at_once else pure.iloc[:0]
+    if at_once is None or whole.empty:
+        return skew, {}
+    skew["decode"] = tuple(pair for pair in skew["decode"] if pair[0] < SPLIT_BELOW * at_once)
+    return skew, {"at_once": at_once, "share": _fit_share(whole, at_once)}
 
 
 def _fit(points: Any) -> float:
     """Microseconds per token."""
     mean_us = points["t_mean_us"].to_numpy()
     beyond = (points["kv_big"].to_numpy() - points["kv_mean"].to_numpy()) / mean_us
-    longer = points["t_skew_us"].to_numpy() / mean_us - 1
-    return max(0.0, float(beyond @ longer / (beyond @ beyond))) if beyond.any() else 0.0
+    return _slope(beyond, points)
 
 
-def _step_at(last: int, pairs: Pairs) -> Pairs:
-    below = [pair for pair in pairs if pair[0] <= last]
-    above = [pair for pair in pairs if pair[0] > last]
-    if not below or not above:
-        return pairs
-    step = {last: below[-1][1], last + 1: above[0][1]}
-    return tuple(sorted({**step, **dict(pairs)}.items()))
+def _fit_share(points: Any, at_once: float) -> float:
+    """The law's, with no batch favoured."""
+    n, mean = points["n"].to_numpy(), points["kv_mean"].to_numpy()
+    longest = alone(at_once * points["kv_big"].to_numpy() / (n * mean))
+    return _slope(longest - alone(at_once / n), points)
+
+
+def _slope(x: NDArray[np.float64], points: Any) -> float:
+    """Of what is measured beyond the mean, over x and through 0."""
+    y = points["t_skew_us"].to_numpy() / points["t_mean_us"].to_numpy() - 1
+    return max(0.0, float(x @ y / (x @ x))) if x.any() else 0.0
