@@ -112,8 +112,8 @@ class StepTime(PricesSwaps):
         contexts = context + growing * steps
         steps_ns = row.at_many(contexts)
         if self._skewed:
-            members_most = np.maximum(longest, members + longer * steps)
-            steps_ns += self._skew.many(launched, n, contexts, members_most, steps_ns)
+            longests = np.maximum(longest, members + longer * steps)
+            steps_ns += self._skew.many(launched, n, contexts, longests, steps_ns)
         whole: list[int] = (self.host_ns + np.rint(fixed + steps_ns).astype(np.int64)).tolist()
         return whole
 

@@ -12,9 +12,10 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import triton
@@ -36,7 +37,7 @@ class Variant(NamedTuple):
     types: str
     """Of the arguments that are not constants, in their order."""
     constants: dict[str, Any]
-    options: dict[str, int] = {}  # noqa: RUF012
+    options: Mapping[str, int] = MappingProxyType({})
 
     def compile(self) -> str:
         """What became of it, in a line that ends with its shared memory."""

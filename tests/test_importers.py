@@ -122,6 +122,7 @@ def test_room_for_whole_sequences() -> None:
     assert find_at_once("RTX PRO 6000", 8) == 47  # two blocks on 188 multiprocessors
     assert find_at_once("RTX PRO 6000", 4) == 94
     assert find_at_once("a GPU", 8) is None
+    assert find_at_once("H200", 8) is None  # FlashAttention-3 there
 
 
 def test_llmservingsim_of_whole_sequences(tmp_path: Path) -> None:

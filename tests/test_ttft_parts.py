@@ -14,7 +14,7 @@ from sim.scheduling.vllm import Limits
 from sim.ttft import PARTS
 from tests.served import Frames, Server, ask, serve
 from tests.ttft_replay import recompute
-from tests.worlds import in_flight, small_world
+from tests.worlds import SmallWorld, in_flight, small_world
 
 
 @dataclass
@@ -46,10 +46,7 @@ def recorded(frames: Frames) -> dict[int, dict[str, int]]:
     }
 
 
-@settings(deadline=None)
-@given(st.integers(0, 2**32), st.booleans())
-def test_parts_are_those_recomputed_from_steps_and_chunks(seed: int, crooked: bool) -> None:
-    world = small_world(random.Random(seed))
+def check_parts(world: SmallWorld, *, crooked: bool) -> None:
     server = Server.of(world)
     if crooked:
         base = server.latency
@@ -58,20 +55,19 @@ def test_parts_are_those_recomputed_from_steps_and_chunks(seed: int, crooked: bo
     frames, _ = serve(world.requests, server)
     if len(frames["requests"]):
         assert recorded(frames) == recompute(frames, server)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32), st.booleans())
+def test_parts_are_those_recomputed_from_steps_and_chunks(seed: int, crooked: bool) -> None:
+    check_parts(small_world(random.Random(seed)), crooked=crooked)
 
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32), st.booleans())
 def test_parts_with_two_batches_in_flight(seed: int, crooked: bool) -> None:
     world = replace(in_flight(random.Random(seed)), asynchronous=True, stages=1)
-    server = Server.of(world)
-    if crooked:
-        base = server.latency
-        assert isinstance(base, Linear)
-        server = Server.of(world, latency=Crooked(base, host_ns=33), front_end_ns=5)
-    frames, _ = serve(world.requests, server)
-    if len(frames["requests"]):
-        assert recorded(frames) == recompute(frames, server)
+    check_parts(world, crooked=crooked)
 
 
 @settings(deadline=None)

@@ -10,12 +10,15 @@ QUERY_BLOCK = 64
 call with chunks a decode's single query takes a whole block, for every head; by themselves decodes
 take the queries of a KV head's group together."""
 
+_OTHER_KERNELS = ("H100", "H200", "B200")
+
 
 def find_at_once(gpu: str, kv_heads: int) -> float | None:
     """How many sequences it has room for at once: two blocks on each multiprocessor, one for each
-    KV head of a sequence (as its `num_splits_heuristic` counts); None for an unknown GPU."""
+    KV head of a sequence (as its `num_splits_heuristic` counts). None for an unknown GPU, and for
+    those on which vLLM takes other kernels."""
     try:
-        multiprocessors = load_device(gpu).multiprocessors
+        device = load_device(gpu)
     except DeviceError:
         return None
-    return 2 * multiprocessors / kv_heads
+    return None if device.name in _OTHER_KERNELS else 2 * device.multiprocessors / kv_heads

@@ -50,7 +50,7 @@ class CppAttention:
             )
         except (RuntimeError, OSError) as error:
             raise MissingProvider(f"provider cpp: {_SOURCE.name} does not build: {error}") from None
-        self.library = ctypes.CDLL(str(built))
+        self._built = ctypes.CDLL(str(built))
 
     def __call__(self, rows: Rows, pool: KVPool, *, heads: int) -> Attend:
         check_heads(pool, heads)
@@ -86,7 +86,7 @@ class CppAttention:
     def _kernel(self, query: Tensor, pool: KVPool) -> ctypes._NamedFuncPointer:
         if query.dtype not in (torch.float32, torch.bfloat16):
             raise Unsupported(f"provider cpp computes in float32 or bfloat16, not {query.dtype}")
-        kernel = self.library[f"{_NAMES[query.dtype]}_over_{_NAMES[pool.keys.dtype]}"]
+        kernel = self._built[f"{_NAMES[query.dtype]}_over_{_NAMES[pool.keys.dtype]}"]
         kernel.restype = None
         return kernel
 
