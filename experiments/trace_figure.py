@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from experiments import style
-from experiments.windows import Floats
 from experiments.words import say_share, say_time
 from traces.statistics import NS_PER_S, Columns, Int64, Statistics
 
@@ -170,8 +169,10 @@ def _draw_hits(axes: Axes, columns: Columns, statistics: Statistics) -> None:
         for tokens in (columns.seen_tokens, columns.prompt_tokens)
     )
     x = edges / size_ns
-    axes.stairs(_divide(seen, prompt), x, fill=True, color=_WHOLE, alpha=0.35, label="in this bin")
-    so_far = _divide(seen.cumsum(), prompt.cumsum())
+    axes.stairs(
+        seen / np.maximum(prompt, 1), x, fill=True, color=_WHOLE, alpha=0.35, label="in this bin"
+    )
+    so_far = seen.cumsum() / np.maximum(prompt.cumsum(), 1)
     axes.plot(x[1:], so_far, color=_WHOLE, linewidth=1.6, label="so far")
     total = say_share(statistics.sharing.seen_share) if statistics.sharing else "-"
     axes.set(
@@ -188,7 +189,3 @@ def _draw_hits(axes: Axes, columns: Columns, statistics: Statistics) -> None:
 def _say_tick(share: float, _: int) -> str:
     """Not rounded, or a tick at 2.5 % would be called 2 %."""
     return f"{share * 100:g} %"
-
-
-def _divide(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)

@@ -88,6 +88,7 @@ def test_load_is_what_the_scheduler_saw_at_every_row(seed: int) -> None:
     if frames["requests"].empty:
         return
     steps = frames["steps"]
+    steps = steps[steps["start_ns"] < steps["end_ns"]]  # one that computes nothing takes no time
     for level, column in zip(count_load(frames), ("running", "waiting"), strict=True):
         at = np.searchsorted(level.times_ns, steps["start_ns"], side="right") - 1
         assert level.values[at].tolist() == steps[column].tolist()
