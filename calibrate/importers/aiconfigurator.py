@@ -20,6 +20,7 @@ from calibrate.device import Device
 from calibrate.importers.aic_attention import read_attention
 from calibrate.importers.aic_comm import read_collectives
 from calibrate.importers.aic_wheel import find_systems, newest, read_points, wheel_version
+from calibrate.importers.flash_attention import QUERY_BLOCK
 from calibrate.model import Model
 from calibrate.table import Provenance, Table, shape_of
 from calibrate.table_schema import TableError
@@ -35,6 +36,10 @@ SYSTEMS = {
 """Our devices, and what the wheel calls them."""
 GEMM_DTYPES = ("bfloat16", "fp8")
 _BYTES = 2
+_MODELLED = (
+    "chunks and decodes in one call, and decodes of mixed length ({}), are modelled as"
+    " FlashAttention-2 computes them; blocks without queries as on an RTX PRO 6000"
+)
 
 
 class _Matrix(NamedTuple):
@@ -86,13 +91,14 @@ def import_aiconfigurator(
     }
     measured, matrices = _read_gemm(tables["gemm"], model, tp, gemm_dtype)
     rows = [*matrices, *_model_elementwise(systems / f"{name}.yaml", model, tp, measured)]
-    attention = read_attention(tables["attention"].parent, model, tp, l2_bytes=device.l2_bytes)
+    attention = read_attention(tables["attention"].parent, model, tp, device)
     rows += attention.rows
     notes = [
         "norms, activation and embedding are modelled from the bytes they move",
         "rotation and KV write were not measured apart from attention, and take no time here",
         "decodes measured on keys and values in L2, taken from the line of larger ones:"
         f" {attention.warm:,} points",
+        *(_MODELLED.format(cache) for cache in attention.blocks),
     ]
     versions = {f"vllm ({family})": file.parent.name for family, file in tables.items()}
     if tp > 1:
@@ -108,7 +114,9 @@ def import_aiconfigurator(
         versions=versions,
         settings={"system": name},
         notes=tuple(notes),
-        query_blocks=attention.query_blocks,
+        query_blocks=dict.fromkeys(attention.blocks, QUERY_BLOCK),
+        skew=next((blocks.skew for blocks in attention.blocks.values()), {}),
+        tail=next((blocks.tail for blocks in attention.blocks.values()), {}),
     )
     return Table.of_rows(({**common, **row} for row in rows), name=str(data), provenance=told)
 
