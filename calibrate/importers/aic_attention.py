@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from calibrate.device import Device
-from calibrate.importers.aic_mixed import model_mixed
+from calibrate.importers.aic_mixed import model_calls
 from calibrate.importers.aic_wheel import read_points
 from calibrate.importers.flash_attention import Blocks
 from calibrate.model import Model
@@ -28,8 +28,8 @@ class Attention(NamedTuple):
 
 
 def read_attention(folder: Path, model: Model, tp: int, device: Device) -> Attention:
-    """Of a model's shape on one GPU, and calls of chunks and decodes together, modelled from them
-    where the kernel is FlashAttention-2. Raises TableError for what is missing."""
+    """Of a model's shape on one GPU; and modelled from that, where the kernel is FlashAttention-2,
+    chunks behind a context, alone and beside decodes. Raises TableError for what is missing."""
     shape = {
         "num_heads": model.heads // tp,
         "num_key_value_heads": -(-model.kv_heads // tp),
@@ -54,14 +54,13 @@ def read_attention(folder: Path, model: Model, tp: int, device: Device) -> Atten
     cache = _find_fa2(context)
     if cache is None:
         return Attention(rows, warm, {})
-    beginnings = [
-        (size, point["median_ns"])
-        for point, size, _ in _list_points(_shortest(context), "batch_size")
-        if point["kv_dtype"] == cache
-    ]
-    own = [row for row in rows if row["kv_dtype"] == cache]
-    blocks, mixed = model_mixed(own, beginnings, shape, device)
-    rows += ({**common, "kv_dtype": cache, **point} for point in mixed)
+    own = context[(context["kv_cache_dtype"] == cache) & (context["step"] == 0)]
+    least = own[own["isl"] == own["isl"][own["isl"] > 1].min()]
+    beginnings = 1e6 * least.groupby("batch_size")["latency"].median()
+    blocks, modelled = model_calls(
+        [row for row in rows if row["kv_dtype"] == cache], dict(beginnings), shape, device
+    )
+    rows += ({**common, "kv_dtype": cache, **point} for point in modelled)
     return Attention(rows, warm, {cache: blocks})
 
 
@@ -76,13 +75,6 @@ def _list_points(frame: Any, outer: str) -> Iterator[tuple[dict[str, Any], int, 
     medians = frame.groupby(["kv_cache_dtype", outer, "step"])["latency"].median()
     for (cache, size, step), latency_ms in medians.items():
         yield {"kv_dtype": cache, "median_ns": latency_ms * 1e6}, int(size), int(step)
-
-
-def _shortest(context: Any) -> Any:
-    """Prompts of more than one token that one block of queries computes."""
-    return context[
-        (context["step"] == 0) & (context["isl"] == context["isl"][context["isl"] > 1].min())
-    ]
 
 
 def _find_fa2(context: Any) -> str | None:

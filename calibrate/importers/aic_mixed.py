@@ -1,10 +1,10 @@
-"""Calls of chunks and decodes together, which aiconfigurator-core has not: as FlashAttention-2
-would compute them, from what was measured of both alone."""
+"""Chunks behind a context, and calls of chunks and decodes together, which aiconfigurator-core has
+not: as FlashAttention-2 would compute them, from what was measured of prompts and decodes."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any
 
@@ -15,35 +15,52 @@ from calibrate.importers.flash_attention import QUERY_BLOCK, Blocks
 
 _LONG = (2048, 8192)
 """Prompts between which a block's time for a key is taken."""
-_BEFORE = (0, 1024, 4096, 16_384)
-"""Contexts of the chunks."""
+_BEFORE = (1024, 4096, 16_384, 65_536)
+"""Contexts of chunks."""
 _NUMBER_BYTES = 2
 
 
-def model_mixed(
+def model_calls(
     rows: Iterable[Mapping[str, Any]],
-    beginnings: Sequence[tuple[int, float]],
+    beginnings: Mapping[int, float],
     shape: Mapping[str, int],
     device: Device,
 ) -> tuple[Blocks, list[dict[str, Any]]]:
-    """The kernel's blocks, and rows of a whole grid of mixed calls.
+    """The kernel's blocks, and rows of chunks behind contexts, and of a whole grid of mixed calls.
 
-    `rows`: prompts and decodes of one KV dtype; `beginnings`: (prompts, ns) of so few tokens each
-    that they take one block of queries and one of keys; `shape`: heads on one GPU.
+    `rows`: prompts and decodes of one KV dtype; `beginnings`: ns by number of prompts, of so few
+    tokens each that they take one block of queries and one of keys; `shape`: heads on one GPU.
     """
-    prompts, by_batch = {}, defaultdict[int, dict[int, float]](dict)
+    prompts: dict[int, float] = {}
+    by_batch: dict[int, dict[int, float]] = defaultdict(dict)
     for row in rows:
         if "chunk" in row:
             prompts[row["chunk"]] = row["median_ns"]
         else:
             by_batch[row["batch"]][row["context"]] = row["median_ns"]
-    chunks = ChunksByArea(_line(prompts))
+    blocks = _find_blocks(ChunksByArea(_line(prompts)), beginnings, shape, device)
+    chunks = {
+        (chunk, before): blocks.chunk_ns(chunk, before, prompt_ns=prompt_ns)
+        for (chunk, prompt_ns), before in product(sorted(prompts.items()), (0, *_BEFORE))
+    }
+    modelled = [
+        _point("prefill", time_ns, chunk=chunk, chunk_context=before)
+        for (chunk, before), time_ns in chunks.items()
+        if before
+    ]
     decodes = Decodes({batch: _line(times) for batch, times in by_batch.items()})
-    blocks = _find_blocks(chunks, dict(beginnings), shape, device)
-    sizes = [chunk for chunk in prompts if chunk > 1]
     contexts = sorted({context for times in by_batch.values() for context in times})
-    grid = product(sorted(sizes), _BEFORE, sorted(by_batch), contexts)
-    return blocks, list(_list_points(blocks, chunks, decodes, grid))
+    for batch, context in product(sorted(by_batch), contexts):
+        line = decodes.row(batch)
+        read_ns = max(0.0, line.at(batch * context) - line.at(batch))
+        for (chunk, before), chunk_ns in chunks.items():
+            if chunk > 1:
+                whole_ns = blocks.mixed_ns(
+                    chunk, batch, context, chunk_ns=chunk_ns, read_ns=read_ns
+                )
+                axes = {"chunk": chunk, "chunk_context": before, "batch": batch}
+                modelled.append(_point("mixed", whole_ns, **axes, context=context))
+    return blocks, modelled
 
 
 def _find_blocks(
@@ -66,27 +83,9 @@ def _find_blocks(
     )
 
 
-def _list_points(
-    blocks: Blocks,
-    chunks: ChunksByArea,
-    decodes: Decodes,
-    grid: Iterable[tuple[int, int, int, int]],
-) -> Iterator[dict[str, Any]]:
-    for chunk, before, batch, context in grid:
-        row = decodes.row(batch)
-        read_ns = max(0.0, row.at(batch * context) - row.at(batch))
-        whole_ns = blocks.mixed_ns(
-            chunk, batch, context, chunk_ns=chunks.one(chunk, before), read_ns=read_ns
-        )
-        yield {
-            "operator": "attention_mixed",
-            "chunk": chunk,
-            "chunk_context": before,
-            "batch": batch,
-            "context": context,
-            "median_ns": whole_ns,
-            "flags": "modelled",
-        }
+def _point(kind: str, median_ns: float, **axes: int) -> dict[str, Any]:
+    told = {"operator": f"attention_{kind}", "median_ns": median_ns, "flags": "modelled"}
+    return {**told, **axes}
 
 
 def _line(times: Mapping[int, float]) -> Line:

@@ -37,8 +37,8 @@ SYSTEMS = {
 GEMM_DTYPES = ("bfloat16", "fp8")
 _BYTES = 2
 _MODELLED = (
-    "chunks and decodes in one call, and decodes of mixed length ({}), are modelled as"
-    " FlashAttention-2 computes them; blocks without queries as on an RTX PRO 6000"
+    "chunks behind a context, beside decodes, and decodes of mixed length are modelled ({}) as"
+    " FlashAttention-2 computes them; its blocks without queries as on an RTX PRO 6000"
 )
 
 

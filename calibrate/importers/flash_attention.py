@@ -53,6 +53,12 @@ class Blocks:
     begin: Line
     """What so many sequences of one block each take beyond that."""
 
+    def chunk_ns(self, chunk: int, before: int, *, prompt_ns: float) -> float:
+        """A chunk behind a context, if as much without one takes `prompt_ns`: each of its blocks
+        attends to the context as well, as many at a time as there is room for."""
+        waves = ceil(ceil(chunk / QUERY_BLOCK) * self.heads / self.room)
+        return prompt_ns + waves * self.token_ns * before
+
     def mixed_ns(
         self, chunk: int, decodes: int, context: int, *, chunk_ns: float, read_ns: float
     ) -> float:
