@@ -40,7 +40,8 @@ class Skew:
         law = tail or {"at_once": 0.0}
         self._at_once, self._share = law["at_once"], law.get("share", 0.0)
         self._whole_from = law.get("whole_from", SPLIT_BELOW * self._at_once)
-        self._token_ns = calls * law["token_ns"] / self._at_once if "token_ns" in law else None
+        paced = self._at_once > 0 and "token_ns" in law
+        self._token_ns = calls * law["token_ns"] / self._at_once if paced else None
 
     def one(self, launched: int, n: int, context: int, longest: int, alike: float) -> float:
         """Of n decodes of so many tokens of context together, in a call made for `launched` ones;

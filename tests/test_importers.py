@@ -282,7 +282,35 @@ def test_aiconfigurator_by_hand(tmp_path: Path) -> None:
         assert clock.alone(context, tokens) == pytest.approx(1e6 * expected, rel=1e-9)
     assert decode_ns(clock, batch=2, context=32) > 32 * 64 * 1e6
     assert "vLLM 0.24.0" in clock.source
-    assert table.provenance.query_blocks == {"bfloat16": 64}
+
+
+def test_aiconfigurator_where_the_kernel_is_flash_attention_2(tmp_path: Path) -> None:
+    """For one KV dtype of two: what was not measured is modelled, and said."""
+    table = import_aiconfigurator(aiconfigurator(tmp_path), LLAMA, H200)
+    told = table.provenance
+    assert told.query_blocks == {"bfloat16": 64}
+    # Prompts take 2,500 ns for each pair of query and key, with 32 heads on 132 multiprocessors.
+    token_ns = 2500 * 64 * 132 / 32
+    assert told.skew == {"mixed": ((1, pytest.approx(token_ns)),)}
+    at_once = 132 / 8
+    law = {"at_once": at_once, "token_ns": pytest.approx(token_ns), "whole_from": 1.6 * at_once}
+    assert told.tail == law
+    (note,) = (note for note in told.notes if "FlashAttention-2" in note)
+    assert note.startswith("chunks behind a context, beside decodes, and decodes of mixed length")
+    clock, other = clock_of(table), clock_of(table, kv_dtype="fp8_e4m3")
+    assert note in clock.notes
+    # Two blocks of queries for each head find room at once.
+    alone_ns = 32 * (12.5e6 + 1024 * token_ns)
+    assert clock.parts.chunks.one(100, 1024) == pytest.approx(alone_ns)
+    assert other.parts.chunks.one(100, 1024) < alone_ns
+    assert clock.parts.mixing is not None
+    assert other.parts.mixing is None
+    equal, apart = ({"decodes": decodes, "chunks": [(0, 100)]} for decodes in ([32] * 2, [8, 56]))
+    more = [
+        each.durations(plan_of(**apart), 1)[0] - each.durations(plan_of(**equal), 1)[0]
+        for each in (clock, other)
+    ]
+    assert more == [pytest.approx(32 * 24 * token_ns, abs=1), 0]
 
 
 def test_aiconfigurator_dtypes_and_two_gpus(tmp_path: Path) -> None:
