@@ -71,7 +71,13 @@ def test_heads_of_a_group_find_keys_in_l2() -> None:
 
 
 def test_a_long_decode_is_not_done_before_its_own_blocks() -> None:
-    assert BLOCKS.mixed_ns(64, 1, 20_000, chunk_ns=50.0, read_ns=0.0) == 100 + 2 * 20_000
+    # Room for all blocks of both: 16.
+    roomy = replace(BLOCKS, room=16)
+    assert roomy.mixed_ns(64, 1, 20_000, chunk_ns=50.0, read_ns=0.0) == 100 + 2 * 20_000
+    # Else it begins when others are done, half of them on average.
+    expected = 50 + 2 * 8 * (20_000 - 64) / 10 + 20_000
+    found = BLOCKS.mixed_ns(64, 1, 20_000, chunk_ns=50.0, read_ns=0.0)
+    assert found == pytest.approx(expected)
 
 
 def measured(tp: int) -> tuple[Blocks, Points]:

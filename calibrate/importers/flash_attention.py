@@ -72,7 +72,8 @@ class Blocks:
         the two is taken. The last blocks leave others idle for half of their time.
         """
         group, blocks = self.heads / self.kv_heads, decodes * self.heads
-        empty_ns = blocks * (ceil(chunk / QUERY_BLOCK) - 1) * _EMPTY_NS / self.room
+        chunk_blocks = ceil(chunk / QUERY_BLOCK)
+        empty_ns = blocks * (chunk_blocks - 1) * _EMPTY_NS / self.room
         attend_ns = self.token_ns * blocks / self.room * max(0, context - QUERY_BLOCK)
         lost = min(max(decodes * context / self.cached_tokens - 0.5, 0.0), 1.0)
         read_ns *= 1 + (group - 1) * min(1.0, decodes / self.room) * lost
@@ -80,7 +81,7 @@ class Blocks:
         shared_ns = max(attend_ns, read_ns)
         apart_ns = max(first * attend_ns, read_ns) + (1 - first) * attend_ns
         own_ns = self.token_ns * context
-        last_ns = own_ns / 2 if blocks > self.room else 0.0
+        last_ns = own_ns / 2 if blocks + chunk_blocks * self.heads > self.room else 0.0
         whole_ns = chunk_ns + self.begin.at(decodes) + empty_ns + sqrt(shared_ns * apart_ns)
         return max(whole_ns + last_ns, self.least_ns + own_ns)
 
