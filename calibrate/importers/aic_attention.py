@@ -12,6 +12,7 @@ from calibrate.importers.aic_mixed import model_calls
 from calibrate.importers.aic_wheel import read_points
 from calibrate.importers.flash_attention import Blocks
 from calibrate.model import Model
+from calibrate.table_schema import TableError
 
 KV_DTYPES = ("bfloat16", "fp8")
 _FA2 = "vllm_flash_attn_fa2"
@@ -23,8 +24,8 @@ class Attention(NamedTuple):
     rows: list[dict[str, Any]]
     warm: int
     """Decodes of them whose keys and values had been in L2."""
-    blocks: dict[str, Blocks]
-    """By KV dtype, at most one: as the kernel computes, where it is FlashAttention-2."""
+    blocks: tuple[str, Blocks] | None = None
+    """FlashAttention-2's, and the KV dtype it was measured with."""
 
 
 def read_attention(folder: Path, model: Model, tp: int, device: Device) -> Attention:
@@ -53,15 +54,18 @@ def read_attention(folder: Path, model: Model, tp: int, device: Device) -> Atten
     rows = [*prompts, *cold]
     cache = _find_fa2(context)
     if cache is None:
-        return Attention(rows, warm, {})
+        return Attention(rows, warm)
     own = context[(context["kv_cache_dtype"] == cache) & (context["step"] == 0)]
-    least = own[own["isl"] == own["isl"][own["isl"] > 1].min()]
+    several = own[own["isl"] > 1]
+    if several.empty:
+        raise TableError(f"{folder}: found no prompts of several tokens, kv_cache_dtype {cache}")
+    least = several[several["isl"] == several["isl"].min()]
     beginnings = 1e6 * least.groupby("batch_size")["latency"].median()
     blocks, modelled = model_calls(
         [row for row in rows if row["kv_dtype"] == cache], dict(beginnings), shape, device
     )
     rows += ({**common, "kv_dtype": cache, **point} for point in modelled)
-    return Attention(rows, warm, {cache: blocks})
+    return Attention(rows, warm, (cache, blocks))
 
 
 def _read(path: Path, shape: Mapping[str, int]) -> Any:

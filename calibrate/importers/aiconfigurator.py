@@ -66,7 +66,8 @@ def import_aiconfigurator(
     measured are interpolated in the logarithms of time, n and k; beyond the largest, at its
     rate. Norms, activation and embedding were not measured: they are modelled as the wheel's
     own software does, from the bytes they move. Only prompts without a context before them
-    were measured. Raises TableError for what is missing, with what there is.
+    were measured, and no calls of chunks and decodes: both are modelled where the kernel is
+    FlashAttention-2. Raises TableError for what is missing, with what there is.
     """
     systems = find_systems(path)
     name = SYSTEMS.get(device.name)
@@ -98,8 +99,16 @@ def import_aiconfigurator(
         "rotation and KV write were not measured apart from attention, and take no time here",
         "decodes measured on keys and values in L2, taken from the line of larger ones:"
         f" {attention.warm:,} points",
-        *(_MODELLED.format(cache) for cache in attention.blocks),
     ]
+    skewed: dict[str, Any] = {}
+    if attention.blocks is not None:
+        cache, blocks = attention.blocks
+        notes.append(_MODELLED.format(cache))
+        skewed = {
+            "query_blocks": {cache: QUERY_BLOCK},
+            "skew": blocks.skew,
+            "tail": blocks.tail,
+        }
     versions = {f"vllm ({family})": file.parent.name for family, file in tables.items()}
     if tp > 1:
         found = read_collectives(data / "comm", model, tp, at=measured)
@@ -114,9 +123,7 @@ def import_aiconfigurator(
         versions=versions,
         settings={"system": name},
         notes=tuple(notes),
-        query_blocks=dict.fromkeys(attention.blocks, QUERY_BLOCK),
-        skew=next((blocks.skew for blocks in attention.blocks.values()), {}),
-        tail=next((blocks.tail for blocks in attention.blocks.values()), {}),
+        **skewed,
     )
     return Table.of_rows(({**common, **row} for row in rows), name=str(data), provenance=told)
 

@@ -15,6 +15,8 @@ QUERY_BLOCK = 64
 flash_api.cpp). In a call with chunks a decode's single query takes a whole block, for every head;
 by themselves decodes take the queries of a KV head's group together."""
 
+_KEY_BLOCK = 128
+"""Keys that a block of queries goes through at a time, for a head size of 128."""
 _EMPTY_NS = 350.0
 """What a block without queries keeps a multiprocessor: as every sequence of a call gets as many
 blocks as its longest chunk, a decode's are empty but for one. Not fitted to any run: LLMServingSim
@@ -38,7 +40,8 @@ def find_at_once(gpu: str, kv_heads: int) -> float | None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocks:
     """Its blocks on one GPU, each on a multiprocessor of its own: queries, keys and values of one
-    take 80 KB of shared memory, of 100 KB on GPUs of compute capability 8.6, 8.9 and 12.0."""
+    take 80 KB of shared memory (74 to 98 for other head sizes than 128), of 100 KB on GPUs of
+    compute capability 8.6, 8.9 and 12.0."""
 
     room: int
     """Multiprocessors."""
@@ -67,14 +70,16 @@ class Blocks:
         `chunk_ns`: the chunk by itself; `read_ns`: the decodes' keys and values, once from memory.
         The heads of a group attend to the same keys one after another, as far as there is no room
         for all: those that come first wait for memory, the others find them in L2, unless other
-        sequences' have passed through it since. Either only the former wait, or blocks of both
-        share the multiprocessors so well that memory is read all the while: the geometric mean of
-        the two is taken. The last blocks leave others idle for half of their time.
+        sequences' have passed through it since, as half have where all just fill it. Either only
+        the former wait, or blocks of both share the multiprocessors so well that memory is read
+        all the while: the geometric mean of the two is taken. The last blocks leave others idle
+        for half of their time.
         """
         group, blocks = self.heads / self.kv_heads, decodes * self.heads
         chunk_blocks = ceil(chunk / QUERY_BLOCK)
         empty_ns = blocks * (chunk_blocks - 1) * _EMPTY_NS / self.room
-        attend_ns = self.token_ns * blocks / self.room * max(0, context - QUERY_BLOCK)
+        further = max(0.0, context - _KEY_BLOCK / 2)  # on average, behind the first block of keys
+        attend_ns = self.token_ns * blocks / self.room * further
         lost = min(max(decodes * context / self.cached_tokens - 0.5, 0.0), 1.0)
         read_ns *= 1 + (group - 1) * min(1.0, decodes / self.room) * lost
         first = min(max(self.room / (decodes * group), 1 / group), 1.0)
@@ -92,10 +97,11 @@ class Blocks:
 
     @property
     def tail(self) -> dict[str, float]:
-        """A table's, of decodes alone, which take a block for each KV head."""
+        """A table's, of decodes alone, which take a block for each KV head. Whether to split them
+        is decided as if there were room for two on each multiprocessor."""
         at_once = self.room / self.kv_heads
         return {
             "at_once": at_once,
             "token_ns": self.token_ns,
-            "whole_from": 2 * SPLIT_BELOW * at_once,
+            "whole_from": SPLIT_BELOW * 2 * at_once,
         }
