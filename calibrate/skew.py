@@ -20,7 +20,8 @@ class Skew:
     Known by number of decodes as ns for each token by which the longest exceeds the mean, linear
     between. Where whole sequences wait for room, as FlashAttention-2 lets them once there are
     enough, by a law instead: the longest one comes at any moment and takes x of the call's time,
-    so it runs on alone for x^2 / 2 of it (x - 1/2 where x > 1), at `share` of its time in company.
+    so it runs on alone for x^2 / 2 of it (x - 1/2 where x > 1), at `share` of its time in company,
+    or at `token_ns` for each of its tokens.
     """
 
     def __init__(
@@ -31,18 +32,25 @@ class Skew:
         tail: Mapping[str, float] | None = None,
     ) -> None:
         """`known`: (decodes, ns of one call per token) in rising order. `tail`: `at_once`, how many
-        sequences there is room for, and `share`; where empty there is no law."""
+        sequences there is room for, and `share`, or `token_ns` and from how many decodes on they
+        are not split, `whole_from`; where empty there is no law."""
         batches, slopes = zip(*known, strict=True) if known else ((0,), (0.0,))
         line = calls * np.interp(np.arange(batches[-1] + 1), batches, slopes)
         self._slopes: list[float] = line.tolist()
-        self._at_once, self._share = (tail["at_once"], tail["share"]) if tail else (0.0, 0.0)
+        law = tail or {"at_once": 0.0}
+        self._at_once, self._share = law["at_once"], law.get("share", 0.0)
+        self._whole_from = law.get("whole_from", SPLIT_BELOW * self._at_once)
+        paced = self._at_once > 0 and "token_ns" in law
+        self._token_ns = calls * law["token_ns"] / self._at_once if paced else None
 
     def one(self, launched: int, n: int, context: int, longest: int, alike: float) -> float:
         """Of n decodes of so many tokens of context together, in a call made for `launched` ones;
         `alike`: its time if their contexts were equal."""
         if self._waits(launched):
-            x = self._at_once * longest / context
-            return alike * (self._share * (_alone(x) - _alone(self._at_once / n)))
+            on = _alone(self._at_once * longest / context) - _alone(self._at_once / n)
+            if self._token_ns is not None:
+                return self._token_ns * context * on
+            return alike * (self._share * on)
         slope = self._slopes[min(launched, len(self._slopes) - 1)]
         return slope * (longest - context / n) if slope else 0.0
 
@@ -56,15 +64,15 @@ class Skew:
     ) -> Floats:
         """Bit for bit those of `one`."""
         if self._waits(launched):
-            x = self._at_once * longest / context
-            beyond: Floats = alike * (self._share * (alone(x) - _alone(self._at_once / n)))
-            return beyond
+            on = alone(self._at_once * longest / context) - _alone(self._at_once / n)
+            beyond: Floats = alike * (self._share * on)
+            return beyond if self._token_ns is None else self._token_ns * context * on
         slope = self._slopes[min(launched, len(self._slopes) - 1)]
         sloped: Floats = slope * (longest - context / n)
         return sloped
 
     def _waits(self, launched: int) -> bool:
-        return self._at_once > 0 and launched >= SPLIT_BELOW * self._at_once
+        return self._at_once > 0 and launched >= self._whole_from
 
 
 def alone(x: Floats) -> Floats:

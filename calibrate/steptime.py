@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrate.attention_curves import area_of, as_one, together
+from calibrate.attention_curves import together
 from calibrate.curves import Floats
 from calibrate.host_link import PricesSwaps
 from calibrate.skew import Skew
@@ -32,9 +32,8 @@ class StepTime(PricesSwaps):
     decodes and sizes are given), output head and sampling by rows of logits (one per chunk
     and decode), attention of the decodes by their number, the sum of their contexts and how
     far the longest exceeds their mean, attention of the chunks as of one chunk of their tokens
-    and area, both in one call by the table's mixed points (where it has none: as chunks of whole
-    blocks of queries, if the kernel's are known, else apart), block copies by blocks. A chunk
-    of one token is a decode.
+    and area, both in one call by the table's mixed points (where it has none: apart), block copies
+    by blocks. A chunk of one token is a decode.
 
     `front_end_ns` of a request is the config's. Raises TableError for a table that is not of
     one model, or lacks what a step needs.
@@ -66,7 +65,7 @@ class StepTime(PricesSwaps):
         self.notes = (*told.notes, *_list_gaps(table, self.parts))
         self._captured = sorted(set(capture_sizes))
         (cache,) = {*table.points["kv_dtype"].unique().to_pylist()} - {None}
-        self._query_block = told.query_blocks.get(cache, 0)
+        skew = skew and (not told.query_blocks or cache in told.query_blocks)
         self._skewed = skew and bool(told.skew or told.tail)
         known = told.skew if skew else {}
         calls, tail = self.parts.decode_calls, told.tail if skew else None
@@ -140,12 +139,7 @@ class StepTime(PricesSwaps):
 
     def _price_mixed(self, prefills: list[tuple[int, int]], n: int) -> Callable[[int, int], float]:
         """Attention of these chunks and n decodes, over (sum, longest) of the contexts."""
-        parts, block = self.parts, self._query_block
-        if block and parts.mixing is None:
-            queries = sum(tokens for tokens, _ in prefills) + block * n
-            tokens = min(queries, int(parts.chunks.largest))
-            area = sum(area_of(*prefill) for prefill in prefills)
-            return lambda context, _: as_one(parts.chunks, tokens, area + block * context)
+        parts = self.parts
         alone, chunk, before = together(parts.chunks, prefills, apart=parts.chunks_apart)
         row, mixing, skew = parts.decodes.row(n), parts.mixing, self._mixed_skew
 

@@ -26,6 +26,9 @@ _CACHES = {
 }
 """What tables may call vLLM's KV dtypes."""
 
+_TAILS = ({"at_once", "share"}, {"at_once", "token_ns", "whole_from"})
+_TAILS_SAID = "at_once and share, or at_once, token_ns and whole_from"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
@@ -46,11 +49,11 @@ class Provenance:
     """What one call takes longer for each token by which the longest context exceeds the mean:
     (batch, ns) in rising order, for `decode` and `mixed` steps."""
     tail: Mapping[str, float] = field(default_factory=dict)
-    """Of decodes that the kernel does not split: `at_once`, `share` (`calibrate.skew`); `skew` then
-    knows those that it splits."""
+    """Of decodes that the kernel does not split: `at_once` and `share`, or `at_once`, `token_ns`
+    and `whole_from` (`calibrate.skew`); `skew` then knows those that it splits."""
     query_blocks: Mapping[str, int] = field(default_factory=dict)
-    """Queries that attention computes at a time, by KV dtype: where the table has no mixed calls,
-    a call with chunks takes each decode for so many. Without: decodes cost what they do alone."""
+    """Queries that attention computes at a time, by KV dtype: `skew` and `tail` are of these KV
+    dtypes alone. Empty: of all."""
     tile: int = 1
     """Tokens that matrices are computed in; between measured counts their times rise in steps."""
     chunks_apart: bool = False
@@ -284,8 +287,8 @@ def _check_provenance(told: Provenance) -> None:
     numbers += [ns for pairs in told.skew.values() for _, ns in pairs]
     if not all(isinstance(each, int | float) and isfinite(each) for each in numbers):
         raise ValueError("factors, step_ns, residuals, skew or tail hold no finite numbers")
-    if told.tail and not (set(told.tail) == {"at_once", "share"} and min(told.tail.values()) >= 0):
-        raise ValueError("tail has other keys than at_once and share, or one below 0")
+    if told.tail and (set(told.tail) not in _TAILS or min(told.tail.values()) < 0):
+        raise ValueError(f"tail has other keys than {_TAILS_SAID}, or one below 0")
     for batches in ([batch for batch, _ in pairs] for pairs in told.skew.values()):
         if batches != sorted({batch for batch in batches if batch > 0}):
             raise ValueError("skew is not by rising numbers of decodes")

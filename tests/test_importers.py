@@ -7,6 +7,7 @@ import re
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -17,6 +18,7 @@ from calibrate.importers.aiconfigurator import import_aiconfigurator
 from calibrate.importers.flash_attention import find_at_once
 from calibrate.importers.llmservingsim import import_llmservingsim
 from calibrate.importers.vidur import import_vidur
+from calibrate.leave_one_out import mixed_guesser
 from calibrate.model import Model, load_model
 from calibrate.steptime import StepTime
 from calibrate.table import Table
@@ -282,7 +284,40 @@ def test_aiconfigurator_by_hand(tmp_path: Path) -> None:
         assert clock.alone(context, tokens) == pytest.approx(1e6 * expected, rel=1e-9)
     assert decode_ns(clock, batch=2, context=32) > 32 * 64 * 1e6
     assert "vLLM 0.24.0" in clock.source
-    assert table.provenance.query_blocks == {"bfloat16": 64}
+
+
+def test_aiconfigurator_where_the_kernel_is_flash_attention_2(tmp_path: Path) -> None:
+    """For one KV dtype of two: what was not measured is modelled, and said."""
+    table = import_aiconfigurator(aiconfigurator(tmp_path), LLAMA, H200)
+    told = table.provenance
+    assert told.query_blocks == {"bfloat16": 64}
+    # Prompts take 2,500 ns for each pair of query and key, with 32 heads on 132 multiprocessors.
+    token_ns = 2500 * 64 * 132 / 32
+    assert told.skew == {"mixed": ((1, pytest.approx(token_ns)),)}
+    at_once = 132 / 8
+    law = {"at_once": at_once, "token_ns": pytest.approx(token_ns), "whole_from": 1.6 * at_once}
+    assert told.tail == law
+    (note,) = (note for note in told.notes if "FlashAttention-2" in note)
+    assert note.startswith("chunks behind a context, beside decodes, and decodes of mixed length")
+    clock, other = clock_of(table), clock_of(table, kv_dtype="fp8_e4m3")
+    assert note in clock.notes
+    # Two blocks of queries for each head find room at once.
+    alone_ns = 32 * (12.5e6 + 1024 * token_ns)
+    assert clock.parts.chunks.one(100, 1024) == pytest.approx(alone_ns)
+    assert other.parts.chunks.one(100, 1024) < alone_ns
+    assert clock.parts.mixing is not None
+    assert other.parts.mixing is None
+    equal, apart = ({"decodes": decodes, "chunks": [(0, 100)]} for decodes in ([32] * 2, [8, 56]))
+    more = [
+        each.durations(plan_of(**apart), 1)[0] - each.durations(plan_of(**equal), 1)[0]
+        for each in (clock, other)
+    ]
+    assert more == [pytest.approx(32 * 24 * token_ns, abs=1), 0]
+    (path,) = tmp_path.rglob("context_attention_perf.parquet")
+    prompts = pd.read_parquet(path)
+    prompts[prompts["isl"] == 1].to_parquet(path)
+    with pytest.raises(TableError, match="no prompts of several tokens, kv_cache_dtype bfloat16"):
+        import_aiconfigurator(tmp_path, LLAMA, H200)
 
 
 def test_aiconfigurator_dtypes_and_two_gpus(tmp_path: Path) -> None:
@@ -369,6 +404,30 @@ def test_aiconfigurators_real_tables(
     check_latency_model(clock)
     assert float(clock.alone(0, 2048)) == pytest.approx(1e6 * prefill_ms, rel=within)
     assert decode_ns(clock, batch=64, context=2048) == pytest.approx(1e6 * decode_ms, rel=within)
+
+
+@needs_shared
+@pytest.mark.skipif(not _installed(), reason=f"{DISTRIBUTION} (extra `aic`) is not installed")
+@pytest.mark.parametrize(("tp", "within"), [(1, 0.065), (2, 0.085)])
+def test_modelled_calls_of_chunks_and_decodes_as_llmservingsim_measured_them(
+    tp: int, within: float
+) -> None:
+    """The sum of chunks and decodes is 27 and 28 % off in the median."""
+    modelled = import_aiconfigurator(
+        None, LLAMA, load_device("RTX PRO 6000"), tensor_parallel_size=tp
+    ).select(LLAMA, tensor_parallel_size=tp)
+    guess = mixed_guesser(modelled)
+    assert guess is not None
+    measured = import_llmservingsim(PROFILE, LLAMA, tensor_parallel_size=tp)
+    off = [
+        guess(*place) / ns - 1
+        for points in measured.of("attention_mixed")
+        for *place, ns in zip(
+            *(axis.tolist() for axis in points.axes.values()), points.ns, strict=True
+        )
+    ]
+    assert len(off) == 18_960
+    assert np.median(np.abs(off)) < within
 
 
 OPERATORS = {

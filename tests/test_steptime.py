@@ -34,9 +34,10 @@ PLAIN = StepTime(make_table())
 BY_AREA = StepTime(make_table(contexts=False), host_ns=777)
 MIXED = StepTime(make_table(mixed=True), host_ns=5, capture_sizes=(1, 8, 16))
 SKEWED = StepTime(make_table(mixed=True, told=replace(TOLD, skew=SKEW)), capture_sizes=(4,))
-BLOCKWISE = StepTime(make_table(told=replace(TOLD, query_blocks={"bfloat16": 64})))
+RUN_ON = {"at_once": 2.0, "token_ns": 3.0, "whole_from": 4.0}
+WAITING = StepTime(make_table(told=replace(TOLD, tail=RUN_ON, query_blocks={"bfloat16": 64})))
 APART = StepTime(make_table(mixed=True, told=replace(TOLD, chunks_apart=True)))
-CLOCKS = [PLAIN, BY_AREA, MIXED, SKEWED, BLOCKWISE, APART]
+CLOCKS = [PLAIN, BY_AREA, MIXED, SKEWED, WAITING, APART]
 
 contexts = st.lists(st.integers(1, 40_000), max_size=8)
 chunks = st.lists(st.tuples(st.integers(0, 20_000), st.integers(1, 4096)), max_size=4)
@@ -157,6 +158,20 @@ def test_the_longest_of_whole_sequences_runs_on_alone() -> None:
     check_latency_model(waiting)
 
 
+def test_the_longest_runs_on_alone_at_its_own_pace() -> None:
+    # Room for two, so that all together last for 2,000 tokens: the longest for 500 more.
+    alike = step_ns(PLAIN, decodes=[1000] * 4)
+    more = LAYERS * 3.0 * ((2500 - 1000) - (1000 / 2 - 1000**2 / 2 / 2000))
+    assert more == LAYERS * 3.0 * (2000 * (2500 / 2000 - 1 / 2 - (1 / 2) ** 2 / 2))
+    assert step_ns(WAITING, decodes=[500, 500, 500, 2500]) == pytest.approx(alike + more, abs=1)
+    assert step_ns(WAITING, decodes=[1000] * 4) == alike
+    # Fewer than are not split, or of another KV dtype than it is known of: nothing.
+    three = {"decodes": [500, 500, 2000]}
+    assert step_ns(WAITING, **three) == step_ns(PLAIN, decodes=[1000] * 3)  # type: ignore[arg-type]
+    other = StepTime(make_table(told=replace(TOLD, tail=RUN_ON, query_blocks={"fp8": 64})))
+    assert step_ns(other, decodes=[500, 500, 500, 2500]) == alike
+
+
 def test_steps_that_no_graph_replays_are_launched() -> None:
     plain, launched = (
         StepTime(make_table(mixed=True), capture_sizes=(1, 8), launch_ns=ns) for ns in (0, 5_000)
@@ -175,27 +190,6 @@ def test_steps_that_no_graph_replays_are_launched() -> None:
     assert step_ns(without, decodes=[100]) == step_ns(PLAIN, decodes=[100]) + 5_000
     assert "5000 ns more where no graph is replayed" in launched.source
     check_latency_model(launched)
-
-
-def test_a_decode_beside_chunks_takes_a_block_of_queries() -> None:
-    # 256 queries behind nothing and four blocks of 64 behind 1,000 tokens, as one chunk.
-    area = 256 * 128 + 4 * 64 * 1000
-    attention = PLAIN.parts.chunks.one(512, area / 512 - 256)
-    plan = {"decodes": [400, 600, 1400, 1600], "chunks": [(0, 256)]}
-    found = step_ns(BLOCKWISE, **plan)  # type: ignore[arg-type]
-    assert found == pytest.approx(fixed_ns(260, 5) + attention, abs=1)
-    assert found != pytest.approx(step_ns(PLAIN, **plan), abs=1)  # type: ignore[arg-type]
-    # More queries than were measured: the longest chunk that was, behind as much as makes the area.
-    most = int(PLAIN.parts.chunks.largest)
-    many = [20_000] * (most // 64)
-    area = 256 * 128 + 64 * sum(many)
-    attention = PLAIN.parts.chunks.one(most, area / most - most / 2)
-    found = step_ns(BLOCKWISE, decodes=many, chunks=[(0, 256)])
-    assert found == pytest.approx(fixed_ns(256 + len(many), 1 + len(many)) + attention, abs=1)
-    # Measured mixed calls come first, and decodes alone are no such call.
-    mixed = make_table(mixed=True, told=BLOCKWISE.table.provenance)
-    assert step_ns(StepTime(mixed), **plan) == step_ns(MIXED, **plan) - MIXED.host_ns  # type: ignore[arg-type]
-    assert step_ns(BLOCKWISE, decodes=[1000] * 4) == step_ns(PLAIN, decodes=[1000] * 4)
 
 
 def test_matrices_are_computed_in_whole_tiles() -> None:

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from calibrate.device import Device
+from calibrate.importers.aic_mixed import model_calls
 from calibrate.importers.aic_wheel import read_points
-from calibrate.importers.flash_attention import QUERY_BLOCK
+from calibrate.importers.flash_attention import Blocks
 from calibrate.model import Model
+from calibrate.table_schema import TableError
 
 KV_DTYPES = ("bfloat16", "fp8")
 _FA2 = "vllm_flash_attn_fa2"
@@ -21,11 +24,13 @@ class Attention(NamedTuple):
     rows: list[dict[str, Any]]
     warm: int
     """Decodes of them whose keys and values had been in L2."""
-    query_blocks: dict[str, int]
+    blocks: tuple[str, Blocks] | None = None
+    """FlashAttention-2's, and the KV dtype it was measured with."""
 
 
-def read_attention(folder: Path, model: Model, tp: int, *, l2_bytes: int) -> Attention:
-    """Of a model's shape on one GPU. Raises TableError for what is missing."""
+def read_attention(folder: Path, model: Model, tp: int, device: Device) -> Attention:
+    """Of a model's shape on one GPU; and modelled from that, where the kernel is FlashAttention-2,
+    chunks behind a context, alone and beside decodes. Raises TableError for what is missing."""
     shape = {
         "num_heads": model.heads // tp,
         "num_key_value_heads": -(-model.kv_heads // tp),
@@ -45,8 +50,22 @@ def read_attention(folder: Path, model: Model, tp: int, *, l2_bytes: int) -> Att
     ]
     numbers = 2 * shape["num_key_value_heads"] * shape["head_dim"]
     token_bytes = {"bfloat16": 2 * numbers, "fp8": numbers}
-    cold, warm = cool(decodes, l2_bytes=l2_bytes, token_bytes=token_bytes)
-    return Attention([*prompts, *cold], warm, _find_query_blocks(context))
+    cold, warm = cool(decodes, l2_bytes=device.l2_bytes, token_bytes=token_bytes)
+    rows = [*prompts, *cold]
+    cache = _find_fa2(context)
+    if cache is None:
+        return Attention(rows, warm)
+    own = context[(context["kv_cache_dtype"] == cache) & (context["step"] == 0)]
+    several = own[own["isl"] > 1]
+    if several.empty:
+        raise TableError(f"{folder}: found no prompts of several tokens, kv_cache_dtype {cache}")
+    least = several[several["isl"] == several["isl"].min()]
+    beginnings = 1e6 * least.groupby("batch_size")["latency"].median()
+    blocks, modelled = model_calls(
+        [row for row in rows if row["kv_dtype"] == cache], dict(beginnings), shape, device
+    )
+    rows += ({**common, "kv_dtype": cache, **point} for point in modelled)
+    return Attention(rows, warm, (cache, blocks))
 
 
 def _read(path: Path, shape: Mapping[str, int]) -> Any:
@@ -62,12 +81,12 @@ def _list_points(frame: Any, outer: str) -> Iterator[tuple[dict[str, Any], int, 
         yield {"kv_dtype": cache, "median_ns": latency_ms * 1e6}, int(size), int(step)
 
 
-def _find_query_blocks(context: Any) -> dict[str, int]:
-    """By KV dtype, where one kernel measured it, and that computes blocks of queries."""
+def _find_fa2(context: Any) -> str | None:
+    """The KV dtype for which FlashAttention-2 alone was measured."""
     if "kernel_source" not in context.columns:
-        return {}
+        return None
     kernels = context.groupby("kv_cache_dtype")["kernel_source"].unique()
-    return {cache: QUERY_BLOCK for cache, names in kernels.items() if [*names] == [_FA2]}
+    return next((cache for cache, names in kernels.items() if [*names] == [_FA2]), None)
 
 
 def cool(

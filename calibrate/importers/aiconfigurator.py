@@ -20,6 +20,7 @@ from calibrate.device import Device
 from calibrate.importers.aic_attention import read_attention
 from calibrate.importers.aic_comm import read_collectives
 from calibrate.importers.aic_wheel import find_systems, newest, read_points, wheel_version
+from calibrate.importers.flash_attention import QUERY_BLOCK
 from calibrate.model import Model
 from calibrate.table import Provenance, Table, shape_of
 from calibrate.table_schema import TableError
@@ -35,6 +36,10 @@ SYSTEMS = {
 """Our devices, and what the wheel calls them."""
 GEMM_DTYPES = ("bfloat16", "fp8")
 _BYTES = 2
+_MODELLED = (
+    "chunks behind a context, beside decodes, and decodes of mixed length are modelled ({}) as"
+    " FlashAttention-2 computes them; its blocks without queries as on an RTX PRO 6000"
+)
 
 
 class _Matrix(NamedTuple):
@@ -61,7 +66,8 @@ def import_aiconfigurator(
     measured are interpolated in the logarithms of time, n and k; beyond the largest, at its
     rate. Norms, activation and embedding were not measured: they are modelled as the wheel's
     own software does, from the bytes they move. Only prompts without a context before them
-    were measured. Raises TableError for what is missing, with what there is.
+    were measured, and no calls of chunks and decodes: both are modelled where the kernel is
+    FlashAttention-2. Raises TableError for what is missing, with what there is.
     """
     systems = find_systems(path)
     name = SYSTEMS.get(device.name)
@@ -86,7 +92,7 @@ def import_aiconfigurator(
     }
     measured, matrices = _read_gemm(tables["gemm"], model, tp, gemm_dtype)
     rows = [*matrices, *_model_elementwise(systems / f"{name}.yaml", model, tp, measured)]
-    attention = read_attention(tables["attention"].parent, model, tp, l2_bytes=device.l2_bytes)
+    attention = read_attention(tables["attention"].parent, model, tp, device)
     rows += attention.rows
     notes = [
         "norms, activation and embedding are modelled from the bytes they move",
@@ -94,6 +100,15 @@ def import_aiconfigurator(
         "decodes measured on keys and values in L2, taken from the line of larger ones:"
         f" {attention.warm:,} points",
     ]
+    skewed: dict[str, Any] = {}
+    if attention.blocks is not None:
+        cache, blocks = attention.blocks
+        notes.append(_MODELLED.format(cache))
+        skewed = {
+            "query_blocks": {cache: QUERY_BLOCK},
+            "skew": blocks.skew,
+            "tail": blocks.tail,
+        }
     versions = {f"vllm ({family})": file.parent.name for family, file in tables.items()}
     if tp > 1:
         found = read_collectives(data / "comm", model, tp, at=measured)
@@ -108,7 +123,7 @@ def import_aiconfigurator(
         versions=versions,
         settings={"system": name},
         notes=tuple(notes),
-        query_blocks=attention.query_blocks,
+        **skewed,
     )
     return Table.of_rows(({**common, **row} for row in rows), name=str(data), provenance=told)
 
