@@ -13,7 +13,7 @@ from experiments.exits import DIFFERENT, exits, make_app
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from experiments.trials import Bench, Regime
+    from experiments.trials_bench import Bench, Regime
 
 
 def validate(
@@ -41,10 +41,12 @@ def validate(
 ) -> None:
     """Serve a trace on real kernels twice, predict it from steps of others like it, compare.
 
-    Those others are drawn with other seeds, and served in turn with it, a few steps each.
+    Those others are drawn with other seeds, and served in turn with it, a few steps each. They
+    tell what steps cost, and how fast the machine was meanwhile.
 
-    Five regimes. The exit code is 0 only if every mean of TTFT, TPOT and E2E is off by no more
-    than 5 %, or 1.5 times what the two real runs differ by, and the decisions are the same.
+    Five regimes, each at a share of what its own pilot serves. The exit code is 0 only if every
+    mean of TTFT, TPOT and E2E is off by no more than 5 %, or 1.5 times what the two real runs
+    differ by, and the decisions are the same.
     """
     kept = "nothing was kept (--json FILE keeps what is finished)"
     if json_file is not None:
@@ -57,7 +59,7 @@ def validate(
         from experiments.config import parse_config
         from experiments.executor_config import RealKernels
         from experiments.terminal import open_screen
-        from experiments.trials import ENGINE, REGIMES, Bench
+        from experiments.trials_bench import ENGINE, REGIMES, Bench
 
         check_file(json_file, option="--json", suffixes=(".json",))
         chosen = _choose(regimes, REGIMES)
@@ -93,22 +95,17 @@ def _run(
     tell: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """The reports of these regimes; what the file has of them does not run again."""
-    from experiments.trials import find_capacity, run_trials
+    from experiments.trials import run_trials
     from experiments.trials_file import TrialsFile, common, take_up
 
     same = common(bench) if path else {}
-    kept = take_up(path, same) if path else None
-    if kept is None:
-        say("pilot")
-        kept = TrialsFile(same=same, requests_per_s=find_capacity(bench))
-    elif known := [regime for regime in regimes if regime in kept.trials]:
+    kept = (take_up(path, same) if path else None) or TrialsFile(same=same)
+    if known := [regime for regime in regimes if regime in kept.trials]:
         tell(f"{path} has {', '.join(known)} of the same options, machine and code: not run again")
-    else:
-        tell(f"{path} has the pilot of the same options, machine and code: not run again")
     missing = tuple(regime for regime in regimes if regime not in kept.trials)
     if path:
         kept.write(path)
-    for trial in run_trials(bench, missing, requests_per_s=kept.requests_per_s, say=say):
+    for trial in run_trials(bench, missing, say=say):
         kept = kept.add(trial.regime, trial.report)
         if path:
             kept.write(path)
@@ -157,11 +154,19 @@ def _say(report: dict[str, Any]) -> list[str]:
     counts = " and ".join(f"{fit['steps']:,}" for fit in fits)
     off = " and ".join(f"{100 * fit['unseen_mape']:.0f}" for fit in fits)
     total = " and ".join(f"{100 * fit['run_total']:+.1f}" for fit in fits)
+    paces = " and ".join("{:.2f} to {:.2f}".format(*fit["pace"]) for fit in fits)
+    loads = " and ".join(f"{share:.2f}" for share in report["load"]["runs"])
+    steady = ", ".join(
+        f"{name.removesuffix('_ms').upper()} {error:+.1f}"
+        for name, error in report["one_pace_error_pct"].items()
+    )
     said = [
         f"{report['regime']}: {report['steps']:,} steps,"
         f" {preemptions['real']} preemptions ({preemptions['predicted']} predicted),"
-        f" {report['hit_tokens']:,} tokens hit; fitted on {counts} steps of other traces;"
-        f" unseen ones {off} % off on average, the run's together {total} %"
+        f" {report['hit_tokens']:,} tokens hit; arrivals at {report['load']['pilot']:.2f} of what"
+        f" is served at once by the pilot's clock, {loads} by the runs'; these are fitted on"
+        f" {counts} steps of other traces, unseen ones {off} % off on average, the run's together"
+        f" {total} %; steps took {paces} times their price; with one price throughout {steady} %"
     ]
     if not report["schedule_identical"]:
         said.append(f"! {report['regime']}: decisions differ under the same step times")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -15,19 +15,18 @@ from experiments.errors import ResultError
 from experiments.files import complete
 from experiments.identity import digest_code
 from experiments.section import Section
-from experiments.trials import Bench, Regime
+from experiments.trials_bench import Bench, Regime
 
 _SHOWN_DIGITS = 12
+_FORMAT: Final = "pagesim trials 2"
 
 
 class TrialsFile(Section):
-    """What a file of trials holds. All of them are of one pilot, and share its load."""
+    """What a file of trials holds."""
 
-    format: Literal["pagesim trials 1"] = "pagesim trials 1"
+    format: Literal["pagesim trials 2"] = _FORMAT
     same: dict[str, str | int]
     """What all trials of a file have in common."""
-    requests_per_s: float = Field(gt=0, allow_inf_nan=False)
-    """What the pilot says that the machine serves."""
     trials: dict[Regime, dict[str, Any]] = Field(default_factory=dict)
 
     def add(self, regime: Regime, report: dict[str, Any]) -> TrialsFile:
@@ -53,6 +52,11 @@ def take_up(path: Path, same: Mapping[str, str | int]) -> TrialsFile | None:
         raise ResultError(f"{path}: cannot be read ({error.strerror})") from None
     except ValidationError as error:
         first = error.errors()[0]
+        if first["loc"] == ("format",) and isinstance(first["input"], str):
+            raise ResultError(
+                f"{path}: found format {first['input']!r}, which another version of pagesim wrote;"
+                f" allowed: {_FORMAT!r}, or another file"
+            ) from None
         at = first.get("ctx", {}).get("at") or ".".join(map(str, first["loc"])) or "the file"
         raise ResultError(
             f"{path}: holds no trials ({at}: {first['msg']}); allowed: what `pagesim calibrate"
