@@ -20,24 +20,24 @@ from experiments.config import Config
 from experiments.context import Frames
 from experiments.fidelity import compare, compare_totals, error_pct
 from experiments.metrics import read_latencies
-from experiments.pace import PacedSteps
 from experiments.rehearsal import Rehearsal
 from experiments.trials_bench import LOADS, Bench, Regime
 from experiments.trials_runs import (
+    Clocks,
     Run,
     execute,
-    find_capacity,
-    fit_clock,
+    find_rate,
+    fit_clocks,
     load_kernels,
     serve_at_once,
     simulate,
+    time_pilot,
 )
 from sim.latency import Replay
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calibrate.step_fit import Fit
     from experiments.build_executor import MakeKernels
 
 GATE_PCT = 5.0
@@ -58,54 +58,55 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """A real run, and the clock that was fitted on the steps in turn with it."""
+    """A real run, and the clocks that were fitted on the steps in turn with it."""
 
     run: Run
-    clock: PacedSteps
-    fit: Fit
+    clocks: Clocks
 
 
 def run_trials(
     bench: Bench, regimes: tuple[Regime, ...], *, say: Callable[[str], None] = lambda _: None
 ) -> Iterator[Trial]:
-    """Each when it is finished, at its share of what its own pilot serves, which is run just
-    before it. Raises ConfigError where the kernels cannot run."""
+    """Each when it is finished, at its share of what it would take at once by its own pilot,
+    which is run just before it. Raises ConfigError where the kernels cannot run."""
     for regime in regimes:
-        make_kernels = load_kernels(bench.config(regime, rate=None))
+        at_once = bench.config(regime, rate=None)
+        make_kernels = load_kernels(at_once)
         say(f"{regime}: pilot")
-        rate = LOADS[regime] * find_capacity(bench, regime, make_kernels)
-        config = bench.config(regime, rate=rate)
+        pilot_ns = time_pilot(at_once, regime, make_kernels)
+        config = bench.config(regime, rate=find_rate(bench, regime, pilot_ns))
         say(f"{regime}: first run")
         first = _run(config, regime, make_kernels)
         say(f"{regime}: second run")
         second = _run(config, regime, make_kernels)
-        served = [serve_at_once(bench, regime, side.clock) for side in (first, second)]
-        load = {"requests_per_s": rate, "pilot": LOADS[regime], "runs": [rate / x for x in served]}
-        yield _judge(regime, config, (first, second), load)
+        loads = [
+            LOADS[regime] * serve_at_once(at_once, side.clocks.paced) / pilot_ns
+            for side in (first, second)
+        ]
+        yield _judge(regime, config, (first, second), loads)
 
 
 def _run(config: Config, regime: Regime, make_kernels: MakeKernels) -> Side:
     rehearsal = Rehearsal(config, make_kernels)
     run = execute(config, make_kernels, rehearsal)
-    clock, fit = fit_clock(rehearsal.steps, regime)
-    return Side(run=run, clock=clock, fit=fit)
+    return Side(run=run, clocks=fit_clocks(rehearsal.steps, regime))
 
 
-def _judge(regime: Regime, config: Config, sides: tuple[Side, Side], load: dict[str, Any]) -> Trial:
+def _judge(regime: Regime, config: Config, sides: tuple[Side, Side], loads: Rows[float]) -> Trial:
     """Each run beside what its clock makes of it."""
     runs = [side.run for side in sides]
     real = tuple(latencies_of(run.frames) for run in runs)
-    predicted = tuple(latencies_of(simulate(config, side.clock)) for side in sides)
-    steady = [latencies_of(simulate(config, side.clock.at_one_pace())) for side in sides]
+    predicted = tuple(latencies_of(simulate(config, side.clocks.paced)) for side in sides)
+    plain = [latencies_of(simulate(config, side.clocks.plain)) for side in sides]
     gate = _gate(real, predicted)
     first, second = (_compare(*pair) for pair in zip(real, predicted, strict=True))
     report = {
         "regime": regime,
         "requests": len(real[0]),
-        "load": load,
+        "load": {"pilot": LOADS[regime], "runs": loads},
         "gate": gate,
         "passed": all(each["passed"] for each in gate.values()),
-        "one_pace_error_pct": {name: row["error_pct"] for name, row in _gate(real, steady).items()},
+        "plain_error_pct": {name: row["error_pct"] for name, row in _gate(real, plain).items()},
         "first": first,
         "second": second,
         "repeat": _compare(*real),
@@ -113,7 +114,7 @@ def _judge(regime: Regime, config: Config, sides: tuple[Side, Side], load: dict[
         "steps": len(runs[0].durations_ns),
         "schedule_identical": all(is_identical(config, run) for run in runs),
         "rehearsal": [_describe(side) for side in sides],
-        "clock_notes": dict(sum((side.clock.notes for side in sides), Counter())),
+        "clock_notes": dict(sum((side.clocks.paced.notes for side in sides), Counter())),
     }
     return Trial(regime=regime, real=real, predicted=predicted, report=report)
 
@@ -130,13 +131,14 @@ def _gate(real: Rows[pd.DataFrame], predicted: Rows[pd.DataFrame]) -> dict[str, 
 def _describe(side: Side) -> dict[str, Any]:
     """`run_total`: predicted over measured sum of the run's steps, minus 1: what of an error is
     the clock's, before queues make it a multiple."""
-    log, pace = side.run.steps.log("run"), side.clock.pace
+    log, clock, errors = side.run.steps.log("run"), side.clocks.paced, side.clocks.fit.errors
+    unseen = side.clocks.fit.random.errors
     return {
-        "steps": side.fit.errors.steps,
-        "unseen_mape": side.fit.random.errors.mean,
-        "unseen_total": side.fit.random.errors.total,
-        "run_total": float(side.clock.priced(log).sum() / log.duration_ns.sum()) - 1,
-        "pace": [float(pace.min()), float(pace.max())],
+        "steps": errors.steps,
+        "unseen_mape": unseen.mean,
+        "unseen_total": unseen.total,
+        "run_total": float(clock.priced(log).sum() / log.duration_ns.sum()) - 1,
+        "pace": [float(clock.pace.min()), float(clock.pace.max())],
     }
 
 

@@ -17,7 +17,8 @@ LOADS: dict[Regime, float] = {
     "pressure": 1.5,
     "hits": 0.85,
 }
-"""Requests per second, as a share of what the regime's own pilot serves when all come at once."""
+"""The time that a trace takes to be served when all of it comes at once, by the clock of its own
+pilot, over the time in which it comes."""
 _FEW_BLOCKS = 3
 """Under memory pressure: room for so many sequences of max_model_len."""
 _SHARED_TOKENS = 96

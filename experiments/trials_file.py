@@ -51,10 +51,11 @@ def take_up(path: Path, same: Mapping[str, str | int]) -> TrialsFile | None:
     except OSError as error:
         raise ResultError(f"{path}: cannot be read ({error.strerror})") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        if first["loc"] == ("format",) and isinstance(first["input"], str):
+        first, *_ = errors = error.errors()
+        written = next((each["input"] for each in errors if each["loc"] == ("format",)), None)
+        if isinstance(written, str):
             raise ResultError(
-                f"{path}: found format {first['input']!r}, which another version of pagesim wrote;"
+                f"{path}: found format {written!r}, which another version of pagesim wrote;"
                 f" allowed: {_FORMAT!r}, or another file"
             ) from None
         at = first.get("ctx", {}).get("at") or ".".join(map(str, first["loc"])) or "the file"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from calibrate.step_fit import Fit
+from calibrate.step_fit import Fit, fit_steps
 from calibrate.step_log import FitError
+from calibrate.step_model import StepModel
 from experiments.build import build_latency, build_simulation
 from experiments.build_executor import MakeKernels, kernel_executors
 from experiments.build_trace import build_trace
@@ -17,12 +18,9 @@ from experiments.executor_config import RealKernels, SimulatedExecutor
 from experiments.pace import PacedSteps, fit_paced
 from experiments.rehearsal import Rehearsal, Steps
 from experiments.tables import make_frames
-from experiments.trials_bench import Bench, Regime
+from experiments.trials_bench import LOADS, Bench, Regime
 from sim.latency import LatencyModel
 from sim.observer import Observer
-
-_MANY_REQUESTS = 1000
-"""So many that filling and draining the batch takes no part of the time worth a word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +50,29 @@ def execute(config: Config, make_kernels: MakeKernels, *observers: Observer) -> 
     return Run(frames=frames, durations_ns=executor.durations_ns, steps=steps)
 
 
-def fit_clock(steps: Steps, regime: Regime) -> tuple[PacedSteps, Fit]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clocks:
+    """Of the same steps."""
+
+    paced: PacedSteps
+    plain: StepModel
+    """Fitted as if the machine had one pace."""
+    fit: Fit
+    """Of the paced one: its prices and errors."""
+
+
+def fit_clocks(steps: Steps, regime: Regime) -> Clocks:
     """Of a rehearsal's steps. Raises ConfigError where they are too few."""
+    log, source = steps.log(regime), f"steps of other traces of {regime}"
     try:
-        fit, pace = fit_paced(steps.log(regime))
+        plain, (fit, pace) = fit_steps(log), fit_paced(log)
     except FitError as error:
         raise ConfigError(f"{error}; allowed: more requests") from None
-    source = f"steps of other traces of {regime}"
-    return PacedSteps(fit.prices, fit.seen, pace, source=source), fit
+    return Clocks(
+        paced=PacedSteps(fit.prices, fit.seen, pace, source=source),
+        plain=StepModel(plain.prices, plain.seen, source=source),
+        fit=fit,
+    )
 
 
 def simulate(config: Config, clock: LatencyModel) -> Frames:
@@ -72,22 +85,27 @@ def simulate(config: Config, clock: LatencyModel) -> Frames:
     return make_frames(simulation.records)
 
 
-def find_capacity(bench: Bench, regime: Regime, make_kernels: MakeKernels) -> float:
-    """Requests per second that a regime's own engine serves of its own trace when all come at
-    once, by the clock of a pilot that is run as a trial is: as many requests, in turn with others.
+def time_pilot(config: Config, regime: Regime, make_kernels: MakeKernels) -> int:
+    """`serve_at_once` by the clock of a pilot, which is run as a trial is, all requests at once.
 
     Raises ConfigError where the kernels cannot run.
     """
-    config = bench.config(regime, rate=None)
     rehearsal = Rehearsal(config, make_kernels)
     execute(config, make_kernels, rehearsal)
-    clock, _ = fit_clock(rehearsal.steps, regime)
-    return serve_at_once(bench, regime, clock)
+    return serve_at_once(config, fit_clocks(rehearsal.steps, regime).paced)
 
 
-def serve_at_once(bench: Bench, regime: Regime, clock: PacedSteps) -> float:
-    """Requests per second that are served when all come at once, at the clock's average pace."""
-    many = replace(bench, requests=_MANY_REQUESTS).config(regime, rate=None)
-    requests = simulate(many, clock.at_one_pace())["requests"]
-    span_ns = int(requests["finish_ns"].max()) - int(requests["arrival_ns"].min())
-    return len(requests) / span_ns * 1e9
+def serve_at_once(config: Config, clock: PacedSteps) -> int:
+    """Nanoseconds, at the clock's average pace, until all requests are answered that come at 0."""
+    requests = simulate(config, clock.at_one_pace())["requests"]
+    return int(requests["finish_ns"].max())
+
+
+def find_rate(bench: Bench, regime: Regime, at_once_ns: int) -> float:
+    """Requests per second at which the trace takes as long to come as its share of LOADS says.
+
+    By the very gaps and lengths that were drawn: 300 of either may add up to 7 % less than
+    expected, and near saturation that is a multiple of TTFT.
+    """
+    *_, last = build_trace(bench.config(regime, rate=1.0))
+    return LOADS[regime] * last.arrival_ns / at_once_ns
