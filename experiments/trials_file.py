@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,6 +20,7 @@ from experiments.trials_bench import Bench, Regime
 
 _SHOWN_DIGITS = 12
 _FORMAT: Final = "pagesim trials 2"
+_OLDER = re.compile(rb'"format": *"(pagesim trials (?!2")[0-9]+)"')
 
 
 class TrialsFile(Section):
@@ -45,19 +47,20 @@ def take_up(path: Path, same: Mapping[str, str | int]) -> TrialsFile | None:
     must have in common: it is left as it is.
     """
     try:
-        found = TrialsFile.model_validate_json(path.read_bytes(), strict=True)
+        text = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ResultError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        found = TrialsFile.model_validate_json(text, strict=True)
     except ValidationError as error:
-        first, *_ = errors = error.errors()
-        written = next((each["input"] for each in errors if each["loc"] == ("format",)), None)
-        if isinstance(written, str):
+        if (written := _OLDER.search(text)) is not None:
             raise ResultError(
-                f"{path}: found format {written!r}, which another version of pagesim wrote;"
-                f" allowed: {_FORMAT!r}, or another file"
+                f"{path}: holds {written[1].decode()}, of another version of pagesim; allowed:"
+                f" {_FORMAT}, or another file"
             ) from None
+        first = error.errors()[0]
         at = first.get("ctx", {}).get("at") or ".".join(map(str, first["loc"])) or "the file"
         raise ResultError(
             f"{path}: holds no trials ({at}: {first['msg']}); allowed: what `pagesim calibrate"

@@ -20,12 +20,13 @@ from typer.testing import CliRunner
 from calibrate.executor import KernelExecutor
 from calibrate.runner import Ran, Runner, Step
 from calibrate.step_model import Curve, Prices, Seen, StepModel
-from experiments import trials, trials_bench
+from experiments import trials, trials_bench, trials_runs
 from experiments.build import build_simulation
 from experiments.build_trace import build_trace
 from experiments.calibrate_cli import main as calibrate
 from experiments.deployment import resolve
 from experiments.executor_config import RealKernels, SimulatedExecutor
+from experiments.pace import PacedSteps
 from experiments.rehearsal import TURN, Rehearsal, Steps
 from experiments.trials import Trial, run_trials
 from experiments.trials_bench import LOADS, REGIMES, Bench, Regime
@@ -174,12 +175,15 @@ def scaled(prices: Prices, factor: float) -> Prices:
     )
 
 
+PILOT_NS = 1000
+
+
 @pytest.fixture(scope="module")
 def pressed() -> Trial:
     bench = Bench(kernels=TINY, requests=40)
     # All come at once, however fast the machine was in a pilot.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trials, "find_capacity", lambda *_: 5e5)
+        patch.setattr(trials, "time_pilot", lambda *_: PILOT_NS)
         (trial,) = run_trials(bench, ("pressure",))
     return trial
 
@@ -189,10 +193,76 @@ def test_under_memory_pressure(pressed: Trial) -> None:
     report = pressed.report
     assert report["schedule_identical"]
     assert report["first"]["preemptions"]["real"] > 0
+    assert report["load"]["pilot"] == 1.5
+    last_ns = [
+        1e6 * each["e2e_ms"]["predicted"]["mean"] for each in (report["first"], report["second"])
+    ]
+    assert all(
+        load > 1.5 * ns / PILOT_NS for load, ns in zip(report["load"]["runs"], last_ns, strict=True)
+    )
+    assert set(report["plain_error_pct"]) == set(report["gate"])
     assert all(0 <= report["steps"] - each["steps"] < TURN for each in report["rehearsal"])
     assert [len(each) for each in pressed.predicted] == [40, 40]
     assert set(report["gate"]) == {"ttft_ms", "tpot_ms", "e2e_ms"}
     assert json.loads(json.dumps(report)) == report
+
+
+def clock_of(prices: Prices) -> PacedSteps:
+    return PacedSteps(prices, UNSEEN, np.ones(1), source="by hand")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_load_is_the_time_at_once_over_the_time_of_arrivals(regime: Regime, seed: int) -> None:
+    bench = Bench(kernels=TINY, requests=60, seed=seed)
+    at_once_ns = serve_at_once(bench.config(regime, rate=None), clock_of(PRICES))
+    config = bench.config(regime, rate=find_rate(bench, regime, at_once_ns))
+    *_, last = build_trace(config)
+    assert at_once_ns / last.arrival_ns == pytest.approx(LOADS[regime], rel=1e-6)
+
+
+def test_each_load_is_of_the_regimes_own_trace_and_engine() -> None:
+    """Contexts are longer behind a system prompt, and batches smaller in a few blocks."""
+    bench = Bench(kernels=TINY, requests=100)
+    times = {
+        regime: serve_at_once(bench.config(regime, rate=None), clock_of(PRICES))
+        for regime in REGIMES
+    }
+    assert times["light"] == times["knee"] == times["overload"]
+    assert min(times["hits"], times["pressure"]) > 1.02 * times["knee"]
+    config = bench.config("pressure", rate=find_rate(bench, "pressure", times["pressure"]))
+    assert trials.simulate(config, clock_of(PRICES))["requests"]["preemptions"].sum() > 0
+
+
+def test_a_load_is_at_the_average_pace() -> None:
+    config = Bench(kernels=TINY, requests=30).config("knee", rate=None)
+    clock = PacedSteps(PRICES, UNSEEN, np.full(1000, 3.0), source="by hand")
+    assert serve_at_once(config, clock) == serve_at_once(config, clock_of(PRICES))
+
+
+def test_a_pilot_is_of_its_regime_and_in_turn_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Bench(kernels=TINY, requests=20).config("pressure", rate=None)
+    pools: list[int] = []
+    make = load_kernels(config)
+
+    def keep(kv: KVCache, replica: int) -> KernelExecutor:
+        executor = make(kv, replica)
+        pools.append(executor.runner.pool.blocks)
+        return executor
+
+    fitted: list[Steps] = []
+    fit = trials_runs.fit_clocks
+
+    def watch(steps: Steps, regime: Regime) -> Clocks:
+        fitted.append(steps)
+        return fit(steps, regime)
+
+    monkeypatch.setattr(trials_runs, "fit_clocks", watch)
+    at_once_ns = trials.time_pilot(config, "pressure", keep)
+    assert set(pools) == {97}
+    assert len(pools) > 1
+    (steps,) = fitted
+    assert at_once_ns > int(steps.log("pilot").duration_ns.sum()) / len(pools)
 
 
 def test_other_decisions_are_noticed() -> None:
@@ -298,7 +368,8 @@ def test_command_line(tmp_path: Path) -> None:
     found = TrialsFile.model_validate_json(kept.read_bytes())
     light = found.trials["light"]
     assert light["regime"] == "light"
-    assert light["load"]["requests_per_s"] > 0
+    assert light["load"]["pilot"] == 0.3
+    assert all(0.01 < load < 10 for load in light["load"]["runs"])
     assert "light:" in result.stdout
 
 
@@ -330,7 +401,7 @@ def trial_of(regime: Regime, *, number: int) -> Trial:
         "first": {"preemptions": count},
         "hit_tokens": 0,
         "gate": {"ttft_ms": trials.gate_mean([1e6, 1e6], [1e6, 1e6])},
-        "load": {"requests_per_s": 100.0, "pilot": 0.85, "runs": [0.8, 0.9]},
+        "load": {"pilot": 0.85, "runs": [0.8, 0.9]},
         "plain_error_pct": {"ttft_ms": 1.0},
         "rehearsal": [{"steps": 1000, "unseen_mape": 0.5, "run_total": 0.1, "pace": [1.0, 1.2]}]
         * 2,
@@ -434,10 +505,10 @@ def test_trials_of_other_code_or_another_machine_are_left_alone(
     [
         ("[]", "holds no trials (the file: Input should be an object)"),
         ("notes of mine", "holds no trials (the file: Invalid JSON"),
-        ('{"format": "pagesim trials 2"}', "same: Field required"),
+        ('{"format": "pagesim trials 2"}', "same: missing"),
         (
             '{"format": "pagesim trials 1", "same": {}, "requests_per_s": 1.0}',
-            "found format 'pagesim trials 1', which another version of pagesim wrote; allowed:",
+            "holds pagesim trials 1, of another version of pagesim; allowed: pagesim trials 2,",
         ),
         (
             '{"same": {}, "trials": {"storm": {}}}',
