@@ -31,7 +31,17 @@ from experiments.rehearsal import TURN, Rehearsal, Steps
 from experiments.trials import Trial, run_trials
 from experiments.trials_bench import LOADS, REGIMES, Bench, Regime
 from experiments.trials_file import TrialsFile
-from experiments.trials_runs import Run, execute, fit_clocks, load_kernels
+from experiments.trials_runs import (
+    Clocks,
+    Run,
+    execute,
+    find_rate,
+    fit_clocks,
+    load_kernels,
+    serve_at_once,
+    simulate,
+    time_pilot,
+)
 from sim.kv.cache import KVCache
 from sim.plan import Departure
 
@@ -175,7 +185,7 @@ def scaled(prices: Prices, factor: float) -> Prices:
     )
 
 
-PILOT_NS = 1000
+PILOT_NS = 10**6
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +241,7 @@ def test_each_load_is_of_the_regimes_own_trace_and_engine() -> None:
     assert times["light"] == times["knee"] == times["overload"]
     assert min(times["hits"], times["pressure"]) > 1.02 * times["knee"]
     config = bench.config("pressure", rate=find_rate(bench, "pressure", times["pressure"]))
-    assert trials.simulate(config, clock_of(PRICES))["requests"]["preemptions"].sum() > 0
+    assert simulate(config, clock_of(PRICES))["requests"]["preemptions"].sum() > 0
 
 
 def test_a_load_is_at_the_average_pace() -> None:
@@ -258,7 +268,7 @@ def test_a_pilot_is_of_its_regime_and_in_turn_with_others(monkeypatch: pytest.Mo
         return fit(steps, regime)
 
     monkeypatch.setattr(trials_runs, "fit_clocks", watch)
-    at_once_ns = trials.time_pilot(config, "pressure", keep)
+    at_once_ns = time_pilot(config, "pressure", keep)
     assert set(pools) == {97}
     assert len(pools) > 1
     (steps,) = fitted
