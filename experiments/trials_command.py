@@ -169,6 +169,8 @@ def _say(report: dict[str, Any]) -> list[str]:
         f" the run's together {total} %; the machine took {paces} times its average; predicted"
         f" without regard to that, means are {plain} % off",
     ]
+    if notes := report["clock_notes"]:
+        said.append("  clocks: " + "; ".join(f"{what}: {n:,}" for what, n in notes.items()))
     if not report["schedule_identical"]:
         said.append(f"! {report['regime']}: decisions differ under the same step times")
     return said

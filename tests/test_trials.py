@@ -204,11 +204,10 @@ def test_under_memory_pressure(pressed: Trial) -> None:
     assert report["schedule_identical"]
     assert report["first"]["preemptions"]["real"] > 0
     assert report["load"]["pilot"] == 1.5
-    last_ns = [
-        1e6 * each["e2e_ms"]["predicted"]["mean"] for each in (report["first"], report["second"])
-    ]
+    longest_ns = [each["e2e"].max() for each in pressed.predicted]
     assert all(
-        load > 1.5 * ns / PILOT_NS for load, ns in zip(report["load"]["runs"], last_ns, strict=True)
+        load > 0.5 * 1.5 * ns / PILOT_NS
+        for load, ns in zip(report["load"]["runs"], longest_ns, strict=True)
     )
     assert set(report["plain_error_pct"]) == set(report["gate"])
     assert all(0 <= report["steps"] - each["steps"] < TURN for each in report["rehearsal"])
@@ -413,6 +412,7 @@ def trial_of(regime: Regime, *, number: int) -> Trial:
         "gate": {"ttft_ms": trials.gate_mean([1e6, 1e6], [1e6, 1e6])},
         "load": {"pilot": 0.85, "runs": [0.8, 0.9]},
         "plain_error_pct": {"ttft_ms": 1.0},
+        "clock_notes": {"steps beyond the fitted moon": 1234},
         "rehearsal": [{"steps": 1000, "unseen_mape": 0.5, "run_total": 0.1, "pace": [1.0, 1.2]}]
         * 2,
         "passed": True,
@@ -440,6 +440,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, machine: Machine) ->
     machine.stops_at = None
     ended = invoke(path)
     assert ended.exit_code == 0, ended.output
+    assert "steps beyond the fitted moon: 1,234" in " ".join(ended.stdout.split())
     assert "has light, knee of the same options, machine and code: not run again" in in_words(ended)
     assert machine.ran == list(REGIMES)
     assert all(f"{regime}: {at} steps" in ended.stdout for at, regime in enumerate(REGIMES, 1))
