@@ -20,25 +20,20 @@ from experiments.config import Config
 from experiments.context import Frames
 from experiments.fidelity import compare, compare_totals, error_pct
 from experiments.metrics import read_latencies
-from experiments.rehearsal import Rehearsal
 from experiments.trials_bench import LOADS, Bench, Regime
 from experiments.trials_runs import (
-    Clocks,
     Run,
-    execute,
+    Side,
     find_rate,
-    fit_clocks,
     load_kernels,
+    run_beside,
     serve_at_once,
     simulate,
-    time_pilot,
 )
 from sim.latency import Replay
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from experiments.build_executor import MakeKernels
 
 GATE_PCT = 5.0
 REPEATS = 1.5
@@ -56,14 +51,6 @@ class Trial:
     report: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """A real run, and the clocks that were fitted on the steps in turn with it."""
-
-    run: Run
-    clocks: Clocks
-
-
 def run_trials(
     bench: Bench, regimes: tuple[Regime, ...], *, say: Callable[[str], None] = lambda _: None
 ) -> Iterator[Trial]:
@@ -73,23 +60,18 @@ def run_trials(
         at_once = bench.config(regime, rate=None)
         make_kernels = load_kernels(at_once)
         say(f"{regime}: pilot")
-        pilot_ns = time_pilot(at_once, regime, make_kernels)
+        pilot = run_beside(at_once, regime, make_kernels)
+        pilot_ns = serve_at_once(at_once, pilot.clocks.paced)
         config = bench.config(regime, rate=find_rate(bench, regime, pilot_ns))
         say(f"{regime}: first run")
-        first = _run(config, regime, make_kernels)
+        first = run_beside(config, regime, make_kernels)
         say(f"{regime}: second run")
-        second = _run(config, regime, make_kernels)
+        second = run_beside(config, regime, make_kernels)
         loads = [
             LOADS[regime] * serve_at_once(at_once, side.clocks.paced) / pilot_ns
             for side in (first, second)
         ]
         yield _judge(regime, config, (first, second), loads)
-
-
-def _run(config: Config, regime: Regime, make_kernels: MakeKernels) -> Side:
-    rehearsal = Rehearsal(config, make_kernels)
-    run = execute(config, make_kernels, rehearsal)
-    return Side(run=run, clocks=fit_clocks(rehearsal.steps, regime))
 
 
 def _judge(regime: Regime, config: Config, sides: tuple[Side, Side], loads: Rows[float]) -> Trial:

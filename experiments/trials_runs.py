@@ -61,6 +61,14 @@ class Clocks:
     """Of the paced one: its prices and errors."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """A real run, and the clocks that were fitted on the steps in turn with it."""
+
+    run: Run
+    clocks: Clocks
+
+
 def fit_clocks(steps: Steps, regime: Regime) -> Clocks:
     """Of a rehearsal's steps. Raises ConfigError where they are too few."""
     log, source = steps.log(regime), f"steps of other traces of {regime}"
@@ -75,6 +83,14 @@ def fit_clocks(steps: Steps, regime: Regime) -> Clocks:
     )
 
 
+def run_beside(config: Config, regime: Regime, make_kernels: MakeKernels) -> Side:
+    """The trace on real kernels, in turn with others. Raises ConfigError as `fit_clocks`, and where
+    the kernels cannot run."""
+    rehearsal = Rehearsal(config, make_kernels)
+    run = execute(config, make_kernels, rehearsal)
+    return Side(run=run, clocks=fit_clocks(rehearsal.steps, regime))
+
+
 def simulate(config: Config, clock: LatencyModel) -> Frames:
     """The same deployment and trace, with nothing computed."""
     deployment = resolve(config)
@@ -83,16 +99,6 @@ def simulate(config: Config, clock: LatencyModel) -> Frames:
     simulation = build_simulation(deployment, latency=clock)
     simulation.serve(build_trace(config))
     return make_frames(simulation.records)
-
-
-def time_pilot(config: Config, regime: Regime, make_kernels: MakeKernels) -> int:
-    """`serve_at_once` by the clock of a pilot, which is run as a trial is, all requests at once.
-
-    Raises ConfigError where the kernels cannot run.
-    """
-    rehearsal = Rehearsal(config, make_kernels)
-    execute(config, make_kernels, rehearsal)
-    return serve_at_once(config, fit_clocks(rehearsal.steps, regime).paced)
 
 
 def serve_at_once(config: Config, clock: PacedSteps) -> int:
