@@ -21,6 +21,7 @@ from calibrate.executor import KernelExecutor
 from calibrate.runner import Ran, Runner, Step
 from calibrate.step_model import Curve, Prices, Seen, StepModel
 from experiments import trials, trials_bench
+from experiments.arrivals_config import PoissonArrivals
 from experiments.build import build_simulation
 from experiments.build_trace import build_trace
 from experiments.calibrate_cli import main as calibrate
@@ -43,6 +44,7 @@ from experiments.trials_runs import (
     serve_at_once,
     simulate,
 )
+from experiments.workload_config import SyntheticTrace
 from sim.kv.cache import KVCache
 from sim.plan import Departure
 
@@ -186,6 +188,9 @@ def scaled(prices: Prices, factor: float) -> Prices:
     )
 
 
+LOAD = 15.0
+
+
 @dataclass
 class Pressed:
     trial: Trial
@@ -205,6 +210,8 @@ def pressed() -> Pressed:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trials, "run_beside", keep)
+        # However slow the machine was in the pilot, there is pressure.
+        patch.setitem(LOADS, "pressure", LOAD)
         (trial,) = run_trials(bench, ("pressure",))
     return Pressed(trial, ran, sides)
 
@@ -226,11 +233,15 @@ def test_a_pilot_of_the_very_regime_sets_the_load(pressed: Pressed) -> None:
     pilot, *runs = pressed.ran
     assert pilot == bench.config("pressure", rate=None)
     at_once_ns = [serve_at_once(pilot, side.clocks.paced) for side in pressed.sides]
-    rate = find_rate(bench, "pressure", at_once_ns[0])
-    assert runs == [bench.config("pressure", rate=rate)] * 2
+    rate = find_rate(bench, "pressure", at_once_ns[0]) * LOAD / LOADS["pressure"]
+    for run in runs:
+        assert isinstance(run.trace, SyntheticTrace)
+        assert isinstance(run.trace.arrivals, PoissonArrivals)
+        assert run.trace.arrivals.rate == pytest.approx(rate)
+        assert run.engine == pilot.engine
     load = pressed.trial.report["load"]
-    assert load["pilot"] == 1.5
-    assert load["runs"] == [pytest.approx(1.5 * ns / at_once_ns[0]) for ns in at_once_ns[1:]]
+    assert load["pilot"] == LOAD
+    assert load["runs"] == [pytest.approx(LOAD * ns / at_once_ns[0]) for ns in at_once_ns[1:]]
 
 
 def clock_of(prices: Prices) -> PacedSteps:
