@@ -47,17 +47,10 @@ from experiments.trials_runs import (
 from experiments.workload_config import SyntheticTrace
 from sim.kv.cache import KVCache
 from sim.plan import Departure
+from tests.test_pace import PRICES
 
 TINY = RealKernels(kind="kernels", model="tiny", dtype="float32")
 
-
-PRICES = Prices(
-    curve=Curve((1, 256), (1e6, 20e6)),
-    decode_ns=3e4,
-    context_token_ns=700,
-    chunk_ns=2e5,
-    pair_ns=90,
-)
 UNSEEN = Seen(tokens=(1, 256), decodes=None, decode_context=None, chunks=None, area=None)
 
 
