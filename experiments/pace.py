@@ -15,10 +15,11 @@ import numpy as np
 from calibrate.step_fit import Fit, Floats, fit_steps
 from calibrate.step_log import StepLog
 from calibrate.step_model import Prices, Seen, StepModel
+from experiments.rehearsal import TURN
 from sim.plan import Plan
 
-WINDOW = 32
-"""Steps over which the pace is one number: four turns of a rehearsal."""
+WINDOW = 4 * TURN
+"""Steps over which the pace is one number."""
 _ROUNDS = 20
 _SETTLED = 1e-3
 

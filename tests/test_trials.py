@@ -237,6 +237,17 @@ def test_a_pilot_of_the_very_regime_sets_the_load(pressed: Pressed) -> None:
     assert load["runs"] == [pytest.approx(LOAD * ns / at_once_ns[0]) for ns in at_once_ns[1:]]
 
 
+def test_each_run_is_predicted_by_the_paced_clock_of_its_own(pressed: Pressed) -> None:
+    ran, sides = pressed.ran[1:], pressed.sides[1:]
+    for config, side, predicted in zip(ran, sides, pressed.trial.predicted, strict=True):
+        paced, plain = (
+            trials.latencies_of(simulate(config, clock))
+            for clock in (side.clocks.paced, side.clocks.plain)
+        )
+        assert predicted.equals(paced)
+        assert not predicted.equals(plain)
+
+
 def clock_of(prices: Prices) -> PacedSteps:
     return PacedSteps(prices, UNSEEN, np.ones(1), source="by hand")
 
