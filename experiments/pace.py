@@ -61,11 +61,12 @@ class PacedSteps(StepModel):
 
 
 def fit_paced(log: StepLog) -> tuple[Fit, Floats]:
-    """Prices at the average pace, and the pace of every step of the log, in turns until both
-    agree: prices of what the steps would have taken at the average pace; the pace, over WINDOW
-    steps, as what these took over what they cost.
+    """Prices at the average pace, and the pace of every step of the log.
 
-    The errors of the fit are those beside the pace. Raises FitError as `fit_steps`.
+    In turns until both settle, _ROUNDS at the most: prices of what the steps would have taken at
+    the average pace; the pace, over WINDOW steps, as what these took over what they cost. The
+    errors of the fit are those beside the pace, which has seen all steps. Raises FitError as
+    `fit_steps`.
     """
     pace = np.ones(len(log.duration_ns))
     for _ in range(_ROUNDS):

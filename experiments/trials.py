@@ -54,8 +54,10 @@ class Trial:
 def run_trials(
     bench: Bench, regimes: tuple[Regime, ...], *, say: Callable[[str], None] = lambda _: None
 ) -> Iterator[Trial]:
-    """Each when it is finished, at its share of what it would take at once by its own pilot,
-    which is run just before it. Raises ConfigError where the kernels cannot run."""
+    """Each when it is finished; its load is found by a pilot of its own, run just before it.
+
+    Raises ConfigError where the kernels cannot run.
+    """
     for regime in regimes:
         at_once = bench.config(regime, rate=None)
         make_kernels = load_kernels(at_once)

@@ -108,10 +108,10 @@ def serve_at_once(config: Config, clock: PacedSteps) -> int:
 
 
 def find_rate(bench: Bench, regime: Regime, at_once_ns: int) -> float:
-    """Requests per second at which the trace takes as long to come as its share of LOADS says.
+    """Requests per second at which the trace comes in `at_once_ns` / LOADS[regime].
 
-    By the very gaps and lengths that were drawn: 300 of either may add up to 7 % less than
-    expected, and near saturation that is a multiple of TTFT.
+    By the very gaps and lengths that were drawn: 300 of either may be 7 % off their expectation,
+    and near saturation that is a multiple of TTFT.
     """
     *_, last = build_trace(bench.config(regime, rate=1.0))
     return LOADS[regime] * last.arrival_ns / at_once_ns
