@@ -13,7 +13,7 @@ from experiments.exits import DIFFERENT, exits, make_app
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from experiments.trials import Bench, Regime
+    from experiments.trials_bench import Bench, Regime
 
 
 def validate(
@@ -41,10 +41,12 @@ def validate(
 ) -> None:
     """Serve a trace on real kernels twice, predict it from steps of others like it, compare.
 
-    Those others are drawn with other seeds, and served in turn with it, a few steps each.
+    Those others are drawn with other seeds, and served in turn with it, a few steps each. They
+    tell what steps cost, and how fast the machine was meanwhile.
 
-    Five regimes. The exit code is 0 only if every mean of TTFT, TPOT and E2E is off by no more
-    than 5 %, or 1.5 times what the two real runs differ by, and the decisions are the same.
+    Five regimes, each at a load that its own pilot finds. The exit code is 0 only if every mean
+    of TTFT, TPOT and E2E is off by no more than 5 %, or 1.5 times what the two real runs differ
+    by, and the decisions are the same.
     """
     kept = "nothing was kept (--json FILE keeps what is finished)"
     if json_file is not None:
@@ -57,7 +59,7 @@ def validate(
         from experiments.config import parse_config
         from experiments.executor_config import RealKernels
         from experiments.terminal import open_screen
-        from experiments.trials import ENGINE, REGIMES, Bench
+        from experiments.trials_bench import ENGINE, REGIMES, Bench
 
         check_file(json_file, option="--json", suffixes=(".json",))
         chosen = _choose(regimes, REGIMES)
@@ -93,22 +95,17 @@ def _run(
     tell: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """The reports of these regimes; what the file has of them does not run again."""
-    from experiments.trials import find_capacity, run_trials
+    from experiments.trials import run_trials
     from experiments.trials_file import TrialsFile, common, take_up
 
     same = common(bench) if path else {}
-    kept = take_up(path, same) if path else None
-    if kept is None:
-        say("pilot")
-        kept = TrialsFile(same=same, requests_per_s=find_capacity(bench))
-    elif known := [regime for regime in regimes if regime in kept.trials]:
+    kept = (take_up(path, same) if path else None) or TrialsFile(same=same)
+    if known := [regime for regime in regimes if regime in kept.trials]:
         tell(f"{path} has {', '.join(known)} of the same options, machine and code: not run again")
-    else:
-        tell(f"{path} has the pilot of the same options, machine and code: not run again")
     missing = tuple(regime for regime in regimes if regime not in kept.trials)
     if path:
         kept.write(path)
-    for trial in run_trials(bench, missing, requests_per_s=kept.requests_per_s, say=say):
+    for trial in run_trials(bench, missing, say=say):
         kept = kept.add(trial.regime, trial.report)
         if path:
             kept.write(path)
@@ -157,12 +154,23 @@ def _say(report: dict[str, Any]) -> list[str]:
     counts = " and ".join(f"{fit['steps']:,}" for fit in fits)
     off = " and ".join(f"{100 * fit['unseen_mape']:.0f}" for fit in fits)
     total = " and ".join(f"{100 * fit['run_total']:+.1f}" for fit in fits)
+    paces = " and ".join("{:.2f} to {:.2f}".format(*fit["pace"]) for fit in fits)
+    loads = " and ".join(f"{share:.2f}" for share in report["load"]["runs"])
+    plain = ", ".join(
+        f"{name.removesuffix('_ms').upper()} {error:+.1f}"
+        for name, error in report["plain_error_pct"].items()
+    )
     said = [
         f"{report['regime']}: {report['steps']:,} steps,"
         f" {preemptions['real']} preemptions ({preemptions['predicted']} predicted),"
-        f" {report['hit_tokens']:,} tokens hit; fitted on {counts} steps of other traces;"
-        f" unseen ones {off} % off on average, the run's together {total} %"
+        f" {report['hit_tokens']:,} tokens hit; load {report['load']['pilot']:.2f} by the pilot's"
+        f" clock, {loads} by the runs'",
+        f"  clocks: fitted on {counts} steps of other traces; unseen ones {off} % off on average,"
+        f" the run's together {total} %; the machine took {paces} times its average; predicted"
+        f" without regard to that, means are {plain} % off",
     ]
+    if notes := report["clock_notes"]:
+        said.append("  clocks: " + "; ".join(f"{what}: {n:,}" for what, n in notes.items()))
     if not report["schedule_identical"]:
         said.append(f"! {report['regime']}: decisions differ under the same step times")
     return said

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -15,19 +16,19 @@ from experiments.errors import ResultError
 from experiments.files import complete
 from experiments.identity import digest_code
 from experiments.section import Section
-from experiments.trials import Bench, Regime
+from experiments.trials_bench import Bench, Regime
 
 _SHOWN_DIGITS = 12
+_FORMAT: Final = "pagesim trials 2"
+_OLDER = re.compile(rb'"format": *"(pagesim trials (?!2")[0-9]+)"')
 
 
 class TrialsFile(Section):
-    """What a file of trials holds. All of them are of one pilot, and share its load."""
+    """What a file of trials holds."""
 
-    format: Literal["pagesim trials 1"] = "pagesim trials 1"
+    format: Literal["pagesim trials 2"] = _FORMAT
     same: dict[str, str | int]
     """What all trials of a file have in common."""
-    requests_per_s: float = Field(gt=0, allow_inf_nan=False)
-    """What the pilot says that the machine serves."""
     trials: dict[Regime, dict[str, Any]] = Field(default_factory=dict)
 
     def add(self, regime: Regime, report: dict[str, Any]) -> TrialsFile:
@@ -46,12 +47,19 @@ def take_up(path: Path, same: Mapping[str, str | int]) -> TrialsFile | None:
     must have in common: it is left as it is.
     """
     try:
-        found = TrialsFile.model_validate_json(path.read_bytes(), strict=True)
+        text = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ResultError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        found = TrialsFile.model_validate_json(text, strict=True)
     except ValidationError as error:
+        if (written := _OLDER.search(text)) is not None:
+            raise ResultError(
+                f"{path}: holds {written[1].decode()}, of another version of pagesim; allowed:"
+                f" {_FORMAT}, or another file"
+            ) from None
         first = error.errors()[0]
         at = first.get("ctx", {}).get("at") or ".".join(map(str, first["loc"])) or "the file"
         raise ResultError(

@@ -20,34 +20,43 @@ from typer.testing import CliRunner
 from calibrate.executor import KernelExecutor
 from calibrate.runner import Ran, Runner, Step
 from calibrate.step_model import Curve, Prices, Seen, StepModel
-from experiments import trials
+from experiments import trials, trials_bench
+from experiments.arrivals_config import PoissonArrivals
 from experiments.build import build_simulation
 from experiments.build_trace import build_trace
 from experiments.calibrate_cli import main as calibrate
+from experiments.config import Config
 from experiments.deployment import resolve
 from experiments.executor_config import RealKernels, SimulatedExecutor
+from experiments.pace import PacedSteps
 from experiments.rehearsal import TURN, Rehearsal, Steps
-from experiments.trials import REGIMES, Bench, Regime, Trial, run_trials
+from experiments.trials import Trial, run_trials
+from experiments.trials_bench import LOADS, REGIMES, Bench, Regime
 from experiments.trials_file import TrialsFile
+from experiments.trials_runs import (
+    Run,
+    Side,
+    execute,
+    find_rate,
+    fit_clocks,
+    load_kernels,
+    run_beside,
+    serve_at_once,
+    simulate,
+)
+from experiments.workload_config import SyntheticTrace
 from sim.kv.cache import KVCache
 from sim.plan import Departure
+from tests.test_pace import PRICES
 
 TINY = RealKernels(kind="kernels", model="tiny", dtype="float32")
 
-
-PRICES = Prices(
-    curve=Curve((1, 256), (1e6, 20e6)),
-    decode_ns=3e4,
-    context_token_ns=700,
-    chunk_ns=2e5,
-    pair_ns=90,
-)
 UNSEEN = Seen(tokens=(1, 256), decodes=None, decode_context=None, chunks=None, area=None)
 
 
 def serve_priced(regime: Regime, prices: Prices) -> Steps:
     """A simulated run, step by step."""
-    config = Bench(kernels=TINY, requests=60).config(regime, rate=500.0)
+    config = Bench(kernels=TINY, requests=60).config(regime, rate=500.0 * LOADS[regime])
     engine = config.engine.model_copy(update={"loop": "plain"})
     config = config.model_copy(update={"executor": SimulatedExecutor(), "engine": engine})
     steps, clock = Steps(), StepModel(prices, UNSEEN, source="by hand")
@@ -78,14 +87,14 @@ class Rehearsed:
 def rehearse(regime: Regime, *, requests: int) -> Rehearsed:
     config = Bench(kernels=TINY, requests=requests).config(regime, rate=None)
     executors = []
-    make = trials._load(config)
+    make = load_kernels(config)
 
     def keep(kv: KVCache, replica: int) -> KernelExecutor:
         executors.append(make(kv, replica))
         return executors[-1]
 
     rehearsal = Rehearsal(config, keep)
-    run = trials._execute(config, keep, rehearsal)
+    run = execute(config, keep, rehearsal)
     return Rehearsed(run.steps, rehearsal, executors)
 
 
@@ -106,7 +115,7 @@ def test_a_run_and_its_rehearsal_take_turns() -> None:
 def test_a_rehearsal_serves_traces_of_other_seeds() -> None:
     bench = Bench(kernels=TINY, requests=2)
     config = bench.config("overload", rate=None)
-    rehearsal = Rehearsal(config, trials._load(config))
+    rehearsal = Rehearsal(config, load_kernels(config))
     while len(rehearsal.steps) < 300:
         rehearsal.ran()
     features = rehearsal.steps.log("load").features
@@ -119,7 +128,7 @@ def test_a_rehearsal_serves_traces_of_other_seeds() -> None:
 def test_rows_of_a_rehearsal_share_blocks_as_those_of_the_run_do() -> None:
     config = Bench(kernels=TINY, requests=20).config("hits", rate=None)
     shared = []
-    make = trials._load(config)
+    make = load_kernels(config)
 
     def watch(kv: KVCache, replica: int) -> KernelExecutor:
         executor = make(kv, replica)
@@ -136,7 +145,7 @@ def test_rows_of_a_rehearsal_share_blocks_as_those_of_the_run_do() -> None:
     rehearsal = Rehearsal(config, watch)
     while len(rehearsal.steps) < 40:
         rehearsal.ran()
-    assert max(shared) > trials._SHARED_TOKENS // 16
+    assert max(shared) > trials_bench._SHARED_TOKENS // 16
 
 
 def test_the_gate_by_hand() -> None:
@@ -153,10 +162,15 @@ def test_the_gate_by_hand() -> None:
 
 def test_what_of_an_error_is_the_clocks() -> None:
     """Steps fitted on themselves have none; if all had taken half as long again, a third."""
-    _, fit = trials._fit(serve_priced("overload", PRICES), "overload")
+    steps = serve_priced("overload", PRICES)
+    clocks = fit_clocks(steps, "overload")
     for slowness, total in ((1.0, 0.0), (1.5, -1 / 3)):
-        steps = serve_priced("overload", scaled(PRICES, slowness))
-        assert trials._total(fit, steps) == pytest.approx(total, abs=0.01)
+        ran = serve_priced("overload", scaled(PRICES, slowness))
+        run = Run(frames={}, durations_ns=[], steps=ran)
+        told = trials._describe(Side(run=run, clocks=clocks))
+        assert told["run_total"] == pytest.approx(total, abs=0.01)
+        assert told["steps"] == len(steps)
+        assert told["pace"] == pytest.approx([1.0, 1.0], abs=0.02)
 
 
 def scaled(prices: Prices, factor: float) -> Prices:
@@ -167,28 +181,109 @@ def scaled(prices: Prices, factor: float) -> Prices:
     )
 
 
+LOAD = 15.0
+
+
+@dataclass
+class Pressed:
+    trial: Trial
+    ran: list[Config]
+    """Of the pilot and of the two runs."""
+    sides: list[Side]
+
+
 @pytest.fixture(scope="module")
-def pressed() -> Trial:
-    bench = Bench(kernels=TINY, requests=40)
-    # All come at once, however fast the machine was in a pilot.
-    (trial,) = run_trials(bench, ("pressure",), requests_per_s=5e5)
-    return trial
+def pressed() -> Pressed:
+    bench, ran, sides = Bench(kernels=TINY, requests=40), list[Config](), list[Side]()
+
+    def keep(config: Config, *more: Any) -> Side:
+        ran.append(config)
+        sides.append(run_beside(config, *more))
+        return sides[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trials, "run_beside", keep)
+        # However slow the machine was in the pilot, there is pressure.
+        patch.setitem(LOADS, "pressure", LOAD)
+        (trial,) = run_trials(bench, ("pressure",))
+    return Pressed(trial, ran, sides)
 
 
-def test_under_memory_pressure(pressed: Trial) -> None:
+def test_under_memory_pressure(pressed: Pressed) -> None:
     """Whatever the machine does meanwhile: decisions, books and sizes."""
-    report = pressed.report
+    trial = pressed.trial
+    report = trial.report
     assert report["schedule_identical"]
     assert report["first"]["preemptions"]["real"] > 0
-    assert all(0 <= report["steps"] - each["steps"] < TURN for each in report["rehearsal"])
-    assert [len(each) for each in pressed.predicted] == [40, 40]
-    assert set(report["gate"]) == {"ttft_ms", "tpot_ms", "e2e_ms"}
+    assert all(0 <= report["steps"] - each["steps"] < TURN for each in report["rehearsal"][:1])
+    assert [len(each) for each in trial.predicted] == [40, 40]
+    assert set(report["gate"]) == set(report["plain_error_pct"]) == {"ttft_ms", "tpot_ms", "e2e_ms"}
     assert json.loads(json.dumps(report)) == report
 
 
+def test_a_pilot_of_the_very_regime_sets_the_load(pressed: Pressed) -> None:
+    bench = Bench(kernels=TINY, requests=40)
+    pilot, *runs = pressed.ran
+    assert pilot == bench.config("pressure", rate=None)
+    at_once_ns = [serve_at_once(pilot, side.clocks.paced) for side in pressed.sides]
+    rate = find_rate(bench, "pressure", at_once_ns[0]) * LOAD / LOADS["pressure"]
+    for run in runs:
+        assert isinstance(run.trace, SyntheticTrace)
+        assert isinstance(run.trace.arrivals, PoissonArrivals)
+        assert run.trace.arrivals.rate == pytest.approx(rate)
+        assert run.engine == pilot.engine
+    load = pressed.trial.report["load"]
+    assert load["pilot"] == LOAD
+    assert load["runs"] == [pytest.approx(LOAD * ns / at_once_ns[0]) for ns in at_once_ns[1:]]
+
+
+def test_each_run_is_predicted_by_the_paced_clock_of_its_own(pressed: Pressed) -> None:
+    ran, sides = pressed.ran[1:], pressed.sides[1:]
+    for config, side, predicted in zip(ran, sides, pressed.trial.predicted, strict=True):
+        paced, plain = (
+            trials.latencies_of(simulate(config, clock))
+            for clock in (side.clocks.paced, side.clocks.plain)
+        )
+        assert predicted.equals(paced)
+        assert not predicted.equals(plain)
+
+
+def clock_of(prices: Prices) -> PacedSteps:
+    return PacedSteps(prices, UNSEEN, np.ones(1), source="by hand")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_load_is_the_time_at_once_over_the_time_of_arrivals(regime: Regime, seed: int) -> None:
+    bench = Bench(kernels=TINY, requests=60, seed=seed)
+    at_once_ns = serve_at_once(bench.config(regime, rate=None), clock_of(PRICES))
+    config = bench.config(regime, rate=find_rate(bench, regime, at_once_ns))
+    *_, last = build_trace(config)
+    assert at_once_ns / last.arrival_ns == pytest.approx(LOADS[regime], rel=1e-6)
+
+
+def test_each_load_is_of_the_regimes_own_trace_and_engine() -> None:
+    """Contexts are longer behind a system prompt, and batches smaller in a few blocks."""
+    bench = Bench(kernels=TINY, requests=100)
+    times = {
+        regime: serve_at_once(bench.config(regime, rate=None), clock_of(PRICES))
+        for regime in REGIMES
+    }
+    assert times["light"] == times["knee"] == times["overload"]
+    assert min(times["hits"], times["pressure"]) > 1.02 * times["knee"]
+    config = bench.config("pressure", rate=find_rate(bench, "pressure", times["pressure"]))
+    assert simulate(config, clock_of(PRICES))["requests"]["preemptions"].sum() > 0
+
+
+def test_a_load_is_at_the_average_pace() -> None:
+    config = Bench(kernels=TINY, requests=30).config("knee", rate=None)
+    clock = PacedSteps(PRICES, UNSEEN, np.full(1000, 3.0), source="by hand")
+    assert serve_at_once(config, clock) == serve_at_once(config, clock_of(PRICES))
+
+
 def test_other_decisions_are_noticed() -> None:
-    config = Bench(kernels=TINY, requests=20).config("light", rate=50.0)
-    run = trials._execute(config, trials._load(config))
+    config = Bench(kernels=TINY, requests=20).config("light", rate=15.0)
+    run = execute(config, load_kernels(config))
     assert trials.is_identical(config, run)
     slower = [2 * duration_ns for duration_ns in run.durations_ns]
     assert not trials.is_identical(config, replace(run, durations_ns=slower))
@@ -199,7 +294,7 @@ def test_other_decisions_are_noticed() -> None:
 def serve_texts(*, rehearsed: bool) -> list[list[int]]:
     """The ids of all prompts and answers."""
     config = Bench(kernels=TINY, requests=20).config("hits", rate=None)
-    make = trials._load(config)
+    make = load_kernels(config)
     texts: list[list[int]] = []
     executors = []
 
@@ -215,7 +310,7 @@ def serve_texts(*, rehearsed: bool) -> list[list[int]]:
         def ended(self, departures: list[Departure], now_ns: int) -> None:
             texts.extend(list(executors[0].texts[each.sequence].ids) for each in departures)
 
-    trials._execute(config, keep, Keeping(config, make))
+    execute(config, keep, Keeping(config, make))
     return sorted(texts)
 
 
@@ -236,7 +331,7 @@ def test_no_step_pays_for_the_collector(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(Runner, "sample", watching)
     config = Bench(kernels=TINY, requests=20).config("light", rate=None)
-    trials._execute(config, trials._load(config))
+    execute(config, load_kernels(config))
     assert len(collected) > 50
     assert not any(collected)
     assert gc.isenabled()
@@ -287,8 +382,10 @@ def test_command_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(calibrate, ["validate", *options])
     assert result.exit_code in (0, 1), result.output
     found = TrialsFile.model_validate_json(kept.read_bytes())
-    assert found.requests_per_s > 0
-    assert found.trials["light"]["regime"] == "light"
+    light = found.trials["light"]
+    assert light["regime"] == "light"
+    assert light["load"]["pilot"] == 0.3
+    assert all(0.01 < load < 10 for load in light["load"]["runs"])
     assert "light:" in result.stdout
 
 
@@ -299,23 +396,15 @@ class Machine:
     """Trials that take no time; the one of `stops_at` is stopped by its user."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.pilots = 0
-        self.ran: list[tuple[str, float]] = []
+        self.ran: list[str] = []
         self.stops_at: str | None = None
-        patch.setattr(trials, "find_capacity", self.pilot)
         patch.setattr(trials, "run_trials", self.run)
 
-    def pilot(self, bench: Bench) -> float:
-        self.pilots += 1
-        return 100.0 * self.pilots
-
-    def run(
-        self, bench: Bench, regimes: tuple[Regime, ...], *, requests_per_s: float, **_: object
-    ) -> Iterator[Trial]:
+    def run(self, bench: Bench, regimes: tuple[Regime, ...], **_: object) -> Iterator[Trial]:
         for regime in regimes:
             if regime == self.stops_at:
                 raise KeyboardInterrupt
-            self.ran.append((regime, requests_per_s))
+            self.ran.append(regime)
             yield trial_of(regime, number=len(self.ran))
 
 
@@ -328,7 +417,11 @@ def trial_of(regime: Regime, *, number: int) -> Trial:
         "first": {"preemptions": count},
         "hit_tokens": 0,
         "gate": {"ttft_ms": trials.gate_mean([1e6, 1e6], [1e6, 1e6])},
-        "rehearsal": [{"steps": 1000, "unseen_mape": 0.5, "run_total": 0.1}] * 2,
+        "load": {"pilot": 0.85, "runs": [0.8, 0.9]},
+        "plain_error_pct": {"ttft_ms": 1.0},
+        "clock_notes": {"steps beyond the fitted moon": 1234},
+        "rehearsal": [{"steps": 1000, "unseen_mape": 0.5, "run_total": 0.1, "pace": [1.0, 1.2]}]
+        * 2,
         "passed": True,
         "schedule_identical": True,
     }
@@ -354,10 +447,9 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, machine: Machine) ->
     machine.stops_at = None
     ended = invoke(path)
     assert ended.exit_code == 0, ended.output
+    assert "steps beyond the fitted moon: 1,234" in " ".join(ended.stdout.split())
     assert "has light, knee of the same options, machine and code: not run again" in in_words(ended)
-    # Each once, all at the load of the one pilot.
-    assert machine.ran == [(regime, 100.0) for regime in REGIMES]
-    assert machine.pilots == 1
+    assert machine.ran == list(REGIMES)
     assert all(f"{regime}: {at} steps" in ended.stdout for at, regime in enumerate(REGIMES, 1))
     whole = path.read_bytes()
     again = invoke(path, "--regime", "hits")
@@ -367,21 +459,21 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, machine: Machine) ->
     assert (len(machine.ran), path.read_bytes()) == (5, whole)
 
 
-def test_a_run_that_was_stopped_in_its_first_regime_keeps_the_pilot(
+def test_a_run_that_was_stopped_in_its_first_regime_begins_again(
     tmp_path: Path, machine: Machine
 ) -> None:
     path = tmp_path / "trials.json"
     machine.stops_at = "light"
     assert invoke(path).exit_code == 130
     machine.stops_at = None
-    assert "has the pilot of the same options" in in_words(invoke(path, "--regime", "knee"))
-    assert (machine.pilots, machine.ran) == (1, [("knee", 100.0)])
+    assert "not run again" not in in_words(invoke(path, "--regime", "light"))
+    assert machine.ran == ["light"]
 
 
 def test_without_a_file_nothing_is_kept(machine: Machine) -> None:
     machine.stops_at = "knee"
     result = CliRunner().invoke(calibrate, ["validate"])
-    assert (result.exit_code, machine.pilots) == (130, 1)
+    assert (result.exit_code, machine.ran) == (130, ["light"])
     assert result.stderr == "Stopped; nothing was kept (--json FILE keeps what is finished).\n"
 
 
@@ -423,7 +515,7 @@ def test_trials_of_other_code_or_another_machine_are_left_alone(
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "9.9")
         assert "allowed: 9.9, or another file" in invoke(path).stderr
-    assert machine.pilots == 1
+    assert machine.ran == list(REGIMES)
 
 
 @pytest.mark.parametrize(
@@ -431,9 +523,13 @@ def test_trials_of_other_code_or_another_machine_are_left_alone(
     [
         ("[]", "holds no trials (the file: Input should be an object)"),
         ("notes of mine", "holds no trials (the file: Invalid JSON"),
-        ('{"format": "pagesim trials 1", "same": {}}', "requests_per_s: missing"),
+        ('{"format": "pagesim trials 2"}', "same: missing"),
         (
-            '{"same": {}, "requests_per_s": 1.0, "trials": {"storm": {}}}',
+            '{"format": "pagesim trials 1", "same": {}, "requests_per_s": 1.0}',
+            "holds pagesim trials 1, of another version of pagesim; allowed: pagesim trials 2,",
+        ),
+        (
+            '{"same": {}, "trials": {"storm": {}}}',
             "trials.storm.[key]: Input should be 'light', 'knee'",
         ),
     ],
@@ -444,7 +540,7 @@ def test_a_file_of_something_else_is_left_alone(
     path = tmp_path / "trials.json"
     path.write_text(text)
     result = invoke(path)
-    assert (result.exit_code, machine.pilots) == (2, 0)
+    assert (result.exit_code, machine.ran) == (2, [])
     assert message in result.stderr
     assert path.read_text() == text
 
