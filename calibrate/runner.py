@@ -5,16 +5,15 @@ Needs the standard library, numpy and torch only.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from calibrate.collector import uncollected
 from calibrate.kernels.face import Kernels
 from calibrate.kernels.pool import KVPool
 from calibrate.kernels.rows import Rows
@@ -61,18 +60,6 @@ class Ran(NamedTuple):
     """[rows, vocabulary]."""
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Python's collector waits: looking through a simulation takes it 0.1 s, which is no step's."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 class Runner:
     """A model, its KV pool, and the clock beside them.
 
@@ -107,7 +94,7 @@ class Runner:
                 _touch(each)
         self._warm_up()
 
-    @_uncollected()
+    @uncollected()
     @torch.inference_mode()
     def run(self, step: Step) -> Ran:
         """Run a step, or the swaps of one without rows; every row has at least one token."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from sim.kv.books import list_names
 from sim.kv.paged import Paged
 from sim.kv.pool import NULL_BLOCK
 from sim.kv.swap import Swapped
@@ -139,7 +140,7 @@ def photograph(
 
 def _cells_of(kv: Paged, running: list[Sequence]) -> list[Cell]:
     """A cell for each block; equal cells are one object, so that many snapshots stay small."""
-    size, key = kv.block_size, kv.pool.key
+    size, named = kv.block_size, list_names(kv.pool.cached)
     holders: dict[int, tuple[int, ...]] = {}
     filled: dict[int, int] = {}
     for sequence in running:
@@ -156,9 +157,9 @@ def _cells_of(kv: Paged, running: list[Sequence]) -> list[Cell]:
         elif block in holders:
             of = holders[block]
             state = State.HELD if len(of) == 1 else State.SHARED
-            cell = Cell(state, size, filled[block], key(block) is not None, of)
+            cell = Cell(state, size, filled[block], block in named, of)
             cell = known.setdefault(cell, cell)
         else:
-            cell = free if key(block) is None else idle
+            cell = idle if block in named else free
         cells.append(cell)
     return cells

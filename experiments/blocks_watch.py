@@ -17,9 +17,10 @@ from experiments.deployment import Deployment, resolve
 from experiments.errors import ConfigError
 from experiments.follow import check_id, check_one_batch
 from sim.latency import LatencyModel
+from sim.moves import Takes
 from sim.observer import Observer
 from sim.parting import Fork
-from sim.plan import Departure, Plan, Takes
+from sim.plan import Departure, Plan
 from sim.request import Request, Sequence
 from sim.scheduling.face import Scheduler
 from traces.schema import Trace

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import simpy
 
+from calibrate.collector import uncollected
 from calibrate.host_link import PricesSwaps
 from calibrate.model import ModelError
 from calibrate.roofline import Roofline
@@ -47,7 +47,8 @@ from sim.recorder import CHECK_EVERY_STEPS, Recorder
 from sim.request import Request
 from sim.scheduling.face import Scheduler
 from sim.scheduling.in_flight import BatchesInFlight
-from sim.scheduling.orders import Fcfs, Priority
+from sim.scheduling.orders import Fcfs
+from sim.scheduling.priority import Priority
 from sim.scheduling.static import StaticBatching
 from sim.scheduling.versions import VERSIONS
 from sim.scheduling.vllm import Limits, VllmScheduler
@@ -75,7 +76,7 @@ class Simulation:
         where kernels run out of memory.
         """
         try:
-            with explain_kernels() if self.kernels else nullcontext():
+            with explain_kernels() if self.kernels else uncollected():
                 self.cluster.serve(requests)
         except OverflowError:
             raise ConfigError(

@@ -32,8 +32,9 @@ from sim.request import Request
 
 if TYPE_CHECKING:
     from experiments.deployment import Deployment
+    from sim.moves import Takes
     from sim.parting import Fork
-    from sim.plan import Departure, Plan, Takes
+    from sim.plan import Departure, Plan
     from sim.request import Sequence
 
 _PASSES = 10

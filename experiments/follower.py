@@ -10,9 +10,9 @@ from experiments.story import Story, blocks_in_words, count, draw_table, say_ret
 from sim.kv.paged import Paged
 from sim.kv.pool import FreeOrder
 from sim.kv.prefix import PrefixCached
-from sim.moves import Swap
+from sim.moves import Swap, Takes
 from sim.parting import Fork
-from sim.plan import Admission, Chunk, Departure, Plan, Takes
+from sim.plan import Admission, Chunk, Departure, Plan
 from sim.request import BRANCHES, Request, Sequence
 from sim.scheduling.face import Scheduler
 

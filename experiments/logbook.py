@@ -7,8 +7,9 @@ from collections import deque
 from dataclasses import replace
 
 from experiments.recorded import RecordedStep
+from sim.moves import Takes
 from sim.parting import Fork
-from sim.plan import Departure, Plan, Takes
+from sim.plan import Departure, Plan
 from sim.request import Request, Sequence
 from sim.scheduling.face import Scheduler
 

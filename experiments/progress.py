@@ -9,8 +9,9 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from sim.moves import Takes
 from sim.parting import Fork
-from sim.plan import Departure, Plan, Takes
+from sim.plan import Departure, Plan
 from sim.request import BRANCHES, Request, Sequence
 
 _BETWEEN_UPDATES_S = 0.1

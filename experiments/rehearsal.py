@@ -22,7 +22,8 @@ from experiments.build_executor import MakeKernels
 from experiments.build_trace import build_trace
 from experiments.config import Config
 from experiments.deployment import resolve
-from sim.plan import Plan, Takes
+from sim.moves import Takes
+from sim.plan import Plan
 
 TURN = 8
 """Steps: the first of them finds the caches cold, on both sides alike."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from experiments.errors import ConfigError
+from sim.moves import Takes
 from sim.parting import Fork
-from sim.plan import Departure, Plan, Takes
+from sim.plan import Departure, Plan
 from sim.record import Records
 from sim.request import Request, Sequence
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
+from sim.kv.books import list_names
 from sim.kv.paged import Paged
 from sim.kv.pool import FreeOrder, Pool
 from sim.plan import Departure
@@ -99,8 +100,9 @@ def draw_table(blocks: Sequence[int], *, hits: int, computed: int, kv: Paged) ->
 
 def queue_in_words(pool: Pool) -> str:
     """The free queue, head first; a star marks content that a look-up would find."""
+    named = list_names(pool.cached)
     shown = [
-        f"{block}*" if pool.key(block) is not None else f"{block}"
+        f"{block}*" if block in named else f"{block}"
         for block in islice(pool.queue(), _SHOWN_BLOCKS)
     ]
     if pool.free > len(shown):
@@ -117,16 +119,17 @@ def say_return(
     `later` are blocks that others let go of after it, at the same moment.
     """
     sequence, computed, blocks, _ = departure
-    names = [] if sequence.names is None else sequence.names.upto(len(blocks))[: len(blocks)]
+    names = [] if sequence.names is None else [*map(sequence.names.name, range(len(blocks)))]
+    named = list_names(pool.cached)
     keyed = computed // block_size if names else 0
     # A victim may have been given keys in this very step for what it did not compute.
-    while keyed < len(names) and pool.key(blocks[keyed]) == names[keyed]:
+    while keyed < len(names) and named.get(blocks[keyed]) == names[keyed]:
         keyed += 1
     queued = set(pool.queue())
     held = [
         block
         for block, name in zip(blocks[:keyed], names, strict=False)
-        if block in later or (block not in queued and pool.key(block) == name)
+        if block in later or (block not in queued and named.get(block) == name)
     ]
     head = blocks[keyed:][::-1]
     tail = [block for block in blocks[:keyed][::-1] if block not in held]

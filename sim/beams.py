@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sim.parting import Fork, Parting
+from sim.parting import Fork, Parting, branch_of
 from sim.plan import Plan
 from sim.request import BRANCHES, Sequence
 
@@ -46,7 +46,7 @@ class Search:
         for at in best:
             beam, score = beams[at // proposed], float(scores.flat[at])
             if beam in going_on:
-                child = self.first.branch(self._branches, output_stream=stream())
+                child = branch_of(self.first, self._branches, output_stream=stream())
                 self._branches += 1
                 forks.append(Fork(beam, child))
                 beam = child

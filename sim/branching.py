@@ -11,7 +11,7 @@ from itertools import count
 from typing import Protocol
 
 from sim.beams import Searches
-from sim.parting import Fork, Parting
+from sim.parting import Fork, Parting, branch_of
 from sim.plan import Plan
 from sim.request import Request, Sequence
 
@@ -65,7 +65,7 @@ class Separately:
         return NOBODY_PARTS
 
     def _branches(self, first: Sequence, n: int) -> list[Sequence]:
-        return [first.branch(b, output_stream=next(self._streams)) for b in range(1, n)]
+        return [branch_of(first, b, output_stream=next(self._streams)) for b in range(1, n)]
 
 
 class ByForking(Separately):

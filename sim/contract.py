@@ -23,9 +23,9 @@ from sim.kv.cache import ForkingCache, KVCache
 from sim.kv.prefix import PrefixCached
 from sim.kv.swap import HostTier, SwappedPrefix
 from sim.latency import LatencyModel, Linear
-from sim.moves import Copy
+from sim.moves import Copy, Takes
 from sim.parting import Fork
-from sim.plan import Chunk, DecodeList, Departure, Plan, Takes
+from sim.plan import Chunk, DecodeList, Departure, Plan
 from sim.record import Records
 from sim.recorder import Recorder
 from sim.request import Request, Sequence

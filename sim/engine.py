@@ -13,9 +13,9 @@ from sim.executor import Executor
 from sim.flight import EMPTY_STEP_SLEEP_NS, Flight, Stretch
 from sim.latency import LONGEST_STRETCH
 from sim.moment import Kind, Moment
+from sim.moves import NO_TAKES
 from sim.observer import Observer
 from sim.parting import Fork
-from sim.plan import NO_TAKES
 from sim.request import Request
 from sim.scheduling.face import ONE_STEP, ForkingScheduler, Scheduler
 from sim.stuck import Watchdog

@@ -1,4 +1,4 @@
-"""Blocks that are copied before a step computes."""
+"""Blocks that are copied before a step computes, or taken as it is repeated."""
 
 from __future__ import annotations
 
@@ -31,3 +31,17 @@ class Swap(NamedTuple):
     """Of the device, in the order of the block table, and"""
     host_blocks: list[int]
     """the block of the host that goes with each."""
+
+
+class Takes(NamedTuple):
+    """Blocks that the decodes of a repeated plan took in its steps after the first: entry by
+    entry, in lists of one length."""
+
+    offsets: list[int]
+    """The step, counted from the plan's first."""
+    blocks: list[int]
+    idle_after: list[int]
+    """Idle cached blocks of the pool afterwards."""
+
+
+NO_TAKES = Takes([], [], [])

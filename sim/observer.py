@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from sim.moves import Takes
 from sim.parting import Fork
-from sim.plan import Departure, Plan, Takes
+from sim.plan import Departure, Plan
 from sim.request import Request, Sequence
 
 

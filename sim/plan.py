@@ -64,20 +64,6 @@ class Departure(NamedTuple):
     """How many of these tokens stay, in blocks that others go on holding."""
 
 
-class Takes(NamedTuple):
-    """Blocks that the decodes of a repeated plan took in its steps after the first: entry by
-    entry, in lists of one length."""
-
-    offsets: list[int]
-    """The step, counted from the plan's first."""
-    blocks: list[int]
-    idle_after: list[int]
-    """Idle cached blocks of the pool afterwards."""
-
-
-NO_TAKES = Takes([], [], [])
-
-
 class Decodes(Protocol):
     """The sequences that compute one token each, in admission order.
 

@@ -9,8 +9,9 @@ from sim.kv.swap import Swapped
 from sim.latency import LatencyModel
 from sim.log import NOBODY, Log
 from sim.memory import Levels, Memory, Pool, Slots, recount, slots_of
+from sim.moves import Takes
 from sim.parting import Fork
-from sim.plan import Departure, Plan, Takes
+from sim.plan import Departure, Plan
 from sim.record import Records
 from sim.request import BRANCHES, Request, Sequence
 from sim.rows import make_tables

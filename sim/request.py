@@ -109,21 +109,6 @@ class Sequence:
             request.session,
         )
 
-    def branch(self, number: int, *, output_stream: int) -> Sequence:
-        """A sequence like this one as it arrived, for another answer to the same request."""
-        return Sequence(
-            f"{number}_{self.id.partition('_')[2]}",
-            self.index % BRANCHES + number * BRANCHES,
-            self.arrival_ns,
-            self.prompt,
-            self.prompt_tokens,
-            output_stream,
-            self.max_tokens,
-            self.priority,
-            self.tenant,
-            self.session,
-        )
-
     @property
     def num_tokens(self) -> int:
         return self.prompt_tokens + self.generated

@@ -23,7 +23,8 @@ from sim.observer import Observer
 from sim.record import Records
 from sim.recorder import Recorder
 from sim.request import Request
-from sim.scheduling.orders import Fcfs, Priority
+from sim.scheduling.orders import Fcfs
+from sim.scheduling.priority import Priority
 from sim.scheduling.versions import VERSIONS
 from sim.scheduling.vllm import Limits, VllmScheduler
 from sim.world import World

@@ -15,6 +15,7 @@ from experiments.blocks_colours import OWNERS, Palette
 from experiments.blocks_grid import lay_out
 from experiments.blocks_snapshot import Cell, Holder, Snapshot, State
 from experiments.blocks_watch import Census, Seen, Watch
+from sim.kv.books import list_names
 from sim.scheduling.face import Scheduler
 from tests.worlds import SmallWorld, serve, small_world
 
@@ -50,8 +51,7 @@ class Ledger:
     def ran(self, plan: Any, start_ns: int, ends_ns: list[int], takes: object) -> None:
         scheduler = self.scheduler
         tables = {seq.index: (list(seq.blocks), seq.computed) for seq in scheduler.running}
-        pool = scheduler.kv.pool
-        keyed = {block for block in range(pool.num_blocks) if pool.key(block) is not None}
+        keyed = set(list_names(scheduler.kv.pool.cached))
         self.views.append(View(plan.step, start_ns, ends_ns[0], tables, keyed))
 
     def ended(self, departures: list[Any], now_ns: int) -> None:

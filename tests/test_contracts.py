@@ -12,7 +12,9 @@ from calibrate.roofline import Roofline
 from sim.contract import check_kv_cache, check_latency_model, check_scheduler
 from sim.fast.steady import Steady, SteadyStatic
 from sim.fast.vllm import FastVllm
+from sim.kv.books import check_pool
 from sim.kv.cache import KVCache
+from sim.kv.names import Names
 from sim.kv.paged import Paged
 from sim.kv.pool import Pool
 from sim.kv.prefix import PrefixCached
@@ -20,8 +22,8 @@ from sim.kv.swap import HostTier, Swapped, SwappedPrefix
 from sim.latency import Linear, Replay
 from sim.moves import Swap
 from sim.plan import Plan
-from sim.request import Sequence
-from sim.scheduling.orders import Fcfs, Priority
+from sim.scheduling.orders import Fcfs
+from sim.scheduling.priority import Priority
 from sim.scheduling.vllm import Limits, VllmScheduler
 
 LIMITS = Limits(max_num_seqs=8, max_num_batched_tokens=48)
@@ -71,8 +73,9 @@ def test_latency_models() -> None:
 
 
 class WithoutCopyOnWrite(Paged):
-    def _shares_last(self, sequence: Sequence) -> bool:
-        return False
+    def __init__(self, num_blocks: int, *, block_size: int) -> None:
+        super().__init__(num_blocks, block_size=block_size)
+        self._forks.shares_last = lambda sequence: False  # type: ignore[method-assign]
 
 
 class Overpromising(Paged):
@@ -98,7 +101,7 @@ class ForgetsKeys(PrefixCached):
 
     def __init__(self) -> None:
         super().__init__(81, block_size=4)
-        self.pool._evict = lambda blocks: None  # type: ignore[method-assign]
+        self.pool.cached._evict = lambda node, lot, blocks: blocks  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(
@@ -155,26 +158,41 @@ def test_broken_latency_is_caught() -> None:
 
 
 def test_pool_hands_out_in_vllm_order() -> None:
+    names = Names(4).chain(((0, 0, 8),), output_stream=1)
     pool = Pool(9)
     first, second = pool.take(3), pool.take(2)
     assert (first, second) == ([1, 2, 3], [4, 5])
-    pool.publish(first[:2], [70, 71])
-    pool.release(first, keyed=2)
+    pool.cached.publish(first[:2], names.between(0, 2))
+    pool.release(first, names.leading(2))
     assert list(pool.queue()) == [3, 6, 7, 8, 2, 1]
     old = Pool(9, free_order="all_last")
     table = old.take(3)
-    old.publish(table[:2], [70, 71])
-    old.release(table, keyed=2)
+    names = Names(4).chain(((0, 0, 8),), output_stream=1)
+    old.cached.publish(table[:2], names.between(0, 2))
+    old.release(table, names.leading(2))
     assert list(old.queue()) == [4, 5, 6, 7, 8, 3, 2, 1]
 
 
-def test_one_key_published_twice_at_once() -> None:
-    pool = Pool(9)
-    blocks = pool.take(3)
-    pool.publish(blocks, [70, 71, 70])
-    pool.check([blocks])
-    assert pool.lookup([70, 71]) == [1, 2]
-    pool.release(blocks, keyed=3)
-    pool.take(6)  # all that is unkeyed, and block 3, the last of the table
-    pool.check([[4, 5, 6, 7, 8, 3]])
-    assert pool.lookup([70, 71]) == [1, 2]
+def test_content_that_is_there_twice_is_found_until_both_are_gone() -> None:
+    names = Names(4).chain(((0, 0, 12),), output_stream=1)
+    pool, parts = Pool(9), names.leading(3)
+    first, second = pool.take(3), pool.take(3)
+    for table in (first, second):
+        pool.cached.publish(table, names.between(0, 3))
+    check_pool(pool, [first, second])
+    assert pool.cached.find(parts) == (first, 0)
+    pool.release(first, parts)
+    assert pool.cached.find(parts) == (first, 3)
+    assert pool.take(3) == [7, 8, 3]  # all that is unkeyed, and the last of the table
+    check_pool(pool, [second, [7, 8, 3]])
+    assert pool.cached.find(parts) == ([1, 2, 6], 2)
+    assert pool.wake([1, 2, 6], parts) == 2
+    check_pool(pool, [second, [7, 8, 3], [1, 2, 6]])
+    assert pool.release([1, 2, 6], parts) == 1
+    pool.release(second, parts)
+    assert list(pool.queue()) == [2, 1, 6, 5, 4]
+    assert [pool.take(1) for _ in range(3)] == [[2], [1], [6]]
+    assert pool.cached.find(parts) == ([4, 5], 2)
+    pool.take(2)
+    assert pool.cached.find(parts) == ([], 0)
+    assert pool.cached.evicted == 6

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
 
 from benchmarks.workloads import LINEAR, synthetic
+from calibrate.collector import uncollected
 from experiments.build import Simulation, build_latency, build_simulation
 from experiments.config import parse_config
 from experiments.deployment import resolve
@@ -66,3 +68,14 @@ def test_nothing_lists_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     (engine,) = serve("near saturation").cluster.engines
     recounts = engine.steps // 1000 + 1
     assert 0 < len(walks) <= 2 * recounts
+
+
+@pytest.mark.parametrize("name", ["chat", "memory pressure"])
+def test_a_run_leaves_next_to_nothing_to_collect(name: str) -> None:
+    """So it can do without the collector."""
+    gc.collect()
+    with uncollected():
+        simulation = serve(name)
+        found = gc.collect()
+    assert len(simulation.records.arrays("requests")["request"]) == REQUESTS
+    assert found < REQUESTS / 5

@@ -26,7 +26,6 @@ from calibrate.runner import Ran, Row, Runner, Step
 from calibrate.runner_parts import empty_pool, find_kernels, host_pool
 from calibrate.token_ids import TokenIds
 from sim.executor import Simulated
-from sim.kv.pool import Pool
 from sim.kv.swap import Swapped
 from sim.latency import Replay
 from sim.parting import Fork
@@ -355,15 +354,17 @@ def positions_are_off_by_one_behind_a_hit(patch: pytest.MonkeyPatch) -> None:
     )
 
 
-def evicted_blocks_are_still_found(patch: pytest.MonkeyPatch) -> None:
-    """Of a chain of hits the second block is one that somebody else has meanwhile."""
+def hits_are_read_from_other_blocks(patch: pytest.MonkeyPatch) -> None:
+    """Of what a chunk follows, the second block is one that holds something else."""
 
-    def lookup(self: Pool, keys: list[int]) -> list[int]:
-        blocks = right(self, keys)
-        return [blocks[0], *blocks[:1], *blocks[2:]] if len(blocks) > 1 else blocks
+    def row(self: KernelExecutor, sequence: Sequence, before: int, n: int, *, gives: bool) -> Row:
+        right = row_of(self, sequence, before, n, gives=gives)
+        first, *rest = right.blocks
+        is_behind = not sequence.decoding and before >= 2 * self.runner.pool.block_size
+        return right._replace(blocks=[first, first, *rest[1:]]) if is_behind else right
 
-    right = Pool.lookup
-    patch.setattr(Pool, "lookup", lookup)
+    row_of = KernelExecutor._row
+    patch.setattr(KernelExecutor, "_row", row)
 
 
 def answers_are_recomputed_from_other_ids(patch: pytest.MonkeyPatch) -> None:
@@ -386,7 +387,7 @@ BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     rows_are_written_one_after_the_other,
     the_last_block_is_the_one_before,
     positions_are_off_by_one_behind_a_hit,
-    evicted_blocks_are_still_found,
+    hits_are_read_from_other_blocks,
     answers_are_recomputed_from_other_ids,
     answers_are_quoted_by_other_ids,
 ]

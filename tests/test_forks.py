@@ -16,16 +16,17 @@ from hypothesis import strategies as st
 
 from experiments.conservation import check
 from experiments.itl import measure_gaps
+from sim.kv.forks import Forks
 from sim.kv.names import Chain
 from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
 from sim.latency import Linear
-from sim.moves import Copy
+from sim.moves import Copy, Takes
 from sim.parting import Fork
-from sim.plan import Departure, Limit, Plan, Takes
+from sim.plan import Departure, Limit, Plan
 from sim.request import Request, Sequence
 from sim.rows import Event
-from sim.scheduling.orders import Priority
+from sim.scheduling.priority import Priority
 from sim.scheduling.vllm import Limits, VllmScheduler
 from tests.served import Server, ask, serve
 from tests.test_ttft_parts import parts_of, recorded
@@ -224,24 +225,24 @@ def test_books_and_memory_agree_in_any_world(seed: int, forks: bool) -> None:
 
 def bugs() -> dict[str, Callable[[pytest.MonkeyPatch], None]]:
     def nobody_copies(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(Paged, "_shares_last", lambda *_: False)
+        patch.setattr(Forks, "shares_last", lambda *_: False)
 
     def everybody_copies(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(
-            Paged, "_shares_last", lambda self, sequence: sequence.computed % self.block_size > 0
+            Forks, "shares_last", lambda self, sequence: sequence.computed % self._block_size > 0
         )
 
     def a_copy_outlives_its_writer(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(Paged, "_withdraw_copy", lambda *_: True)
+        patch.setattr(Forks, "_withdraw_copy", lambda *_: True)
 
     def a_withdrawn_copy_is_forgotten(patch: pytest.MonkeyPatch) -> None:
-        original = Paged._withdraw_copy
+        original = Forks._withdraw_copy
 
-        def withdraw(self: Paged, sequence: Sequence) -> bool:
+        def withdraw(self: Forks, sequence: Sequence) -> bool:
             original(self, sequence)
             return False
 
-        patch.setattr(Paged, "_withdraw_copy", withdraw)
+        patch.setattr(Forks, "_withdraw_copy", withdraw)
 
     def a_child_has_its_parents_names(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(Chain, "branch", lambda self, *_: self)

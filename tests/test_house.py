@@ -17,7 +17,7 @@ LONGEST_FILE = 320
 PATH_OF_ONE_REQUEST = (
     *("request.py", "plan.py", "engine.py"),
     *("scheduling/vllm.py", "scheduling/orders.py"),
-    *("kv/pool.py", "kv/paged.py", "kv/prefix.py", "kv/names.py"),
+    *("kv/pool.py", "kv/paged.py", "kv/prefix.py", "kv/names.py", "kv/node.py", "kv/cached.py"),
 )
 
 FORBIDDEN = {

@@ -19,14 +19,18 @@ from hypothesis import strategies as st
 
 import sim.engine
 import sim.fast.vllm
+import sim.kv.cached
+import sim.kv.tangled
 import sim.stuck
 from sim.engine import Engine
 from sim.fast.group import Group
 from sim.fast.vllm import FastVllm
-from sim.kv.pool import Pool
+from sim.kv.cached import Cached
+from sim.kv.node import Node
 from sim.plan import Limit, Plan
 from sim.request import Sequence
-from sim.scheduling.orders import Fcfs, Priority
+from sim.scheduling.orders import Fcfs
+from sim.scheduling.priority import Priority
 from tests.worlds import SmallWorld, differences, serve, small_world, tell_apart
 
 FCFS_WORLDS = 1500
@@ -197,7 +201,7 @@ def a_refused_head_waits_for_its_need_to_be_free(patch: pytest.MonkeyPatch) -> N
             and refusal.head is head
             and bool(self._running)
             and self._need > pool.free
-            and not (refusal.missing is not None and pool.has(refusal.missing))
+            and not pool.cached.has(refusal.missing)
         )
 
     patch.setattr(FastVllm, "_remember", remember)
@@ -224,7 +228,7 @@ def the_watermark_outlives_the_running(patch: pytest.MonkeyPatch) -> None:
             refusal is not None
             and refusal.head is head
             and pool.given_back < refusal.given_back
-            and not (refusal.missing is not None and pool.has(refusal.missing))
+            and not pool.cached.has(refusal.missing)
         )
 
     patch.setattr(FastVllm, "_still_refused", still_refused)
@@ -245,14 +249,38 @@ def a_refused_head_is_remembered_though_chunking_is_off(patch: pytest.MonkeyPatc
 
 
 @bug
-def a_key_published_twice_at_once_keeps_one_block(patch: pytest.MonkeyPatch) -> None:
-    original = Pool.publish
+def what_is_published_twice_keeps_one_block(patch: pytest.MonkeyPatch) -> None:
+    def publish_again(node: Node, offset: int, blocks: list[int]) -> None:
+        node.blocks[offset : offset + len(blocks)] = blocks
 
-    def publish(self: Pool, blocks: list[int], keys: list[int]) -> None:
-        last = dict(zip(keys, blocks, strict=True))
-        original(self, list(last.values()), list(last))
+    patch.setattr(sim.kv.tangled, "publish_again", publish_again)
 
-    patch.setattr(Pool, "publish", publish)
+
+@bug
+def a_hit_leaves_its_idle_blocks_in_the_line(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Cached, "_wake", lambda self, node, n: node.blocks[:n])
+
+
+@bug
+def what_others_hold_joins_the_line(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sim.kv.cached, "_without", lambda blocks, held, node: blocks)
+
+
+@bug
+def a_copy_is_evicted_as_the_last_of_its_node(patch: pytest.MonkeyPatch) -> None:
+    def evict(node: Node, end: int, blocks: list[int]) -> list[int]:
+        del node.blocks[end - len(blocks) :]
+        return blocks
+
+    patch.setattr(sim.kv.tangled, "evict", evict)
+
+
+@bug
+def a_tangled_node_is_taken_for_a_plain_one(patch: pytest.MonkeyPatch) -> None:
+    def wake(node: Node, n: int) -> list[int]:
+        return node.blocks[: min(n, node.held)]
+
+    patch.setattr(sim.kv.tangled, "wake", wake)
 
 
 @bug

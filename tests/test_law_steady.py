@@ -18,7 +18,8 @@ from sim.branching import ByForking, Separately
 from sim.fast.group import Group
 from sim.fast.steady import Steady, SteadyStatic
 from sim.kv.contiguous import Contiguous
-from sim.plan import NO_TAKES, Plan
+from sim.moves import NO_TAKES
+from sim.plan import Plan
 from sim.scheduling.vllm import Limits
 from sim.stuck import Livelocked
 from tests import test_law as law

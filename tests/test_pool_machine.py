@@ -107,7 +107,7 @@ class CacheMachine(RuleBasedStateMachine):
         )
         del self.tokens[sequence]
 
-    @precondition(lambda self: self.kv.pool.idle_cached > 0)
+    @precondition(lambda self: self.kv.pool.cached.idle > 0)
     @rule()
     def evict_everything(self) -> None:
         """One large newcomer takes all that is free, and goes."""

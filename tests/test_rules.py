@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Sequence_
 from typing import Any
 
 import pytest
 
+import sim.kv.cached
+import sim.kv.tangled
 import sim.scheduling.vllm as scheduling
+from sim.kv.books import list_names
 from sim.kv.cache import Hit
-from sim.kv.names import Chain
+from sim.kv.cached import Cached
+from sim.kv.names import Names
+from sim.kv.node import Node, Part
 from sim.kv.paged import Paged
 from sim.kv.pool import Pool
 from sim.kv.prefix import PrefixCached
 from sim.plan import Departure, Limit, Plan
 from sim.request import Sequence
-from sim.scheduling.orders import Fcfs, Priority
+from sim.scheduling.orders import Fcfs
+from sim.scheduling.priority import Priority
 from sim.scheduling.versions import VERSIONS
 from sim.scheduling.versions import Rules as VersionRules
 from sim.scheduling.vllm import VllmScheduler
@@ -46,10 +53,10 @@ def every_freed_block_joins_the_tail(patch: pytest.MonkeyPatch) -> None:
 def unkeyed_blocks_join_the_tail_first(patch: pytest.MonkeyPatch) -> None:
     original = Pool.release
 
-    def release(self: Pool, blocks: list[int], *, keyed: int) -> int:
+    def release(self: Pool, blocks: list[int], parts: Sequence_[Part] = ()) -> int:
         before = len(self._unkeyed)
-        still_held = original(self, blocks, keyed=keyed)
-        self._append_to_ring(self._unkeyed[before:][::-1])
+        still_held = original(self, blocks, list(parts))
+        self.cached.park_nameless(self._unkeyed[before:][::-1])
         del self._unkeyed[before:]
         return still_held
 
@@ -58,50 +65,47 @@ def unkeyed_blocks_join_the_tail_first(patch: pytest.MonkeyPatch) -> None:
 
 @rule("s3b_prefix_tight_preempt", "s8_same_block_other_prefix")
 def blocks_are_freed_head_first(patch: pytest.MonkeyPatch) -> None:
-    def release(self: Pool, blocks: list[int], *, keyed: int) -> int:
-        left = [block for block in blocks if not self._let_go(block)]
-        self._unkeyed += [block for block in left if self._key[block] is None][::-1]
-        cached = [block for block in left if self._key[block] is not None]
-        self._append_to_ring(cached)
-        self.idle_cached += len(cached)
-        self.free += len(left)
-        self.given_back += len(left)
-        return len(blocks) - len(left)
+    original = Pool.release
+
+    def release(self: Pool, blocks: list[int], parts: Sequence_[Part] = ()) -> int:
+        unkeyed, lots = len(self._unkeyed), len(self.cached.line)
+        still_held = original(self, blocks, list(parts))
+        self._unkeyed[unkeyed:] = self._unkeyed[unkeyed:][::-1]
+        for lot in list(self.cached.line)[lots:][::-1]:
+            self.cached.line.move_to_end(lot)
+        return still_held
 
     patch.setattr(Pool, "release", release)
 
 
 @rule("s3b_prefix_tight_preempt")
 def the_newest_duplicate_wins(patch: pytest.MonkeyPatch) -> None:
-    original = Pool.lookup
+    original = Cached.find
 
-    def lookup(self: Pool, keys: list[int]) -> list[int]:
-        found = original(self, keys)
-        newest = (self._duplicates.get(key, [block]) for key, block in zip(keys, found))  # noqa: B905
-        return [blocks[-1] for blocks in newest]
+    def find(self: Cached, parts: list[Part]) -> tuple[list[int], int]:
+        found, idle = original(self, parts)
+        names = [(node, offset) for node, n in parts for offset in range(n)]
+        copies = [(node.duplicates or {}).get(offset) for node, offset in names[: len(found)]]
+        newest = [of[-1] if of else block for block, of in zip(found, copies, strict=True)]
+        return newest, idle
 
-    patch.setattr(Pool, "lookup", lookup)
+    patch.setattr(Cached, "find", find)
 
 
 @rule("s4b_priority_prefix")
 def a_duplicate_gets_no_key(patch: pytest.MonkeyPatch) -> None:
-    original = Pool.publish
+    def release(self: Pool, blocks: list[int], parts: Sequence_[Part] = ()) -> int:
+        named, held = list_names(self.cached), set(self._let_go(blocks))
+        nameless = {block for block in blocks if block not in named}
+        self._unkeyed += [block for block in blocks if block in nameless - held]
+        for node, _ in parts:
+            node.duplicates = node.duplicates or {}
+        self.cached.park(blocks, list(parts), held | nameless)
+        self.free += len(blocks) - len(held)
+        self.given_back += len(blocks) - len(held)
+        return len(held)
 
-    def publish(self: Pool, blocks: list[int], keys: list[int]) -> None:
-        new = [(b, k) for b, k in zip(blocks, keys, strict=True) if not self.has(k)]
-        original(self, [b for b, _ in new], [k for _, k in new])
-
-    def release(self: Pool, blocks: list[int], *, keyed: int) -> int:
-        left = [block for block in blocks if not self._let_go(block)]
-        self._unkeyed += [block for block in left if self._key[block] is None]
-        cached = [block for block in left if self._key[block] is not None][::-1]
-        self._append_to_ring(cached)
-        self.idle_cached += len(cached)
-        self.free += len(left)
-        self.given_back += len(left)
-        return len(blocks) - len(left)
-
-    patch.setattr(Pool, "publish", publish)
+    patch.setattr(sim.kv.tangled, "publish_again", lambda node, offset, blocks: None)
     patch.setattr(Pool, "release", release)
 
 
@@ -119,28 +123,20 @@ def only_prompts_are_published(patch: pytest.MonkeyPatch) -> None:
 
 @rule("s8_same_block_other_prefix")
 def keys_name_the_block_and_not_its_prefix(patch: pytest.MonkeyPatch) -> None:
-    contents: dict[Any, int] = {}
+    original = Names.node
 
-    def upto(self: Chain, blocks: int) -> list[int]:
-        size = self._source.block_size
-        keys = []
-        for block in range(blocks):
-            tokens, skip = [], block * size
-            for stream, start, length in self._runs:
-                inside = range(max(0, skip), min(length, skip + size))
-                tokens += [(stream, start + offset) for offset in inside]
-                skip -= length
-            keys.append(contents.setdefault(tuple(tokens), len(contents) + 1))
-        return keys
+    def node(self: Names, parent: int, offset: int, *content: object) -> Node:
+        return original(self, 0, 0, *content)
 
-    patch.setattr(Chain, "upto", upto)
+    patch.setattr(Names, "node", node)
 
 
 @rule("s3_prefix_chat", "s4b_priority_prefix")
 def a_full_hit_leaves_nothing_to_compute(patch: pytest.MonkeyPatch) -> None:
     def match(self: PrefixCached, sequence: Sequence) -> Hit:
-        blocks = self.pool.lookup(self._keys(sequence, 0, sequence.num_tokens // self.block_size))
-        return Hit(blocks, len(blocks) * self.block_size, self.pool.idle(blocks))
+        parts = self._chain(sequence).leading(sequence.num_tokens // self.block_size)
+        blocks, idle = self.pool.cached.find(parts)
+        return Hit(blocks, len(blocks) * self.block_size, idle)
 
     patch.setattr(PrefixCached, "match", match)
 
@@ -150,10 +146,14 @@ def victims_take_their_new_keys_with_them(patch: pytest.MonkeyPatch) -> None:
     original = Paged.release
 
     def release(self: Paged, sequence: Sequence) -> Departure:
+        assert sequence.names is not None
         computed_blocks = sequence.computed // self.block_size
-        for block in sequence.blocks[computed_blocks : sequence.published]:
-            self.pool.idle_cached += 1
-            self.pool._evict([block])
+        for index in reversed(range(computed_blocks, sequence.published)):
+            node, offset = sequence.names.name(index)
+            node.duplicates = node.duplicates or {}
+            sim.kv.tangled.evict(node, offset + 1, [sequence.blocks[index]])
+            if not node.blocks:
+                self.pool.cached.nodes.discard(node)
         sequence.published = min(sequence.published, computed_blocks)
         return original(self, sequence)
 
@@ -210,7 +210,8 @@ def one_sequence_too_many(patch: pytest.MonkeyPatch) -> None:
 
 @rule("s3b_prefix_tight_preempt")
 def idle_hits_cost_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Pool, "idle", lambda self, blocks: 0)
+    original = Cached.find
+    patch.setattr(Cached, "find", lambda self, parts: (original(self, parts)[0], 0))
 
 
 @rule("s6_long_threshold")

@@ -43,7 +43,8 @@ from sim.record import COLUMNS, Records
 from sim.recorder import Recorder
 from sim.request import Request
 from sim.scheduling.in_flight import BatchesInFlight
-from sim.scheduling.orders import Fcfs, Priority
+from sim.scheduling.orders import Fcfs
+from sim.scheduling.priority import Priority
 from sim.scheduling.static import StaticBatching
 from sim.scheduling.versions import VERSIONS
 from sim.scheduling.vllm import Limits, VllmScheduler

@@ -6,6 +6,7 @@ from bisect import insort
 from collections.abc import Iterator
 from operator import attrgetter
 
+from sim.kv.node import Name
 from sim.request import Sequence
 
 _ADMISSION = attrgetter("admission")
@@ -132,7 +133,7 @@ class Group:
             steps += 1
             step += 1
 
-    def steps_before_key(self, key: int, index: int, stream: int) -> int | None:
+    def steps_before_key(self, key: Name, index: int, stream: int) -> int | None:
         """For how many steps, the latest included, nobody publishes `key` as its block
         number `index`; None for ever. Only an answer of `stream` can end in that block."""
         end = (index + 1) * self._block_size
@@ -141,7 +142,7 @@ class Group:
             for sequence in self._answers.get(stream, ())
             if sequence.published <= index
             and sequence.names is not None
-            and sequence.names.upto(index + 1)[index] == key
+            and sequence.names.name(index) == key
         ]
         return min(bounds, default=None)
 

@@ -12,7 +12,8 @@ from bisect import bisect_left
 from sim.fast.group import Group
 from sim.kv.contiguous import Contiguous
 from sim.kv.paged import Paged
-from sim.plan import NO_TAKES, Decodes, Limit, Plan, Takes
+from sim.moves import NO_TAKES, Takes
+from sim.plan import Decodes, Limit, Plan
 from sim.scheduling.face import ONE_STEP
 from sim.scheduling.static import StaticBatching
 from sim.scheduling.vllm import VllmScheduler

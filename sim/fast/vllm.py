@@ -19,8 +19,10 @@ from operator import attrgetter
 
 from sim.fast.group import Group
 from sim.kv.cache import Hit
+from sim.kv.node import Name
 from sim.kv.paged import Paged
-from sim.plan import Admission, Chunk, Departure, Limit, Plan, Takes
+from sim.moves import Takes
+from sim.plan import Admission, Chunk, Departure, Limit, Plan
 from sim.request import Sequence
 from sim.scheduling.orders import Order
 from sim.scheduling.versions import VERSIONS, Rules
@@ -44,8 +46,8 @@ class _Refusal:
     given_back: int
     """How far `Pool.given_back` must have come before the head may fit."""
     index: int
-    missing: int | None
-    """The key that ends its hit, block number `index`; None where everything is a hit."""
+    missing: Name | None
+    """The name that ends its hit, block number `index`; None where everything is a hit."""
 
 
 class FastVllm:
@@ -256,7 +258,7 @@ class FastVllm:
             and self.limits.enable_chunked_prefill
             and bool(self._running)  # else the watermark no longer counts
             and pool.given_back < refusal.given_back
-            and not (refusal.missing is not None and pool.has(refusal.missing))
+            and not self.kv.pool.cached.has(refusal.missing)
         )
 
     def _steps_refused(self) -> int:

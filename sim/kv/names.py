@@ -2,56 +2,83 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+
+from sim.kv.node import Name, Node, Part
 from sim.request import Run
 
-_OFFSET_BITS = 24
-_AHEAD_BLOCKS = 32
+_ENDLESS = 1 << 62
 
 
 class Names:
-    """Gives every (prefix, block) an integer, without hashing a token.
+    """Names every (prefix, block), without hashing a token.
 
     vLLM keys a full block by hash(parent's key, its tokens). Here a maximal run of tokens
     (one stream, consecutive positions) has one node, interned by what precedes it and where
-    it starts, and its j-th whole block is called node << 24 | j. A block in which several
+    it starts, and its j-th whole block is called (node, j). A block in which several
     runs meet has a node of its own. Two blocks get one name if and only if they and
     everything before them hold the same tokens; there is nothing to collide.
     """
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
-        self._nodes: dict[tuple[object, ...], int] = {}
+        self._nodes: dict[tuple[object, ...], Node] = {}
 
-    def node(self, parent: int, *content: object) -> int:
-        """The first name of a node: `content`, in a prefix that ends with block `parent`."""
-        nodes = self._nodes
-        return nodes.setdefault((parent, *content), len(nodes) + 1) << _OFFSET_BITS
+    def node(self, parent: int, offset: int, *content: object) -> Node:
+        """That of `content`, in a prefix that ends with this block of node number `parent`."""
+        nodes, key = self._nodes, (parent, offset, *content)
+        node = nodes.get(key)
+        if node is None:
+            node = nodes[key] = Node(len(nodes) + 1)
+        return node
 
     def chain(self, prompt: tuple[Run, ...], output_stream: int) -> Chain:
         return Chain(self, prompt, output_stream)
 
 
 class Chain:
-    """The names of one sequence's blocks, prompt and answer, made as they are asked for."""
+    """The names of one sequence's blocks, prompt and answer, node by node."""
 
-    __slots__ = ("_at", "_names", "_run", "_runs", "_source", "_whole")
+    __slots__ = ("_parts", "_runs", "_source", "_starts", "answer", "answer_start")
 
     def __init__(self, source: Names, prompt: tuple[Run, ...], output_stream: int) -> None:
         self._source = source
-        self._runs = _maximal([*prompt, (output_stream, 0, 1 << 62)])
-        self._run = 0
-        """The run that the next block starts in,"""
-        self._at = 0
-        """at this offset,"""
-        self._whole = False
-        """and whether the block before it lies wholly in that run."""
-        self._names: list[int] = []
+        self._runs = _maximal([*prompt, (output_stream, 0, _ENDLESS)])
+        self._parts: list[Part] = []
+        """Its nodes, and how many blocks it has of each, which begin with"""
+        self._starts: list[int] = []
+        """these."""
+        self._name_all()
+        self.answer = self._parts[-1][0]
+        """The last node, of blocks that lie in the answer wholly,"""
+        self.answer_start = self._starts[-1]
+        """from this one on."""
 
-    def upto(self, blocks: int) -> list[int]:
-        """At least the first `blocks` names (the list is shared: do not change it)."""
-        while len(self._names) < blocks:
-            self._name_more(blocks - len(self._names) + _AHEAD_BLOCKS)
-        return self._names
+    def name(self, index: int) -> Name:
+        """Of one block."""
+        at = bisect_right(self._starts, index) - 1
+        return self._parts[at][0], index - self._starts[at]
+
+    def leading(self, blocks: int) -> list[Part]:
+        """The nodes of so many blocks from the first one on, with how many are of each."""
+        nodes = bisect_left(self._starts, blocks)
+        parts = self._parts[:nodes]
+        if parts:
+            parts[-1] = parts[-1][0], blocks - self._starts[nodes - 1]
+        return parts
+
+    def between(self, start: int, stop: int) -> list[tuple[Node, int, int]]:
+        """The nodes of blocks start .. stop - 1: the offset of the first in each, and how many."""
+        at = bisect_right(self._starts, start) - 1
+        found = []
+        while start < stop:
+            node, count = self._parts[at]
+            offset = start - self._starts[at]
+            n = min(count - offset, stop - start)
+            found.append((node, offset, n))
+            start += n
+            at += 1
+        return found
 
     def branch(self, tokens: int, stream: int) -> Chain:
         """The chain that has the first `tokens` tokens of this one, and then those of `stream`."""
@@ -70,36 +97,33 @@ class Chain:
             position -= length
         raise IndexError(position)
 
-    def _name_more(self, blocks: int) -> None:
-        """Name whole blocks of the current run, at most `blocks`, or one block of mixed runs."""
-        names, size = self._names, self._source.block_size
-        stream, start, length = self._runs[self._run]
-        parent = names[-1] if names else 0
-        whole = min(blocks, (length - self._at) // size)
-        if whole:
-            follows = self._whole
-            first = parent + 1 if follows else self._source.node(parent, stream, start + self._at)
-            names.extend(range(first, first + whole))
-            self._at += whole * size
-            self._whole = True
-        else:
-            names.append(self._source.node(parent, *self._take(size)))
-            self._whole = False
-        if self._at == self._runs[self._run][2]:
-            self._run, self._at, self._whole = self._run + 1, 0, False
-
-    def _take(self, tokens: int) -> list[Run]:
-        """The next tokens, as the pieces of runs that make them up."""
-        pieces = []
-        while tokens:
-            stream, start, length = self._runs[self._run]
-            n = min(tokens, length - self._at)
-            pieces.append((stream, start + self._at, n))
-            tokens -= n
-            self._at += n
-            if self._at == length and tokens:
-                self._run, self._at = self._run + 1, 0
-        return pieces
+    def _name_all(self) -> None:
+        """A node for the whole blocks of each run, and one for each block of several runs."""
+        size, find = self._source.block_size, self._source.node
+        parts, starts = self._parts, self._starts
+        block = parent = last = 0
+        mixed: list[Run] = []
+        missing = size
+        for stream, start, length in self._runs:
+            taken = min(missing, length) if mixed else 0
+            if taken:
+                mixed.append((stream, start, taken))
+                missing -= taken
+                if missing:
+                    continue
+                node = find(parent, last, *mixed)
+                parts.append((node, 1))
+                starts.append(block)
+                block, parent, last, mixed = block + 1, node.number, 0, []
+            whole, rest = divmod(length - taken, size)
+            if whole:
+                node = find(parent, last, stream, start + taken)
+                parts.append((node, whole))
+                starts.append(block)
+                block, parent, last = block + whole, node.number, whole - 1
+            if rest:
+                mixed.append((stream, start + length - rest, rest))
+                missing = size - rest
 
 
 def _maximal(runs: list[Run]) -> list[Run]:

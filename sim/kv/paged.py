@@ -6,7 +6,10 @@ PagedAttention", SOSP 2023; block ids as vLLM V1 hands them out.
 
 from __future__ import annotations
 
+from sim.kv.books import check_pool
 from sim.kv.cache import NO_HIT, Hit
+from sim.kv.forks import Forks
+from sim.kv.node import Name, Part
 from sim.kv.pool import FreeOrder, Pool
 from sim.moves import Copy, Swap
 from sim.plan import Departure
@@ -28,16 +31,11 @@ class Paged:
     def __init__(
         self, num_blocks: int, *, block_size: int, free_order: FreeOrder = "unkeyed_first"
     ) -> None:
+        self.num_blocks = num_blocks
         self.block_size = block_size
         self.pool = Pool(num_blocks, free_order=free_order)
         self._members: set[Sequence] = set()
-        self._forked: set[Sequence] = set()
-        """Sequences whose last, partly filled block may be shared."""
-        self._copies: list[Copy] = []
-
-    @property
-    def num_blocks(self) -> int:
-        return self.pool.num_blocks
+        self._forks = Forks(self.pool, block_size)
 
     @property
     def free_blocks(self) -> int:
@@ -45,17 +43,17 @@ class Paged:
 
     @property
     def idle_blocks(self) -> int:
-        return self.pool.idle_cached
+        return self.pool.cached.idle
 
     @property
     def evicted_blocks(self) -> int:
-        return self.pool.evicted
+        return self.pool.cached.evicted
 
     def match(self, sequence: Sequence) -> Hit:
         return NO_HIT
 
-    def key_after(self, sequence: Sequence, hit: Hit) -> int | None:
-        """The key whose publication would lengthen the hit; None if nothing would."""
+    def key_after(self, sequence: Sequence, hit: Hit) -> Name | None:
+        """The name whose publication would lengthen the hit; None if nothing would."""
         return None
 
     def has_room(self, sequence: Sequence, tokens: int, *, hit: Hit, spare_blocks: int = 0) -> bool:
@@ -70,17 +68,14 @@ class Paged:
 
     def admit(self, sequence: Sequence, hit: Hit) -> int:
         self._members.add(sequence)
-        if not hit.blocks:
-            return 0
-        sequence.blocks = list(hit.blocks)
-        return self.pool.hold(hit.blocks)
+        return 0
 
     def grow(self, sequence: Sequence, n: int) -> bool:
         missing = -(-(sequence.computed + n) // self.block_size) - len(sequence.blocks)
-        if sequence in self._forked and self._shares_last(sequence):
+        if sequence in self._forks and self._forks.shares_last(sequence):
             if missing + 1 > self.pool.free:
                 return False
-            self._copy_last(sequence)
+            self._forks.copy_last(sequence)
         if missing > 0:
             if missing > self.pool.free:
                 return False
@@ -99,25 +94,20 @@ class Paged:
         child.blocks = list(parent.blocks)
         child.computed = parent.computed
         child.published = parent.published
-        self.pool.hold(child.blocks)
-        self._forked |= {parent, child}
+        self.pool.share(child.blocks)
+        self._forks.add(parent, child)
 
     def publish(self, sequence: Sequence, tokens: int) -> None:
         """Nobody looks for anything."""
 
     def release(self, sequence: Sequence) -> Departure:
-        blocks, size = sequence.blocks, self.block_size
-        in_part = 0
-        if sequence in self._forked:
-            self._forked.remove(sequence)
-            if self._shares_last(sequence):
-                in_part = -(-sequence.computed % size)
-            elif self._withdraw_copy(sequence):
-                in_part = sequence.computed % size
-        still_held = self.pool.release(blocks, keyed=sequence.published)
+        blocks = sequence.blocks
+        in_part = self._forks.leave(sequence) if sequence in self._forks else 0
+        still_held = self.pool.release(blocks, self._named(sequence))
         sequence.blocks, sequence.published = [], 0
         self._members.discard(sequence)
-        return Departure(sequence, sequence.computed, blocks, still_held * size + in_part)
+        shared_tokens = still_held * self.block_size + in_part
+        return Departure(sequence, sequence.computed, blocks, shared_tokens)
 
     def preempt(self, sequence: Sequence) -> Departure:
         return self.release(sequence)
@@ -126,34 +116,17 @@ class Paged:
         return ()
 
     def take_copies(self) -> list[Copy]:
-        copies, self._copies = self._copies, []
-        return copies
+        return self._forks.take_copies()
 
     def translate(self, sequence: Sequence, position: int) -> tuple[int, int]:
         index, offset = divmod(position, self.block_size)
         return sequence.blocks[index], offset
 
     def check(self) -> None:
-        self.pool.check(sequence.blocks for sequence in self._members)
+        check_pool(self.pool, (sequence.blocks for sequence in self._members))
         for sequence in self._members:
             assert len(sequence.blocks) >= self.blocks_for(sequence.computed), sequence.id
 
-    def _shares_last(self, sequence: Sequence) -> bool:
-        """Is the next token's block partly filled, and held by others too?"""
-        index, offset = divmod(sequence.computed, self.block_size)
-        return offset > 0 and self.pool.is_shared(sequence.blocks[index])
-
-    def _copy_last(self, sequence: Sequence) -> None:
-        index = sequence.computed // self.block_size
-        shared = sequence.blocks[index]
-        (own,) = self.pool.take(1)
-        self.pool.release([shared], keyed=0)
-        sequence.blocks[index] = own
-        self._copies.append(Copy(shared, own, sequence, sequence.computed))
-
-    def _withdraw_copy(self, sequence: Sequence) -> bool:
-        """Who leaves before its copy was made has left the original to its other holders."""
-        kept = [copy for copy in self._copies if copy.sequence is not sequence]
-        withdrawn = len(kept) < len(self._copies)
-        self._copies = kept
-        return withdrawn
+    def _named(self, sequence: Sequence) -> list[Part]:
+        """Its leading blocks that can be found."""
+        return []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import accumulate, chain, takewhile
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+from itertools import accumulate, islice
 from typing import Literal
+
+from sim.kv.books import list_names
+from sim.kv.cached import Cached
+from sim.kv.node import Part
 
 NULL_BLOCK = 0
 
@@ -21,7 +24,7 @@ class Pool:
     out anew. The queue, from which blocks are taken head first, is in two parts::
 
         head  [ unkeyed: last released first | idle: keyed blocks, longest unused first ]  tail
-                      a stack                            a linked ring
+                      a stack                            a line (`Cached`)
 
     because vLLM 0.33 puts released blocks without a key at the head (their content is
     worthless) and those with a key at the tail. With `free_order="all_last"` every released
@@ -37,26 +40,13 @@ class Pool:
         self.num_blocks = num_blocks
         self.free = num_blocks - 1
         """Blocks in the queue."""
-        self.idle_cached = 0
-        """Blocks in the queue that have a key."""
-        self.evicted = 0
-        """Blocks that were handed out anew although they had a key, so far."""
         self.given_back = 0
         """Blocks that joined the queue because their last holder let go, so far."""
+        self.cached = Cached()
         self._free_order = free_order
-        self._more_holders: dict[int, int] = {}
+        self.more_holders: dict[int, int] = {}
         """Holders of a block beyond the first; absent where there is no second one."""
-        self._key: list[int | None] = [None] * num_blocks
-        self._first: dict[int, int] = {}
-        """The block that a look-up of a key finds, and"""
-        self._duplicates: dict[int, list[int]] = {}
-        """those that it would find if that one were gone, in order."""
         self._unkeyed = list(range(num_blocks - 1, NULL_BLOCK, -1))
-        self._in_ring = bytearray(num_blocks)
-        self._next = [NULL_BLOCK] * num_blocks
-        self._previous = [NULL_BLOCK] * num_blocks
-
-    # --- taking and giving back
 
     def take(self, n: int) -> list[int]:
         """Hand out the n blocks at the head of the queue; cached content in them is lost."""
@@ -64,7 +54,7 @@ class Pool:
         self.free -= n
         split = len(stack) - n
         if split < 0:
-            blocks = stack[::-1] + self._take_from_ring(-split)
+            blocks = stack[::-1] + self.cached.take(-split)
             stack.clear()
             return blocks
         blocks = stack[split:]
@@ -72,188 +62,70 @@ class Pool:
         blocks.reverse()
         return blocks
 
-    def hold(self, blocks: Iterable[int]) -> int:
-        """Add a holder to each; those that were idle leave the queue. Returns how many were."""
-        woken = 0
-        for block in blocks:
-            if self._in_ring[block]:
-                self._unlink(block)
-                woken += 1
-            else:
-                self._more_holders[block] = self._more_holders.get(block, 0) + 1
+    def wake(self, blocks: list[int], parts: list[Part]) -> int:
+        """Add a holder to each of these, just found; returns how many leave the queue for it."""
+        held = self.cached.wake(parts)
+        self.share(held)
+        woken = len(blocks) - len(held)
         self.free -= woken
-        self.idle_cached -= woken
         return woken
 
-    def release(self, blocks: list[int], *, keyed: int) -> int:
-        """Remove a holder from each block of a table, of which the first `keyed` have keys;
-        returns how many blocks are still held.
+    def share(self, blocks: Iterable[int]) -> None:
+        """Add a holder to each of these, which somebody holds."""
+        more = self.more_holders
+        for block in blocks:
+            more[block] = more.get(block, 0) + 1
+
+    def release(self, blocks: list[int], parts: Sequence[Part] = ()) -> int:
+        """Remove a holder from each block of a table, of which the first have these keys; returns
+        how many blocks are still held.
 
         Those left without a holder are queued last block first: a prefix is worth most at
         its root, so the tail of a table goes first when blocks run short.
         """
-        cached, rest = blocks[:keyed], blocks[keyed:]
-        if self._more_holders:
-            cached = [block for block in cached if not self._let_go(block)]
-            rest = [block for block in rest if not self._let_go(block)]
+        held: Collection[int] = self._let_go(blocks) if self.more_holders else ()
+        rest = blocks[sum([n for _, n in parts]) :] if parts else blocks
+        if held:
+            rest = [block for block in rest if block not in held]
         if self._free_order == "all_last":
-            self._append_to_ring(reversed(rest))
+            self.cached.park_nameless(rest[::-1])
         else:
             self._unkeyed += rest
-        if cached:
-            self._append_to_ring(reversed(cached))
-        left = len(cached) + len(rest)
+        if parts:
+            self.cached.park(blocks, parts, held)
+        left = len(blocks) - len(held)
         self.free += left
         self.given_back += left
-        self.idle_cached += len(cached)
-        return len(blocks) - left
-
-    # --- content
-
-    def publish(self, blocks: list[int], keys: list[int]) -> None:
-        """Give held blocks their keys, so that others can find them."""
-        first, key_of = self._first, self._key
-        for block, key in zip(blocks, keys, strict=True):
-            key_of[block] = key
-        if first.keys().isdisjoint(keys):
-            known = len(first)
-            # Backwards: where two of them are equal, the first one stays.
-            first.update(zip(reversed(keys), reversed(blocks), strict=True))
-            if len(first) == known + len(keys):
-                return
-        for block, key in zip(blocks, keys, strict=True):
-            if first.setdefault(key, block) != block:
-                self._duplicates.setdefault(key, []).append(block)
-
-    def lookup(self, keys: list[int]) -> list[int]:
-        """The blocks that hold the longest cached run of leading keys. Does not modify."""
-        return list(takewhile(bool, map(self._first.get, keys)))  # type: ignore[arg-type]
-
-    def has(self, key: int) -> bool:
-        """Would a look-up of this key find a block?"""
-        return key in self._first
-
-    def idle(self, blocks: list[int]) -> int:
-        """How many of these keyed blocks nobody holds."""
-        return sum(map(self._in_ring.__getitem__, blocks))
+        return len(held)
 
     def is_shared(self, block: int) -> bool:
         """Does a held block have several holders?"""
-        return block in self._more_holders
-
-    # --- looking inside
+        return block in self.more_holders
 
     def queue(self) -> Iterator[int]:
         """The free queue, head first."""
         yield from reversed(self._unkeyed)
-        yield from self._ring()
-
-    def key(self, block: int) -> int | None:
-        """What a look-up would find the block by; None where it has no key."""
-        return self._key[block]
+        yield from self.cached
 
     def idle_after(self, takes: list[int]) -> list[int]:
-        """What `idle_cached` will be after each of these takes, if they follow one another."""
-        unkeyed = len(self._unkeyed)
+        """What `cached.idle` will be after each of these takes, if they follow one another."""
+        unkeyed, idle = len(self._unkeyed), self.cached.idle
         if sum(takes) <= unkeyed:  # the stack suffices, and nothing in it is cached
-            return [self.idle_cached] * len(takes)
+            return [idle] * len(takes)
         if self._free_order == "all_last":
+            named = list_names(self.cached)
             queue = self.queue()
-            keyed = [sum(self._key[next(queue)] is not None for _ in range(n)) for n in takes]
-            return [self.idle_cached - lost for lost in accumulate(keyed)]
-        return [self.idle_cached - max(0, taken - unkeyed) for taken in accumulate(takes)]
+            lost = [sum(map(named.__contains__, islice(queue, n))) for n in takes]
+            return [idle - so_far for so_far in accumulate(lost)]
+        return [idle - max(0, taken - unkeyed) for taken in accumulate(takes)]
 
-    def check(self, tables: Iterable[list[int]]) -> None:
-        """Raise AssertionError where the books do not balance with these block tables, which
-        are all there are. O(blocks)."""
-        holders = Counter(chain.from_iterable(tables))
-        ring = list(self._ring())
-        queued = {*self._unkeyed, *ring}
-        assert len(queued) == len(self._unkeyed) + len(ring) == self.free, "free count"
-        assert queued.isdisjoint(holders), "a held block is queued"
-        assert NULL_BLOCK not in holders, "the null block is held"
-        assert len(holders) + self.free == self.num_blocks - 1, "a block was lost"
-        shared = {block: n - 1 for block, n in holders.items() if n > 1}
-        assert shared == self._more_holders, "holders"
-        keyed = self.num_blocks - self._key.count(None)
-        unkeyed_held = [*map(self._key.__getitem__, holders)].count(None)
-        assert self.idle_cached == keyed - (len(holders) - unkeyed_held), "idle count"
-        assert self._in_ring.count(1) == len(ring)
-        keys = [*self._first, *(key for key, more in self._duplicates.items() for _ in more)]
-        found = [*self._first.values(), *chain.from_iterable(self._duplicates.values())]
-        assert [*map(self._key.__getitem__, found)] == keys, "the index finds other content"
-        assert keyed == len(found) == len(set(found)), "keyed blocks that nobody finds"
-
-    # --- the ring of idle blocks, with the null block as its sentinel
-
-    def _ring(self) -> Iterator[int]:
-        block = self._next[NULL_BLOCK]
-        while block != NULL_BLOCK:
-            yield block
-            block = self._next[block]
-
-    def _append_to_ring(self, blocks: Iterable[int]) -> None:
-        following, previous, in_ring = self._next, self._previous, self._in_ring
-        last = previous[NULL_BLOCK]
-        for block in blocks:
-            following[last] = block
-            previous[block] = last
-            in_ring[block] = 1
-            last = block
-        following[last] = NULL_BLOCK
-        previous[NULL_BLOCK] = last
-
-    def _take_from_ring(self, n: int) -> list[int]:
-        following, in_ring = self._next, self._in_ring
-        blocks = []
-        block = following[NULL_BLOCK]
-        for _ in range(n):
-            blocks.append(block)
-            in_ring[block] = 0
-            block = following[block]
-        following[NULL_BLOCK] = block
-        self._previous[block] = NULL_BLOCK
-        if self._free_order == "all_last":
-            self._evict([block for block in blocks if self._key[block] is not None])
-        else:
-            self._evict(blocks)
-        return blocks
-
-    def _unlink(self, block: int) -> None:
-        before, after = self._previous[block], self._next[block]
-        self._next[before] = after
-        self._previous[after] = before
-        self._in_ring[block] = 0
-
-    def _evict(self, blocks: list[int]) -> None:
-        """Forget what these keyed blocks of the queue hold."""
-        first, key_of, duplicates = self._first, self._key, self._duplicates
-        for block in blocks:
-            key: int = key_of[block]  # type: ignore[assignment]
-            key_of[block] = None
-            if duplicates and key in duplicates:
-                self._evict_one_of_several(key, block)
+    def _let_go(self, blocks: list[int]) -> Set[int]:
+        """Take a holder off each of those that have several; returns them."""
+        more = self.more_holders
+        held = more.keys() & blocks
+        for block in held:
+            if more[block] == 1:
+                del more[block]
             else:
-                del first[key]
-        self.idle_cached -= len(blocks)
-        self.evicted += len(blocks)
-
-    def _evict_one_of_several(self, key: int, block: int) -> None:
-        others = self._duplicates[key]
-        if self._first[key] == block:
-            self._first[key] = others.pop(0)
-        else:
-            others.remove(block)
-        if not others:
-            del self._duplicates[key]
-
-    def _let_go(self, block: int) -> bool:
-        """Take one of several holders off a block; False if it has but one."""
-        more = self._more_holders.get(block)
-        if more is None:
-            return False
-        if more == 1:
-            del self._more_holders[block]
-        else:
-            self._more_holders[block] = more - 1
-        return True
+                more[block] -= 1
+        return held

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sim.kv.cache import Hit
-from sim.kv.names import Names
+from sim.kv.names import Chain, Names
+from sim.kv.node import Name, Part
 from sim.kv.paged import Paged
 from sim.kv.pool import FreeOrder
 from sim.request import Sequence
@@ -28,12 +29,15 @@ class PrefixCached(Paged):
         # The last token is always computed, since its logits give the next one: a prompt
         # of whole blocks misses its last block.
         most = (sequence.num_tokens - 1) // self.block_size
-        blocks = self.pool.lookup(self._keys(sequence, 0, most))
-        return Hit(blocks, len(blocks) * self.block_size, self.pool.idle(blocks))
+        blocks, idle = self.pool.cached.find(self._chain(sequence).leading(most))
+        return Hit(blocks, len(blocks) * self.block_size, idle)
 
     def admit(self, sequence: Sequence, hit: Hit) -> int:
-        sequence.published = len(hit.blocks)
-        return super().admit(sequence, hit)
+        super().admit(sequence, hit)
+        if not hit.blocks:
+            return 0
+        sequence.blocks, sequence.published = list(hit.blocks), len(hit.blocks)
+        return self.pool.wake(hit.blocks, self._named(sequence))
 
     def grow(self, sequence: Sequence, n: int) -> bool:
         if not super().grow(sequence, n):
@@ -44,35 +48,38 @@ class PrefixCached(Paged):
     def publish(self, sequence: Sequence, tokens: int) -> None:
         full = tokens // self.block_size
         if full > sequence.published:
-            new = slice(sequence.published, full)
-            self.pool.publish(sequence.blocks[new], self._keys(sequence, new.start, new.stop))
-            sequence.published = full
+            start, sequence.published = sequence.published, full
+            names = self._chain(sequence).between(start, full)
+            self.pool.cached.publish(sequence.blocks[start:full], names)
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
         super().fork(parent, child)
         if parent.names is not None:
             child.names = parent.names.branch(parent.computed, child.output_stream)
 
-    def key_after(self, sequence: Sequence, hit: Hit) -> int | None:
+    def key_after(self, sequence: Sequence, hit: Hit) -> Name | None:
         index = len(hit.blocks)
         if index == (sequence.num_tokens - 1) // self.block_size:
             return None
-        return self._keys(sequence, index, index + 1)[0]
+        return self._chain(sequence).name(index)
 
     def extend(self, takers: list[Sequence], fillers: list[Sequence]) -> None:
         # Publishing after all takes is as good as in between: what is published is held, so
         # no take can evict it, and only the order among publications shows.
         super().extend(takers, fillers)
-        blocks, keys = [], []
         for sequence in fillers:
-            index = sequence.published
+            index, names = sequence.published, self._chain(sequence)
             sequence.published = index + 1
-            blocks.append(sequence.blocks[index])
-            assert sequence.names is not None
-            keys.append(sequence.names.upto(index + 1)[index])
-        self.pool.publish(blocks, keys)
+            block, node = sequence.blocks[index], names.answer
+            if 0 < index - names.answer_start == len(node.blocks):  # as a rule
+                node.blocks.append(block)
+            else:
+                self.pool.cached.publish([block], names.between(index, index + 1))
 
-    def _keys(self, sequence: Sequence, start: int, stop: int) -> list[int]:
+    def _named(self, sequence: Sequence) -> list[Part]:
+        return self._chain(sequence).leading(sequence.published)
+
+    def _chain(self, sequence: Sequence) -> Chain:
         if sequence.names is None:
             sequence.names = self._names.chain(sequence.prompt, sequence.output_stream)
-        return sequence.names.upto(stop)[start:stop]
+        return sequence.names

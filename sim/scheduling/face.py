@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from sim.kv.cache import KVCache
-from sim.plan import Departure, Plan, Takes
+from sim.moves import Takes
+from sim.plan import Departure, Plan
 from sim.request import Sequence
 
 

@@ -1,0 +1,155 @@
+"""Blocks that are found by their content, and the line in which those of nobody wait."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
+
+from sim.kv import tangled
+from sim.kv.node import Lot, Name, Node, Part
+
+
+class Cached:
+    """Finds blocks by their names, and evicts those that were not used for longest.
+
+    What happens to blocks happens to slices of nodes: what costs is the node, not the block.
+    """
+
+    def __init__(self) -> None:
+        self.idle = 0
+        """Blocks with a name that wait in the line."""
+        self.evicted = 0
+        """Blocks that lost their name, so far."""
+        self.nodes: set[Node] = set()
+        """Of which blocks are cached."""
+        self.line: OrderedDict[Lot, None] = OrderedDict()
+        """Who waits, head first."""
+
+    def publish(self, blocks: list[int], parts: list[tuple[Node, int, int]]) -> None:
+        """Name held blocks: of each node so many from this offset on. Those before have names."""
+        at = 0
+        for node, offset, n in parts:
+            if not node.blocks:
+                self.nodes.add(node)
+            known = min(n, len(node.blocks) - offset)
+            assert known >= 0, "a block is named before those that it follows"
+            if known:
+                tangled.publish_again(node, offset, blocks[at : at + known])
+            node.blocks += blocks[at + known : at + n]
+            at += n
+
+    def find(self, parts: list[Part]) -> tuple[list[int], int]:
+        """The blocks of the longest cached prefix of a chain, and how many of them are idle."""
+        found: list[int] = []
+        idle = 0
+        for node, n in parts:
+            blocks = node.blocks[:n]
+            found += blocks
+            if node.lots and node.duplicates is None:
+                idle += max(0, len(blocks) - node.held)
+            elif node.lots:
+                idle += tangled.count_idle(node, n)
+            if len(blocks) < n:
+                break
+        return found, idle
+
+    def has(self, name: Name | None) -> bool:
+        """Is there such a block, and is it found where those of the nodes before are?"""
+        return name is not None and name[1] < len(name[0].blocks)
+
+    def __iter__(self) -> Iterator[int]:
+        """Who waits, head first."""
+        return filter(None, chain.from_iterable([lot.blocks for lot in self.line]))
+
+    def wake(self, parts: list[Part]) -> list[int]:
+        """Of these blocks, which were found, idle ones leave the line; returns the others."""
+        held: list[int] = []
+        for node, n in parts:
+            blocks = self._wake(node, n) if node.lots else node.blocks[:n]
+            self.idle -= n - len(blocks)
+            held += blocks
+        return held
+
+    def park(self, blocks: list[int], parts: Sequence[Part], held: Collection[int]) -> None:
+        """The blocks of a chain join the line, the last one first, but for those still held."""
+        end = sum([n for _, n in parts])
+        for node, n in reversed(parts):
+            left = blocks[end - n : end]
+            end -= n
+            if held:
+                left = _without(left, held, node)
+                if not left:
+                    continue
+            left.reverse()
+            lot = Lot(node, n, left)
+            node.lots.append(lot)
+            self.line[lot] = None
+            self.idle += len(left) - left.count(tangled.GONE)
+
+    def park_nameless(self, blocks: list[int]) -> None:
+        """These join the line too."""
+        if blocks:
+            self.line[Lot(None, 0, blocks)] = None
+
+    def take(self, n: int) -> list[int]:
+        """The n blocks at the head leave the line, and lose their names."""
+        taken: list[int] = []
+        while n:
+            assert self.line, "no block is free"
+            lot = next(iter(self.line))
+            blocks, lot.blocks = lot.blocks[:n], lot.blocks[n:]
+            if lot.node is not None:
+                blocks = self._evict(lot.node, lot, blocks)
+            if not any(lot.blocks):
+                self._drop(lot)
+            taken += blocks
+            n -= len(blocks)
+        return taken
+
+    def _wake(self, node: Node, n: int) -> list[int]:
+        if node.duplicates is not None:
+            held = tangled.wake(node, n)
+            for lot in [lot for lot in node.lots if not any(lot.blocks)]:
+                self._drop(lot)
+            return held
+        first_idle = start = min(n, node.held)
+        while start < n:
+            lot = node.lots[-1]
+            start = lot.end
+            if start > n:
+                del lot.blocks[start - n :]
+            else:
+                self._drop(lot)
+        return node.blocks[:first_idle]
+
+    def _evict(self, node: Node, lot: Lot, blocks: list[int]) -> list[int]:
+        end = lot.end
+        lot.end -= len(blocks)
+        if node.duplicates is None:
+            del node.blocks[lot.end :]
+        else:
+            blocks = tangled.evict(node, end, blocks)
+        if not node.blocks:
+            node.duplicates = None
+            self.nodes.discard(node)
+        self.idle -= len(blocks)
+        self.evicted += len(blocks)
+        return blocks
+
+    def _drop(self, lot: Lot) -> None:
+        del self.line[lot]
+        if lot.node is not None:
+            lot.node.lots.remove(lot)
+
+
+def _without(blocks: list[int], held: Collection[int], node: Node) -> list[int]:
+    """A node's leading blocks, but for those still held."""
+    if node.duplicates is not None:
+        return tangled.without(blocks, held)
+    # Here they are the first ones.
+    if blocks[-1] in held:
+        return []
+    if blocks[0] not in held:
+        return blocks
+    return [block for block in blocks if block not in held]

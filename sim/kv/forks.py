@@ -1,0 +1,57 @@
+"""Forked sequences share their last, partly filled block too, and copy it before they write."""
+
+from __future__ import annotations
+
+from sim.kv.pool import Pool
+from sim.moves import Copy
+from sim.request import Sequence
+
+
+class Forks:
+    """Who may share its last block, and which copies are to be made (Kwon et al., SOSP 2023,
+    section 4.4)."""
+
+    def __init__(self, pool: Pool, block_size: int) -> None:
+        self._pool = pool
+        self._block_size = block_size
+        self._forked: set[Sequence] = set()
+        self._copies: list[Copy] = []
+
+    def __contains__(self, sequence: Sequence) -> bool:
+        return sequence in self._forked
+
+    def add(self, parent: Sequence, child: Sequence) -> None:
+        self._forked |= {parent, child}
+
+    def shares_last(self, sequence: Sequence) -> bool:
+        """Is the next token's block partly filled, and held by others too?"""
+        index, offset = divmod(sequence.computed, self._block_size)
+        return offset > 0 and self._pool.is_shared(sequence.blocks[index])
+
+    def copy_last(self, sequence: Sequence) -> None:
+        """Give it a block of its own instead; there is one."""
+        index = sequence.computed // self._block_size
+        shared = sequence.blocks[index]
+        (own,) = self._pool.take(1)
+        self._pool.release([shared])
+        sequence.blocks[index] = own
+        self._copies.append(Copy(shared, own, sequence, sequence.computed))
+
+    def leave(self, sequence: Sequence) -> int:
+        """It is about to give its blocks back. How many tokens the last one counts for when shared
+        ones are counted by whole blocks: less for what is not filled, more for a copy not made."""
+        self._forked.remove(sequence)
+        if self.shares_last(sequence):
+            return -(-sequence.computed % self._block_size)
+        return sequence.computed % self._block_size if self._withdraw_copy(sequence) else 0
+
+    def take_copies(self) -> list[Copy]:
+        copies, self._copies = self._copies, []
+        return copies
+
+    def _withdraw_copy(self, sequence: Sequence) -> bool:
+        """Who leaves before its copy was made has left the original to its other holders."""
+        kept = [copy for copy in self._copies if copy.sequence is not sequence]
+        withdrawn = len(kept) < len(self._copies)
+        self._copies = kept
+        return withdrawn
