@@ -96,8 +96,9 @@ def cool(
     were measured over and over on the same keys and values; and how many of them differ.
 
     Those of a batch that take less than twice L2 cost what the straight line through the two
-    smallest larger ones says, if that is more. `token_bytes`: of one token in one layer, by KV
-    dtype. A batch without two larger points stays as it is.
+    smallest larger ones says, if that is more; but no more beyond what was measured than reading
+    all of their keys and values takes at that line's rate. `token_bytes`: of one token in one
+    layer, by KV dtype. A batch without two larger points stays as it is.
     """
     batches: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for point in points:
@@ -112,7 +113,8 @@ def cool(
             if len(cold) == 2 and point["context"] < least:
                 near, far = cold
                 rate = (far["median_ns"] - near["median_ns"]) / (far["context"] - near["context"])
-                cold_ns = near["median_ns"] - rate * (near["context"] - point["context"])
+                line_ns = near["median_ns"] - rate * (near["context"] - point["context"])
+                cold_ns = min(line_ns, point["median_ns"] + rate * point["context"])
                 if cold_ns > point["median_ns"]:
                     cooled.append({**point, "median_ns": cold_ns, "flags": "l2_warm"})
                     warm += 1
