@@ -28,9 +28,12 @@ class Attention(NamedTuple):
     """FlashAttention-2's, and the KV dtype it was measured with."""
 
 
-def read_attention(folder: Path, model: Model, tp: int, device: Device) -> Attention:
-    """Of a model's shape on one GPU; and modelled from that, where the kernel is FlashAttention-2,
-    chunks behind a context, alone and beside decodes. Raises TableError for what is missing."""
+def read_attention(
+    folder: Path, model: Model, tp: int, device: Device, *, modelled: bool = True
+) -> Attention:
+    """Of a model's shape on one GPU; and `modelled` from that, where the kernel is
+    FlashAttention-2, chunks behind a context, alone and beside decodes. Raises TableError for what
+    is missing."""
     shape = {
         "num_heads": model.heads // tp,
         "num_key_value_heads": -(-model.kv_heads // tp),
@@ -52,7 +55,7 @@ def read_attention(folder: Path, model: Model, tp: int, device: Device) -> Atten
     token_bytes = {"bfloat16": 2 * numbers, "fp8": numbers}
     cold, warm = cool(decodes, l2_bytes=device.l2_bytes, token_bytes=token_bytes)
     rows = [*prompts, *cold]
-    cache = _find_fa2(context)
+    cache = _find_fa2(context) if modelled else None
     if cache is None:
         return Attention(rows, warm)
     own = context[(context["kv_cache_dtype"] == cache) & (context["step"] == 0)]
@@ -61,10 +64,10 @@ def read_attention(folder: Path, model: Model, tp: int, device: Device) -> Atten
         raise TableError(f"{folder}: found no prompts of several tokens, kv_cache_dtype {cache}")
     least = several[several["isl"] == several["isl"].min()]
     beginnings = 1e6 * least.groupby("batch_size")["latency"].median()
-    blocks, modelled = model_calls(
+    blocks, calls = model_calls(
         [row for row in rows if row["kv_dtype"] == cache], dict(beginnings), shape, device
     )
-    rows += ({**common, "kv_dtype": cache, **point} for point in modelled)
+    rows += ({**common, "kv_dtype": cache, **point} for point in calls)
     return Attention(rows, warm, (cache, blocks))
 
 
