@@ -320,6 +320,7 @@ def test_aiconfigurator_where_the_kernel_is_flash_attention_2(tmp_path: Path) ->
         for each in (clock, other)
     ]
     assert more == [pytest.approx(32 * 24 * token_ns, abs=1), 0]
+    check_latency_model(clock)
     (path,) = tmp_path.rglob("context_attention_perf.parquet")
     prompts = pd.read_parquet(path)
     prompts[prompts["isl"] == 1].to_parquet(path)

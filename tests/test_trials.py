@@ -154,10 +154,15 @@ def test_the_gate_by_hand() -> None:
     assert (near["repeat_pct"], near["allowed_pct"]) == (pytest.approx(2.0), 5.0)
     assert (near["real"], near["predicted"]) == ([100.0, 102.0], [104.0, 106.0])
     assert near["passed"]
+    assert near["each_error_pct"] == [pytest.approx(4.0), pytest.approx(100 * (106 / 102 - 1))]
+    assert near["each_within"]
     assert not trials.gate_mean([100e6, 102e6], [107e6, 107e6])["passed"]
     wide = trials.gate_mean([100e6, 80e6], [90e6, 110e6])
     assert wide["allowed_pct"] == pytest.approx(30.0)
+    # Errors that cancel, and are excused by what the runs differ by, are told by each.
     assert wide["passed"]
+    assert wide["each_error_pct"] == [pytest.approx(-10.0), pytest.approx(37.5)]
+    assert not wide["each_within"]
 
 
 def test_what_of_an_error_is_the_clocks() -> None:
@@ -171,6 +176,15 @@ def test_what_of_an_error_is_the_clocks() -> None:
         assert told["run_total"] == pytest.approx(total, abs=0.01)
         assert told["steps"] == len(steps)
         assert told["pace"] == pytest.approx([1.0, 1.0], abs=0.02)
+
+
+def test_a_fit_that_did_not_settle_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = serve_priced("overload", PRICES)
+    assert not fit_clocks(steps, "overload").paced.notes
+    monkeypatch.setattr("experiments.pace._SETTLED", -1.0)
+    monkeypatch.setattr("experiments.pace._ROUNDS", 3)
+    told = fit_clocks(steps, "overload").paced.notes
+    assert told == {"fits of prices and pace that did not settle": 1}
 
 
 def scaled(prices: Prices, factor: float) -> Prices:
