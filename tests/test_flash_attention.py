@@ -73,6 +73,9 @@ def test_heads_of_a_group_find_keys_in_l2() -> None:
     small = replace(BLOCKS, cached_tokens=10_640.0)
     expected = sqrt(30_000 * (30_000 + 12_000)) + OTHERS_NS
     assert mixed_ns(small, read_ns=12_000.0) == pytest.approx(expected)
+    # Half as many, where half of the heads that share keys run at the same time.
+    expected = sqrt(21_000 * (21_000 + 4000)) + OTHERS_NS
+    assert mixed_ns(replace(small, room=20), read_ns=12_000.0) == pytest.approx(expected)
 
 
 def test_a_long_decode_is_not_done_before_its_own_blocks() -> None:
