@@ -69,6 +69,10 @@ def test_heads_of_a_group_find_keys_in_l2() -> None:
     apart_ns = max(8000 / 2, 6000) + 8000 / 2
     expected = sqrt(8000 * apart_ns) + OTHERS_NS
     assert mixed_ns(roomy, read_ns=6_000.0) == pytest.approx(expected)
+    # More decodes than multiprocessors: one head of each group waits, not less.
+    expected = sqrt(32_000 * (12_000 + 24_000)) + 1064 + 50 + 180
+    found = BLOCKS.mixed_ns(64, 20, 1064, chunk_ns=50.0, read_ns=12_000.0)
+    assert found == pytest.approx(expected)
     # Where their keys just fill L2, half of them are read anew by each head.
     small = replace(BLOCKS, cached_tokens=10_640.0)
     expected = sqrt(30_000 * (30_000 + 12_000)) + OTHERS_NS
