@@ -132,6 +132,7 @@ def test_the_calls_that_are_modelled_by_hand() -> None:
     # A pair takes 1 ns, so a key 64 with all eight heads at once.
     assert blocks.token_ns == pytest.approx(64)
     assert (blocks.least_ns, blocks.begin.at(2), blocks.cached_tokens) == (50, 20, 4096)
+    assert {call["flags"] for call in calls} == {"modelled"}
     found = {tuple(call.get(axis, 0) for axis in AXES): call["median_ns"] for call in calls}
     assert found[64, 1024, 0, 0] == pytest.approx(prompts[64] + 1024 * 64)
     assert (64, 0, 0, 0) not in found  # was measured

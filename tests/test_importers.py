@@ -328,6 +328,27 @@ def test_aiconfigurator_where_the_kernel_is_flash_attention_2(tmp_path: Path) ->
         import_aiconfigurator(tmp_path, LLAMA, H200)
 
 
+@pytest.mark.parametrize(
+    ("file", "drop", "lacking"),
+    [
+        ("generation", "kv_cache_dtype == 'bfloat16'", "decode"),
+        ("context", "kv_cache_dtype == 'bfloat16' and batch_size == 1", "prefill"),
+    ],
+)
+def test_aiconfigurator_without_points_of_flash_attention_2(
+    tmp_path: Path, file: str, drop: str, lacking: str
+) -> None:
+    """There is nothing to model from: others are priced as ever, its own KV dtype is refused."""
+    (path,) = aiconfigurator(tmp_path).rglob(f"{file}_attention_perf.parquet")
+    rows = pd.read_parquet(path)
+    rows.query(f"not ({drop})").to_parquet(path)
+    table = import_aiconfigurator(tmp_path, LLAMA, H200)
+    assert not table.of("attention_mixed")
+    assert clock_of(table, kv_dtype="fp8_e4m3").alone(0, 100) > 0
+    with pytest.raises(TableError, match=f"0 variants of attention_{lacking}"):
+        clock_of(table)
+
+
 def test_aiconfigurator_dtypes_and_two_gpus(tmp_path: Path) -> None:
     folder = aiconfigurator(tmp_path, kv_heads=8)
     fp8 = import_aiconfigurator(folder, LLAMA, H200, gemm_dtype="fp8")

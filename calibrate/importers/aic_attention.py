@@ -16,6 +16,8 @@ from calibrate.table_schema import TableError
 
 KV_DTYPES = ("bfloat16", "fp8")
 _FA2 = "vllm_flash_attn_fa2"
+_NEEDED = {"attention_prefill", "attention_decode"}
+"""Without both of a KV dtype there is nothing to model from; who asks for it is told by the table."""
 _SURELY_COLD = 2
 """Times L2 that keys and values must take so that none of them are left in it."""
 
@@ -56,7 +58,8 @@ def read_attention(
     cold, warm = cool(decodes, l2_bytes=device.l2_bytes, token_bytes=token_bytes)
     rows = [*prompts, *cold]
     cache = _find_fa2(context) if modelled else None
-    if cache is None:
+    known = [row for row in rows if row["kv_dtype"] == cache]
+    if cache is None or {row["operator"] for row in known} != _NEEDED:
         return Attention(rows, warm)
     own = context[(context["kv_cache_dtype"] == cache) & (context["step"] == 0)]
     several = own[own["isl"] > 1]
@@ -64,9 +67,7 @@ def read_attention(
         raise TableError(f"{folder}: found no prompts of several tokens, kv_cache_dtype {cache}")
     least = several[several["isl"] == several["isl"].min()]
     beginnings = 1e6 * least.groupby("batch_size")["latency"].median()
-    blocks, calls = model_calls(
-        [row for row in rows if row["kv_dtype"] == cache], dict(beginnings), shape, device
-    )
+    blocks, calls = model_calls(known, dict(beginnings), shape, device)
     rows += ({**common, "kv_dtype": cache, **point} for point in calls)
     return Attention(rows, warm, (cache, blocks))
 
