@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from calibrate.device import load_device
-from calibrate.importers.aic_attention import cool
+from calibrate.importers.aic_attention import cool, read_attention
 from calibrate.importers.aic_wheel import DISTRIBUTION
 from calibrate.importers.aiconfigurator import import_aiconfigurator
 from calibrate.importers.flash_attention import find_at_once
@@ -326,6 +326,17 @@ def test_aiconfigurator_where_the_kernel_is_flash_attention_2(tmp_path: Path) ->
     prompts[prompts["isl"] == 1].to_parquet(path)
     with pytest.raises(TableError, match="no prompts of several tokens, kv_cache_dtype bfloat16"):
         import_aiconfigurator(tmp_path, LLAMA, H200)
+
+
+def test_what_blocks_take_to_begin_is_of_the_shortest_prompts(tmp_path: Path) -> None:
+    (path,) = aiconfigurator(tmp_path).rglob("context_attention_perf.parquet")
+    rows = pd.read_parquet(path)
+    short = rows[rows["isl"] == 100].assign(isl=20, latency=lambda x: 2 + 3 * x["batch_size"])
+    pd.concat([rows, short]).to_parquet(path)
+    found = read_attention(path.parent, LLAMA, 1, H200).blocks
+    assert found is not None
+    cache, blocks = found
+    assert (cache, blocks.least_ns, blocks.begin.at(2)) == ("bfloat16", 5e6, 3e6)
 
 
 @pytest.mark.parametrize(

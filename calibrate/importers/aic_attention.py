@@ -17,7 +17,7 @@ from calibrate.table_schema import TableError
 KV_DTYPES = ("bfloat16", "fp8")
 _FA2 = "vllm_flash_attn_fa2"
 _NEEDED = {"attention_prefill", "attention_decode"}
-"""Without both of a KV dtype there is nothing to model from; who asks for it is told by the table."""
+"""Without both of a KV dtype there is nothing to model from; the table tells who asks for it."""
 _SURELY_COLD = 2
 """Times L2 that keys and values must take so that none of them are left in it."""
 
