@@ -328,15 +328,18 @@ def test_aiconfigurator_where_the_kernel_is_flash_attention_2(tmp_path: Path) ->
         import_aiconfigurator(tmp_path, LLAMA, H200)
 
 
-def test_what_blocks_take_to_begin_is_of_the_shortest_prompts(tmp_path: Path) -> None:
+def test_blocks_are_of_their_own_kv_dtype_and_begin_as_the_shortest_prompts(tmp_path: Path) -> None:
     (path,) = aiconfigurator(tmp_path).rglob("context_attention_perf.parquet")
     rows = pd.read_parquet(path)
     short = rows[rows["isl"] == 100].assign(isl=20, latency=lambda x: 2 + 3 * x["batch_size"])
-    pd.concat([rows, short]).to_parquet(path)
+    mended = pd.concat([rows, short], ignore_index=True)
+    mended.loc[mended["kv_cache_dtype"] == "fp8", "latency"] *= 3
+    mended.to_parquet(path)
     found = read_attention(path.parent, LLAMA, 1, H200).blocks
     assert found is not None
     cache, blocks = found
     assert (cache, blocks.least_ns, blocks.begin.at(2)) == ("bfloat16", 5e6, 3e6)
+    assert blocks.token_ns == pytest.approx(2500 * 64 * 132 / 32)  # of its own KV dtype's prompts
 
 
 @pytest.mark.parametrize(
