@@ -328,6 +328,14 @@ def test_aiconfigurator_where_the_kernel_is_flash_attention_2(tmp_path: Path) ->
         import_aiconfigurator(tmp_path, LLAMA, H200)
 
 
+def test_blocks_are_of_a_dtype_that_one_kernel_measured(tmp_path: Path) -> None:
+    (path,) = aiconfigurator(tmp_path).rglob("context_attention_perf.parquet")
+    rows = pd.read_parquet(path)
+    rows.loc[rows["isl"] == 1, "kernel_source"] = "another"
+    rows.to_parquet(path)
+    assert read_attention(path.parent, LLAMA, 1, H200).blocks is None
+
+
 def test_blocks_are_of_their_own_kv_dtype_and_begin_as_the_shortest_prompts(tmp_path: Path) -> None:
     (path,) = aiconfigurator(tmp_path).rglob("context_attention_perf.parquet")
     rows = pd.read_parquet(path)
