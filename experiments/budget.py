@@ -51,6 +51,8 @@ def _list_switches(case: Case, base: Setting, choice: Choice) -> Iterator[Switch
         yield Switch("no host time", (), host_ns=0)
     if base.kind in ("profile", "aiconfigurator"):
         yield Switch("no skew of decodes", ("latency.skew=false",))
+        if base.kind == "aiconfigurator":
+            yield Switch("no modelled attention", ("latency.modelled_attention=false",))
         if case.capture_sizes:
             effect = "no graphs: all steps launched" if launched else "no graph padding"
             yield Switch(effect, ("latency.capture_sizes=null",))

@@ -63,6 +63,7 @@ def import_table(
             tensor_parallel_size=tp,
             gemm_dtype=dtype,
             version=options.version,
+            modelled_attention=options.modelled_attention,
         )
     assert options.path is not None
     importer = import_vidur if options.source == "vidur" else import_llmservingsim

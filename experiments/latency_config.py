@@ -118,6 +118,9 @@ class ImportedLatency(Measured):
     """The profile's folder; null: the installed wheel of aiconfigurator-core."""
     version: str | None = None
     """Of vLLM, where aiconfigurator has several; null: the newest."""
+    modelled_attention: bool = True
+    """What aiconfigurator has not measured of FlashAttention-2 (chunks behind a context, beside
+    decodes, decodes of mixed length) as its blocks tell; false: as if there were no such thing."""
 
     @model_validator(mode="after")
     def _check_source(self) -> ImportedLatency:
@@ -125,6 +128,8 @@ class ImportedLatency(Measured):
             refuse(f"missing; allowed: the folder of a profile of {self.source}", at="path")
         if self.version is not None and self.source != "aiconfigurator":
             refuse("found a version; allowed: with source aiconfigurator", at="version")
+        if not self.modelled_attention and self.source != "aiconfigurator":
+            refuse("found false; allowed: with source aiconfigurator", at="modelled_attention")
         return self
 
 

@@ -9,6 +9,7 @@ their price, tells how fast it was for the other.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from sim.plan import Plan
 
 WINDOW = 4 * TURN
 """Steps over which the pace is one number."""
-_ROUNDS = 20
+_ROUNDS = 200
 _SETTLED = 1e-3
 
 
@@ -60,21 +61,30 @@ class PacedSteps(StepModel):
         return price_ns * self.pace_of(0, len(price_ns))
 
 
-def fit_paced(log: StepLog) -> tuple[Fit, Floats]:
-    """Prices at the average pace, and the pace of every step of the log.
+class Paced(NamedTuple):
+    fit: Fit
+    """Prices at the average pace; its errors are beside the pace, which has seen all steps."""
+    pace: Floats
+    """Of every step of the log; 1 on average."""
+    settled: bool
+    """False: both were still changing by more than _SETTLED in the last round."""
+
+
+def fit_paced(log: StepLog) -> Paced:
+    """Prices and pace of steps.
 
     In turns until both settle, _ROUNDS at the most: prices of what the steps would have taken at
-    the average pace; the pace, over WINDOW steps, as what these took over what they cost. The
-    errors of the fit are those beside the pace, which has seen all steps. Raises FitError as
-    `fit_steps`.
+    the average pace; the pace, over WINDOW steps, as what these took over what they cost. Raises
+    FitError as `fit_steps`.
     """
     pace = np.ones(len(log.duration_ns))
     for _ in range(_ROUNDS):
         fit = fit_steps(replace(log, duration_ns=log.duration_ns / pace))
-        before, pace = pace, find_pace(log.duration_ns, fit.predicted_ns)
-        if np.allclose(before, pace, rtol=_SETTLED, atol=0):
+        found = find_pace(log.duration_ns, fit.predicted_ns)
+        before, pace = pace, found / found.mean()
+        if settled := np.allclose(before, pace, rtol=_SETTLED, atol=0):
             break
-    return fit, pace
+    return Paced(fit, pace, settled)
 
 
 def find_pace(measured_ns: Floats, price_ns: Floats) -> Floats:

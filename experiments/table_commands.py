@@ -34,6 +34,9 @@ def import_profile(
     version: Annotated[
         str | None, typer.Option(help="Of vLLM, for aiconfigurator; none: the newest.")
     ] = None,
+    modelled_attention: Annotated[
+        bool, typer.Option(help="What aiconfigurator has not measured of FlashAttention-2.")
+    ] = True,
 ) -> None:
     """Make a latency table of another project's measurements."""
     with exits():
@@ -50,6 +53,7 @@ def import_profile(
             "path": None if path is None else str(path),
             "dtype": dtype,
             "version": version,
+            "modelled_attention": modelled_attention,
         }
         with explain(values, None):
             options = ImportedLatency.model_validate(values)

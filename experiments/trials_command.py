@@ -129,7 +129,16 @@ def tabulate_trials(reports: list[dict[str, Any]]) -> Table:
 
     table = Table(box=box.HORIZONTALS, show_edge=False, pad_edge=False)
     table.add_column("mean of")
-    for name in ("first run", "predicted", "second", "predicted", "off", "differ", "allowed"):
+    for name in (
+        "first run",
+        "predicted",
+        "second",
+        "predicted",
+        "each",
+        "off",
+        "differ",
+        "allowed",
+    ):
         table.add_column(name, justify="right")
     for report in reports:
         table.add_row(report["regime"], style="bold")
@@ -141,6 +150,7 @@ def tabulate_trials(reports: list[dict[str, Any]]) -> Table:
                     for pair in zip(row["real"], row["predicted"], strict=True)
                     for ms in pair
                 ),
+                _colour_each(row),
                 f"{row['error_pct']:+.1f} %",
                 f"{row['repeat_pct']:+.1f} %",
                 f"{row['allowed_pct']:.1f} %",
@@ -149,11 +159,21 @@ def tabulate_trials(reports: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _colour_each(row: dict[str, Any]) -> str:
+    """What each run is off by itself; yellow where the gate alone passes it."""
+    first, second = row["each_error_pct"]
+    told = f"{first:+.1f}, {second:+.1f} %"
+    return told if row["each_within"] or not row["passed"] else f"[yellow]{told}[/]"
+
+
 def _say(report: dict[str, Any]) -> list[str]:
+    from experiments.trials import GATE_PCT
+
     fits, preemptions = report["rehearsal"], report["first"]["preemptions"]
     counts = " and ".join(f"{fit['steps']:,}" for fit in fits)
     off = " and ".join(f"{100 * fit['unseen_mape']:.0f}" for fit in fits)
     total = " and ".join(f"{100 * fit['run_total']:+.1f}" for fit in fits)
+    strict = [row["each_within"] for row in report["gate"].values()]
     paces = " and ".join("{:.2f} to {:.2f}".format(*fit["pace"]) for fit in fits)
     loads = " and ".join(f"{share:.2f}" for share in report["load"]["runs"])
     plain = ", ".join(
@@ -168,6 +188,7 @@ def _say(report: dict[str, Any]) -> list[str]:
         f"  clocks: fitted on {counts} steps of other traces; unseen ones {off} % off on average,"
         f" the run's together {total} %; the machine took {paces} times its average; predicted"
         f" without regard to that, means are {plain} % off",
+        f"  within {GATE_PCT:g} % in each run by itself: {sum(strict)} of {len(strict)} means",
     ]
     if notes := report["clock_notes"]:
         said.append("  clocks: " + "; ".join(f"{what}: {n:,}" for what, n in notes.items()))

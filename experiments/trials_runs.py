@@ -73,11 +73,14 @@ def fit_clocks(steps: Steps, regime: Regime) -> Clocks:
     """Of a rehearsal's steps. Raises ConfigError where they are too few."""
     log, source = steps.log(regime), f"steps of other traces of {regime}"
     try:
-        plain, (fit, pace) = fit_steps(log), fit_paced(log)
+        plain, (fit, pace, settled) = fit_steps(log), fit_paced(log)
     except FitError as error:
         raise ConfigError(f"{error}; allowed: more requests") from None
+    paced = PacedSteps(fit.prices, fit.seen, pace, source=source)
+    if not settled:
+        paced.notes["fits of prices and pace that did not settle"] += 1
     return Clocks(
-        paced=PacedSteps(fit.prices, fit.seen, pace, source=source),
+        paced=paced,
         plain=StepModel(plain.prices, plain.seen, source=source),
         fit=fit,
     )

@@ -8,8 +8,12 @@ from math import sqrt
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from calibrate.curves import Line
+from calibrate.device import load_device
+from calibrate.importers.aic_mixed import _read_ns, model_calls
 from calibrate.importers.flash_attention import QUERY_BLOCK, Blocks
 from calibrate.importers.llmservingsim import import_llmservingsim
 from calibrate.model import load_model
@@ -37,6 +41,7 @@ def mixed_ns(blocks: Blocks, *, chunk: int = 64, read_ns: float = 0.0) -> float:
     return blocks.mixed_ns(chunk, 10, 1064, chunk_ns=50.0, read_ns=read_ns)
 
 
+AXES = ("chunk", "chunk_context", "batch", "context")
 OTHERS_NS = 1064 + 50 + 90
 
 
@@ -64,10 +69,17 @@ def test_heads_of_a_group_find_keys_in_l2() -> None:
     apart_ns = max(8000 / 2, 6000) + 8000 / 2
     expected = sqrt(8000 * apart_ns) + OTHERS_NS
     assert mixed_ns(roomy, read_ns=6_000.0) == pytest.approx(expected)
+    # More decodes than multiprocessors: one head of each group waits, not less.
+    expected = sqrt(32_000 * (12_000 + 24_000)) + 1064 + 50 + 180
+    found = BLOCKS.mixed_ns(64, 20, 1064, chunk_ns=50.0, read_ns=12_000.0)
+    assert found == pytest.approx(expected)
     # Where their keys just fill L2, half of them are read anew by each head.
     small = replace(BLOCKS, cached_tokens=10_640.0)
     expected = sqrt(30_000 * (30_000 + 12_000)) + OTHERS_NS
     assert mixed_ns(small, read_ns=12_000.0) == pytest.approx(expected)
+    # Half as many, where half of the heads that share keys run at the same time.
+    expected = sqrt(21_000 * (21_000 + 4000)) + OTHERS_NS
+    assert mixed_ns(replace(small, room=20), read_ns=12_000.0) == pytest.approx(expected)
 
 
 def test_a_long_decode_is_not_done_before_its_own_blocks() -> None:
@@ -78,6 +90,66 @@ def test_a_long_decode_is_not_done_before_its_own_blocks() -> None:
     expected = 50 + 2 * 8 * (20_000 - 64) / 10 + 20_000
     found = BLOCKS.mixed_ns(64, 1, 20_000, chunk_ns=50.0, read_ns=0.0)
     assert found == pytest.approx(expected)
+
+
+calls = st.tuples(st.integers(2, 4096), st.integers(1, 512), st.integers(1, 100_000))
+
+
+@given(
+    room=st.integers(1, 200),
+    group=st.integers(1, 8),
+    cached=st.floats(1e3, 1e7),
+    call=calls,
+    more=st.tuples(st.integers(0, 300), st.integers(0, 64), st.integers(0, 5000)),
+)
+def test_more_never_takes_less(
+    room: int, group: int, cached: float, call: tuple[int, int, int], more: tuple[int, int, int]
+) -> None:
+    """And a call takes no less than its chunk, the reading, and its longest block."""
+    blocks = replace(BLOCKS, room=room, heads=2 * group, cached_tokens=cached)
+
+    def price(chunk: int, decodes: int, context: int) -> float:
+        chunk_ns = blocks.chunk_ns(chunk, context, prompt_ns=10.0 * chunk)
+        read_ns = 0.7 * decodes * context
+        price_ns = blocks.mixed_ns(chunk, decodes, context, chunk_ns=chunk_ns, read_ns=read_ns)
+        assert price_ns >= 0.999_999 * max(chunk_ns + read_ns, blocks.token_ns * context)
+        return price_ns
+
+    larger = tuple(a + b for a, b in zip(call, more, strict=True))
+    assert price(*larger) >= 0.999_999 * price(*call)  # type: ignore[arg-type]
+
+
+def test_the_calls_that_are_modelled_by_hand() -> None:
+    """Prompts by the law of one block for each key; decodes that read 10 ns a token beyond 1,000,
+    but 20 for the first 31."""
+    device = replace(load_device("L40S"), multiprocessors=8, l2_bytes=2**20)
+    shape = {"num_heads": 8, "num_key_value_heads": 8, "head_dim": 64}
+    prompts = {n: 100.0 + n * n / 2 for n in (64, 2048, 8192)}
+    rows: list[dict[str, float]] = [{"chunk": n, "median_ns": ns} for n, ns in prompts.items()]
+    decodes = {1: 1000.0, 32: 1620.0, 4096: 42_260.0}
+    rows += [{"batch": 2, "context": n, "median_ns": ns} for n, ns in decodes.items()]
+    blocks, calls = model_calls(rows, {1: 50.0, 2: 70.0}, shape, device)
+    # A pair takes 1 ns, so a key 64 with all eight heads at once.
+    assert blocks.token_ns == pytest.approx(64)
+    assert (blocks.least_ns, blocks.begin.at(2), blocks.cached_tokens) == (50, 20, 4096)
+    assert {call["flags"] for call in calls} == {"modelled"}
+    found = {tuple(call.get(axis, 0) for axis in AXES): call["median_ns"] for call in calls}
+    assert found[64, 1024, 0, 0] == pytest.approx(prompts[64] + 1024 * 64)
+    assert (64, 0, 0, 0) not in found  # was measured
+    for context, read_ns in ((1, 0.0), (32, 310.0), (4096, 40_950.0)):
+        for before in (0, 1024):
+            chunk_ns = blocks.chunk_ns(64, before, prompt_ns=prompts[64])
+            expected = blocks.mixed_ns(64, 2, context, chunk_ns=chunk_ns, read_ns=read_ns)
+            assert found[64, before, 2, context] == pytest.approx(expected)
+
+
+def test_reading_is_at_the_pace_of_the_longest() -> None:
+    line = Line([2, 64, 8192], [1000.0, 1620.0, 42_260.0])
+    assert _read_ns(line, 2, 32) == pytest.approx(62 * 5)
+    # Shorter at a pace of their own that is higher, or of one length alone.
+    assert _read_ns(Line([2, 64, 8192], [1000.0, 1010.0, 42_260.0]), 2, 32) == pytest.approx(10)
+    assert _read_ns(Line([2], [1000.0]), 2, 1) == 0
+    assert _read_ns(Line([2, 64], [1000.0, 900.0]), 2, 32) == 0
 
 
 def measured(tp: int) -> tuple[Blocks, Points]:

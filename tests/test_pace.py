@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibrate.step_fit import Floats, fit_steps
-from calibrate.step_log import FEATURES, StepLog
+from calibrate.step_log import FEATURES, FitError, StepLog
 from calibrate.step_model import Curve, Prices, Seen, StepModel
 from experiments.pace import WINDOW, PacedSteps, find_pace, fit_paced
 from sim.contract import check_latency_model
@@ -27,8 +27,8 @@ PRICES = Prices(
 SEEN = Seen(tokens=(1, 512), decodes=64, decode_context=100_000, chunks=8, area=1_000_000)
 
 
-def paced(pace: list[float]) -> PacedSteps:
-    return PacedSteps(PRICES, SEEN, np.array(pace), source="here")
+def paced(paces: list[float]) -> PacedSteps:
+    return PacedSteps(PRICES, SEEN, np.array(paces), source="here")
 
 
 def draw_log(steps: int, *, slow: Floats) -> StepLog:
@@ -65,7 +65,8 @@ def test_a_slow_machine_is_not_taken_for_the_price_of_large_batches() -> None:
     slow = np.repeat(np.tile([0.8, 1.0, 1.3, 1.0], 12), 2 * WINDOW)
     log = draw_log(len(slow), slow=slow)
     true_ns = PRICES.engine_ns(*log.features.T)
-    fit, pace = fit_paced(log)
+    fit, pace, settled = fit_paced(log)
+    assert settled
 
     def slope(price_ns: Floats) -> float:
         """Of steps in the largest batches, beside those in the smallest: 1 is right."""
@@ -75,15 +76,36 @@ def test_a_slow_machine_is_not_taken_for_the_price_of_large_batches() -> None:
 
     assert slope(fit.predicted_ns) == pytest.approx(1, abs=0.02)
     assert slope(fit_steps(log).predicted_ns) > 1.1
-    assert pace / pace.mean() == pytest.approx(slow / slow.mean(), rel=0.05)
+    assert pace.mean() == pytest.approx(1)
+    assert pace == pytest.approx(slow / slow.mean(), rel=0.05)
     assert (fit.predicted_ns * pace).sum() == pytest.approx(log.duration_ns.sum(), rel=1e-3)
 
 
 def test_a_steady_machine_has_one_pace() -> None:
     log = draw_log(20 * WINDOW, slow=np.ones(20 * WINDOW))
-    fit, pace = fit_paced(log)
+    fit, pace, _ = fit_paced(log)
     assert pace == pytest.approx(1, abs=0.02)
     assert fit.prices.decode_ns == pytest.approx(PRICES.decode_ns, rel=0.1)
+
+
+def test_a_pace_that_changes_much_takes_more_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = np.repeat(np.random.default_rng(2).uniform(0.6, 2.5, 23), WINDOW)
+    log = draw_log(len(slow), slow=slow)
+    _, found, settled = fit_paced(log)
+    assert settled
+    assert found == pytest.approx(slow / slow.mean(), rel=0.05)
+    monkeypatch.setattr("experiments.pace._ROUNDS", 5)
+    assert not fit_paced(log).settled
+
+
+def test_fewer_steps_than_a_fit_needs() -> None:
+    for steps in (0, 1, WINDOW):
+        with pytest.raises(FitError, match=f"found {steps} steps; allowed: 50 or more"):
+            fit_paced(draw_log(steps, slow=np.ones(steps)))
+    # One window: the machine was as fast as it was on average.
+    _, found, settled = fit_paced(draw_log(60, slow=np.ones(60)))
+    assert settled
+    assert found == pytest.approx(1)
 
 
 def test_the_contract() -> None:

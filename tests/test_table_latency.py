@@ -133,6 +133,10 @@ def test_a_run_on_each_imported_profile(tmp_path: Path, source: str) -> None:
             {"kind": "imported", "source": "vidur", "path": "p", "version": "1"},
             "latency.version: found a version; allowed: with source aiconfigurator",
         ),
+        (
+            {"kind": "imported", "source": "vidur", "path": "p", "modelled_attention": False},
+            "latency.modelled_attention: found false; allowed: with source aiconfigurator",
+        ),
         ({"kind": "imported", "source": "vidor"}, "latency.source: found 'vidor'; did you mean"),
         ({"kind": "table", "path": "p", "capture_sizes": [0]}, "latency.capture_sizes"),
     ],

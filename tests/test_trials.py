@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from calibrate.executor import KernelExecutor
 from calibrate.runner import Ran, Runner, Step
 from calibrate.step_model import Curve, Prices, Seen, StepModel
-from experiments import trials, trials_bench
+from experiments import trials, trials_bench, trials_command
 from experiments.arrivals_config import PoissonArrivals
 from experiments.build import build_simulation
 from experiments.build_trace import build_trace
@@ -154,10 +154,21 @@ def test_the_gate_by_hand() -> None:
     assert (near["repeat_pct"], near["allowed_pct"]) == (pytest.approx(2.0), 5.0)
     assert (near["real"], near["predicted"]) == ([100.0, 102.0], [104.0, 106.0])
     assert near["passed"]
+    assert near["each_error_pct"] == [pytest.approx(4.0), pytest.approx(100 * (106 / 102 - 1))]
+    assert near["each_within"]
     assert not trials.gate_mean([100e6, 102e6], [107e6, 107e6])["passed"]
     wide = trials.gate_mean([100e6, 80e6], [90e6, 110e6])
     assert wide["allowed_pct"] == pytest.approx(30.0)
+    # Errors that cancel, and are excused by what the runs differ by, are told by each.
     assert wide["passed"]
+    assert wide["each_error_pct"] == [pytest.approx(-10.0), pytest.approx(37.5)]
+    assert not wide["each_within"]
+    assert not trials.gate_mean([100e6, 100e6], [90e6, 104e6])["each_within"]
+    # Yellow where the gate alone passes it.
+    assert trials_command._colour_each(near) == "+4.0, +3.9 %"
+    assert trials_command._colour_each(wide) == "[yellow]-10.0, +37.5 %[/]"
+    far = trials.gate_mean([100e6, 100e6], [120e6, 120e6])
+    assert trials_command._colour_each(far) == "+20.0, +20.0 %"
 
 
 def test_what_of_an_error_is_the_clocks() -> None:
@@ -171,6 +182,15 @@ def test_what_of_an_error_is_the_clocks() -> None:
         assert told["run_total"] == pytest.approx(total, abs=0.01)
         assert told["steps"] == len(steps)
         assert told["pace"] == pytest.approx([1.0, 1.0], abs=0.02)
+
+
+def test_a_fit_that_did_not_settle_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = serve_priced("overload", PRICES)
+    assert not fit_clocks(steps, "overload").paced.notes
+    monkeypatch.setattr("experiments.pace._SETTLED", -1.0)
+    monkeypatch.setattr("experiments.pace._ROUNDS", 3)
+    told = fit_clocks(steps, "overload").paced.notes
+    assert told == {"fits of prices and pace that did not settle": 1}
 
 
 def scaled(prices: Prices, factor: float) -> Prices:
@@ -435,6 +455,21 @@ def invoke(path: Path, *options: str) -> Result:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(monkeypatch)
+
+
+@pytest.mark.parametrize("what", ["passed", "schedule_identical"])
+def test_the_exit_code_asks_for_means_and_decisions(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    made = trial_of
+
+    def fail_one(regime: Regime, *, number: int) -> Trial:
+        trial = made(regime, number=number)
+        return replace(trial, report={**trial.report, what: regime != "hits"})
+
+    monkeypatch.setattr(sys.modules[__name__], "trial_of", fail_one)
+    assert invoke(tmp_path / "trials.json", "--regime", "hits").exit_code == 1
+    assert invoke(tmp_path / "others.json", "--regime", "knee").exit_code == 0
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, machine: Machine) -> None:

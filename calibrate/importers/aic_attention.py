@@ -16,6 +16,8 @@ from calibrate.table_schema import TableError
 
 KV_DTYPES = ("bfloat16", "fp8")
 _FA2 = "vllm_flash_attn_fa2"
+_NEEDED = {"attention_prefill", "attention_decode"}
+"""Without both of a KV dtype there is nothing to model from; the table tells who asks for it."""
 _SURELY_COLD = 2
 """Times L2 that keys and values must take so that none of them are left in it."""
 
@@ -28,9 +30,12 @@ class Attention(NamedTuple):
     """FlashAttention-2's, and the KV dtype it was measured with."""
 
 
-def read_attention(folder: Path, model: Model, tp: int, device: Device) -> Attention:
-    """Of a model's shape on one GPU; and modelled from that, where the kernel is FlashAttention-2,
-    chunks behind a context, alone and beside decodes. Raises TableError for what is missing."""
+def read_attention(
+    folder: Path, model: Model, tp: int, device: Device, *, modelled: bool = True
+) -> Attention:
+    """Of a model's shape on one GPU; and `modelled` from that, where the kernel is
+    FlashAttention-2, chunks behind a context, alone and beside decodes. Raises TableError for what
+    is missing."""
     shape = {
         "num_heads": model.heads // tp,
         "num_key_value_heads": -(-model.kv_heads // tp),
@@ -52,8 +57,9 @@ def read_attention(folder: Path, model: Model, tp: int, device: Device) -> Atten
     token_bytes = {"bfloat16": 2 * numbers, "fp8": numbers}
     cold, warm = cool(decodes, l2_bytes=device.l2_bytes, token_bytes=token_bytes)
     rows = [*prompts, *cold]
-    cache = _find_fa2(context)
-    if cache is None:
+    cache = _find_fa2(context) if modelled else None
+    known = [row for row in rows if row["kv_dtype"] == cache]
+    if cache is None or {row["operator"] for row in known} != _NEEDED:
         return Attention(rows, warm)
     own = context[(context["kv_cache_dtype"] == cache) & (context["step"] == 0)]
     several = own[own["isl"] > 1]
@@ -61,10 +67,8 @@ def read_attention(folder: Path, model: Model, tp: int, device: Device) -> Atten
         raise TableError(f"{folder}: found no prompts of several tokens, kv_cache_dtype {cache}")
     least = several[several["isl"] == several["isl"].min()]
     beginnings = 1e6 * least.groupby("batch_size")["latency"].median()
-    blocks, modelled = model_calls(
-        [row for row in rows if row["kv_dtype"] == cache], dict(beginnings), shape, device
-    )
-    rows += ({**common, "kv_dtype": cache, **point} for point in modelled)
+    blocks, calls = model_calls(known, dict(beginnings), shape, device)
+    rows += ({**common, "kv_dtype": cache, **point} for point in calls)
     return Attention(rows, warm, (cache, blocks))
 
 
@@ -96,8 +100,9 @@ def cool(
     were measured over and over on the same keys and values; and how many of them differ.
 
     Those of a batch that take less than twice L2 cost what the straight line through the two
-    smallest larger ones says, if that is more. `token_bytes`: of one token in one layer, by KV
-    dtype. A batch without two larger points stays as it is.
+    smallest larger ones says, if that is more; but no more beyond what was measured than reading
+    all of their keys and values takes at that line's rate. `token_bytes`: of one token in one
+    layer, by KV dtype. A batch without two larger points stays as it is.
     """
     batches: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for point in points:
@@ -112,7 +117,8 @@ def cool(
             if len(cold) == 2 and point["context"] < least:
                 near, far = cold
                 rate = (far["median_ns"] - near["median_ns"]) / (far["context"] - near["context"])
-                cold_ns = near["median_ns"] - rate * (near["context"] - point["context"])
+                line_ns = near["median_ns"] - rate * (near["context"] - point["context"])
+                cold_ns = min(line_ns, point["median_ns"] + rate * point["context"])
                 if cold_ns > point["median_ns"]:
                     cooled.append({**point, "median_ns": cold_ns, "flags": "l2_warm"})
                     warm += 1

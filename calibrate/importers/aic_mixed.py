@@ -52,7 +52,7 @@ def model_calls(
     contexts = sorted({context for times in by_batch.values() for context in times})
     for batch, context in product(sorted(by_batch), contexts):
         line = decodes.row(batch)
-        read_ns = max(0.0, line.at(batch * context) - line.at(batch))
+        read_ns = _read_ns(line, batch, context)
         for (chunk, before), chunk_ns in chunks.items():
             if chunk > 1:
                 whole_ns = blocks.mixed_ns(
@@ -61,6 +61,16 @@ def model_calls(
                 axes = {"chunk": chunk, "chunk_context": before, "batch": batch}
                 modelled.append(_point("mixed", whole_ns, **axes, context=context))
     return blocks, modelled
+
+
+def _read_ns(line: Line, batch: int, context: int) -> float:
+    """What so many decodes take longer than of one token each: at most at the rate of the longest,
+    since shorter ones are limited by other things than memory."""
+    longer_ns = line.at(batch * context) - line.at(batch)
+    if len(line.nodes) > 1:
+        rate = (line.times[-1] - line.times[-2]) / (line.nodes[-1] - line.nodes[-2])
+        longer_ns = min(longer_ns, rate * batch * (context - 1))
+    return max(0.0, longer_ns)
 
 
 def _find_blocks(

@@ -58,6 +58,7 @@ def import_aiconfigurator(
     tensor_parallel_size: int = 1,
     gemm_dtype: str = "bfloat16",
     version: str | None = None,
+    modelled_attention: bool = True,
 ) -> Table:
     """The operators of a dense model on a device, as vLLM runs them.
 
@@ -67,7 +68,8 @@ def import_aiconfigurator(
     rate. Norms, activation and embedding were not measured: they are modelled as the wheel's
     own software does, from the bytes they move. Only prompts without a context before them
     were measured, and no calls of chunks and decodes: both are modelled where the kernel is
-    FlashAttention-2. Raises TableError for what is missing, with what there is.
+    FlashAttention-2, unless `modelled_attention` is false. Raises TableError for what is missing,
+    with what there is.
     """
     systems = find_systems(path)
     name = SYSTEMS.get(device.name)
@@ -92,7 +94,9 @@ def import_aiconfigurator(
     }
     measured, matrices = _read_gemm(tables["gemm"], model, tp, gemm_dtype)
     rows = [*matrices, *_model_elementwise(systems / f"{name}.yaml", model, tp, measured)]
-    attention = read_attention(tables["attention"].parent, model, tp, device)
+    attention = read_attention(
+        tables["attention"].parent, model, tp, device, modelled=modelled_attention
+    )
     rows += attention.rows
     notes = [
         "norms, activation and embedding are modelled from the bytes they move",

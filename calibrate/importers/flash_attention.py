@@ -20,8 +20,8 @@ _KEY_BLOCK = 128
 _EMPTY_NS = 350.0
 """What a block without queries keeps a multiprocessor: as every sequence of a call gets as many
 blocks as its longest chunk, a decode's are empty but for one. Not fitted to any run: LLMServingSim
-measured 1.6 to 1.9 ns for each on the 188 multiprocessors of an RTX PRO 6000 (32 to 128 decodes of
-16 tokens beside chunks of 512 to 2,048, with 16 heads and with 32)."""
+measured 1.8 to 1.9 ns for each on the 188 multiprocessors of an RTX PRO 6000, 32 to 128 decodes of
+16 tokens beside chunks of 512 to 2,048 with 32 heads; 1.6 to 1.8 with 16."""
 
 _OTHER_KERNELS = ("H100", "H200", "B200")
 
