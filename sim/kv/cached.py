@@ -66,7 +66,7 @@ class Cached:
         """Of these blocks, which were found, idle ones leave the line; returns the others."""
         held: list[int] = []
         for node, n in parts:
-            blocks = self._wake(node, n)
+            blocks = self._wake(node, n) if node.lots or node.tangle else node.blocks[:n]
             self.idle -= n - len(blocks)
             held += blocks
         return held
@@ -82,12 +82,12 @@ class Cached:
                 if not left:
                     continue
             lot = Lot(node, n - len(left), left)
-            self.idle += len(left) - left.count(tangled.GONE)
             self.line[lot] = None
             if node.tangle is None:
                 node.lots.append(lot)
+                self.idle += len(left)
             else:
-                node.tangle.park(lot)
+                self.idle += node.tangle.park(lot)
 
     def park_nameless(self, blocks: list[int]) -> None:
         """The rest of a table, which has no names, does the same."""

@@ -25,11 +25,12 @@ class Tangle:
         self.waiting: dict[int, Lot] = {}
         """The lot of each block that nobody holds: no lot has a gap at an end."""
 
-    def park(self, lot: Lot) -> None:
-        """Its blocks wait, but for gaps."""
-        self.waiting.update(dict.fromkeys(lot.blocks, lot))
-        self.waiting.pop(GONE, None)
+    def park(self, lot: Lot) -> int:
+        """Its blocks wait; returns how many there are but for gaps."""
+        blocks = [block for block in lot.blocks if block != GONE]
+        self.waiting.update(dict.fromkeys(blocks, lot))
         _trim(lot)
+        return len(blocks)
 
     def count_idle(self, blocks: list[int]) -> int:
         """How many of these found blocks nobody holds."""
