@@ -72,6 +72,7 @@ class Both:
         self.plain = OneByOne(num_blocks, all_last=all_last)
         self.tables: dict[Sequence, list[int]] = {}
         self.contents: dict[Sequence, list[tuple[int, int]]] = {}
+        self.given_back: list[tuple[list[int], list[int]]] = []
         self.made = 0
 
     def go(self, times: int) -> None:
@@ -87,6 +88,7 @@ class Both:
         pool, plain = self.kv.pool, self.plain
         assert {sequence: sequence.blocks for sequence in self.tables} == self.tables
         assert list(pool.queue()) == plain.queue
+        assert all(told == table for told, table in self.given_back), "told tables change"
         assert (pool.free, pool.cached.idle) == (len(plain.queue), plain.idle)
         assert pool.cached.evicted == plain.evicted
         self.kv.check()
@@ -158,8 +160,9 @@ class Both:
         self.plain.hold(self.tables[child])
 
     def release(self, sequence: Sequence) -> None:
-        self.kv.release(sequence)
-        self.plain.release(self.tables.pop(sequence))
+        departure, table = self.kv.release(sequence), self.tables.pop(sequence)
+        self.given_back.append((departure.blocks, table))
+        self.plain.release(table)
         del self.contents[sequence]
 
     def keys(self, tokens: list[tuple[int, int]]) -> list[Key]:

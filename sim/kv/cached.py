@@ -55,7 +55,7 @@ class Cached:
         return found, idle
 
     def has(self, name: Name | None) -> bool:
-        """Is there such a block, and is it found where those of the nodes before are?"""
+        """Is such a block cached? Then so are all before it."""
         return name is not None and name[1] < len(name[0].blocks)
 
     def __iter__(self) -> Iterator[int]:
