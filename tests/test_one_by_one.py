@@ -9,6 +9,7 @@ from itertools import takewhile
 
 import pytest
 
+from sim.kv.books import list_names
 from sim.kv.prefix import PrefixCached
 from sim.request import Request, Run, Sequence
 
@@ -91,6 +92,11 @@ class Both:
         assert all(told == table for told, table in self.given_back), "told tables change"
         assert (pool.free, pool.cached.idle) == (len(plain.queue), plain.idle)
         assert pool.cached.evicted == plain.evicted
+        names = list_names(pool.cached)
+        assert names.keys() == plain.key.keys()
+        for sequence, table in self.tables.items():
+            for index, block in enumerate(table[: sequence.published]):
+                assert names[block] == (sequence.names and sequence.names.name(index))
         self.kv.check()
 
     def admit(self) -> None:

@@ -54,20 +54,24 @@ def _check_cached(cached: Cached, held: Set[int]) -> None:
     assert not known.difference(held, line), "a named block was lost"
     nameless = [lot for lot in cached.line if lot.node is None]
     assert known.isdisjoint(chain.from_iterable([lot.blocks for lot in nameless]))
-    lots = set(nameless)
+    lots = nameless
     for node in nodes:
         assert node.blocks, "a node without blocks"
-        lots |= _check_plain(node) if node.tangle is None else _check_tangled(node, node.tangle)
-    assert lots == cached.line.keys(), "a lot was lost"
+        if node.lots:
+            _check_lots(node)
+            lots += node.lots
+        if node.tangle is not None:
+            lots += _check_tangled(node, node.tangle)
+    assert len(lots) == len(cached.line), "a lot is there twice, or was lost"
+    assert cached.line.keys() == set(lots), "a lot of nobody"
 
 
-def _check_plain(node: Node) -> Set[Lot]:
+def _check_lots(node: Node) -> None:
     end = len(node.blocks)
     for lot in node.lots:
         assert lot.blocks, "an empty lot"
         assert lot.blocks == node.blocks[lot.start : end], "offsets"
         end = lot.start
-    return set(node.lots)
 
 
 def _check_tangled(node: Node, tangle: Tangle) -> Set[Lot]:
