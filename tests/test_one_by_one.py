@@ -92,6 +92,9 @@ class Both:
         assert all(told == table for told, table in self.given_back), "told tables change"
         assert (pool.free, pool.cached.idle) == (len(plain.queue), plain.idle)
         assert pool.cached.evicted == plain.evicted
+        takes = [len(plain.queue) // 3, len(plain.queue) // 2]
+        idle = [sum(block in plain.key for block in plain.queue[sum(takes[:n]) :]) for n in (1, 2)]
+        assert pool.idle_after(takes) == idle
         names = list_names(pool.cached)
         assert names.keys() == plain.key.keys()
         for sequence, table in self.tables.items():
@@ -131,6 +134,7 @@ class Both:
             at = sequence.generated
             self.contents[sequence] += [(sequence.output_stream, at + i) for i in range(n)]
             sequence.generated += n
+            n = self.rng.randint(1, n)
         self.grow(sequence, n)
 
     def grow(self, sequence: Sequence, n: int) -> None:
@@ -154,15 +158,17 @@ class Both:
                 plain.publish(block, key)
 
     def fork(self, parent: Sequence) -> None:
+        """The child goes on where its parent has computed to, whatever that will say next."""
+        answered = parent.computed - parent.prompt_tokens
+        if answered < 0:
+            return
         self.made += 1
-        prompt = (*parent.prompt, (parent.output_stream, 0, parent.generated))
+        prompt = (*parent.prompt, (parent.output_stream, 0, answered))
         request = Request(f"{self.made}", 0, prompt, 99, 100 + self.made)
         child = Sequence.of(request, index=0)
-        if parent.computed < parent.num_tokens:
-            return
         self.kv.fork(parent, child)
         self.tables[child] = list(self.tables[parent])
-        self.contents[child] = list(self.contents[parent])
+        self.contents[child] = self.contents[parent][: parent.computed]
         self.plain.hold(self.tables[child])
 
     def release(self, sequence: Sequence) -> None:
