@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-import time
+import tracemalloc
 from collections import Counter, defaultdict
 from itertools import takewhile
 
@@ -188,9 +188,8 @@ def test_nodes_answer_as_blocks_do(batch: int) -> None:
         Both(random.Random(seed)).go(250)
 
 
-def seconds(kv: PrefixCached, prompts: list[tuple[Run, ...]]) -> float:
-    """To serve one after the other, with 30 tokens of answer each."""
-    started = time.process_time()
+def serve(kv: PrefixCached, prompts: list[tuple[Run, ...]]) -> None:
+    """One after the other, with 30 tokens of answer each."""
     for at, prompt in enumerate(prompts):
         sequence = Sequence.of(Request("s", 0, prompt, 99, 1000 + at), index=0)
         kv.admit(sequence, hit := kv.match(sequence))
@@ -201,22 +200,32 @@ def seconds(kv: PrefixCached, prompts: list[tuple[Run, ...]]) -> float:
             assert kv.grow(sequence, 1)
             sequence.computed += 1
         kv.release(sequence)
-    return time.process_time() - started
+
+
+def bytes_used(kv: PrefixCached, prompts: list[tuple[Run, ...]]) -> int:
+    """At most, while they are served: who walks or copies what waits needs room for it."""
+    tracemalloc.start()
+    try:
+        serve(kv, prompts)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def test_copies_that_wait_cost_nothing() -> None:
     """Each of these has its last block twice, so that the pool fills with copies."""
-    same: list[tuple[Run, ...]] = [((0, 0, 1024),)] * 1500
-    few, many = PrefixCached(200, block_size=16), PrefixCached(5000, block_size=16)
-    assert seconds(many, same) < 8 * seconds(few, same)
-    assert many.pool.cached.idle > 3000
+    same: tuple[Run, ...] = ((0, 0, 1024),)
+    kv = PrefixCached(5000, block_size=16)
+    serve(kv, [same] * 1500)
+    assert kv.pool.cached.idle > 3000
+    assert sum(len(lot.blocks) for lot in kv.pool.cached.line) == kv.pool.cached.idle, "gaps"
+    assert bytes_used(kv, [same]) < 20_000
 
 
-def test_a_long_prompt_is_evicted_block_by_block_in_linear_time() -> None:
-    def evict(blocks: int) -> float:
-        kv = PrefixCached(blocks + 1, block_size=1)
-        prompt: list[tuple[Run, ...]] = [((0, 0, blocks - 60),)]
-        seconds(kv, prompt)
-        return seconds(kv, [((at, 0, 1),) for at in range(1, 101)])
-
-    assert evict(400_000) < 8 * evict(5_000)
+def test_a_block_is_evicted_without_a_look_at_those_that_wait_with_it() -> None:
+    kv = PrefixCached(100_001, block_size=1)
+    serve(kv, [((0, 0, 99_900),)])
+    newcomers: list[tuple[Run, ...]] = [((at, 0, 1),) for at in range(1, 31)]
+    evicted = kv.pool.cached.evicted
+    assert bytes_used(kv, newcomers) < 200_000
+    assert kv.pool.cached.evicted - evicted > 500
