@@ -196,3 +196,4 @@ def test_content_that_is_there_twice_is_found_until_both_are_gone() -> None:
     pool.take(2)
     assert pool.cached.find(parts) == ([], 0)
     assert pool.cached.evicted == 6
+    assert parts[0][0].tangle is None, "an empty node is tangled"

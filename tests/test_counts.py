@@ -79,3 +79,16 @@ def test_a_run_leaves_next_to_nothing_to_collect(name: str) -> None:
         found = gc.collect()
     assert len(simulation.records.arrays("requests")["request"]) == REQUESTS
     assert found < REQUESTS / 5
+
+
+def test_after_a_failed_run_the_collector_is_on_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    while_failing = []
+
+    def fail(*_: object) -> None:
+        while_failing.append(gc.isenabled())
+        raise ArithmeticError
+
+    monkeypatch.setattr(Group, "join", fail)
+    with pytest.raises(ArithmeticError):
+        serve("light")
+    assert (while_failing, gc.isenabled()) == ([False], True)

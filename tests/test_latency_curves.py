@@ -142,7 +142,7 @@ def test_chunks_of_arrays_are_those_of_numbers(
 
 
 @pytest.mark.parametrize("chunks", [BY_CONTEXT, BY_AREA])
-@given(q=st.integers(32, 2048), c=st.integers(0, 4096), data=st.data())
+@given(q=st.integers(64, 2048), c=st.integers(0, 4096), data=st.data())
 def test_a_chunk_cut_in_two_costs_no_more_than_whole(
     chunks: Chunks, q: int, c: int, data: st.DataObject
 ) -> None:

@@ -26,7 +26,7 @@ from sim.engine import Engine
 from sim.fast.group import Group
 from sim.fast.vllm import FastVllm
 from sim.kv.cached import Cached
-from sim.kv.node import Node
+from sim.kv.node import Lot, Node
 from sim.plan import Limit, Plan
 from sim.request import Sequence
 from sim.scheduling.orders import Fcfs
@@ -268,8 +268,8 @@ def what_others_hold_joins_the_line(patch: pytest.MonkeyPatch) -> None:
 
 @bug
 def a_copy_is_evicted_as_the_last_of_its_node(patch: pytest.MonkeyPatch) -> None:
-    def evict(node: Node, end: int, blocks: list[int]) -> list[int]:
-        del node.blocks[end - len(blocks) :]
+    def evict(node: Node, lot: Lot, blocks: list[int]) -> list[int]:
+        del node.blocks[-len(blocks) :]
         return blocks
 
     patch.setattr(sim.kv.tangled, "evict", evict)
@@ -277,8 +277,8 @@ def a_copy_is_evicted_as_the_last_of_its_node(patch: pytest.MonkeyPatch) -> None
 
 @bug
 def a_tangled_node_is_taken_for_a_plain_one(patch: pytest.MonkeyPatch) -> None:
-    def wake(node: Node, n: int) -> list[int]:
-        return node.blocks[: min(n, node.held)]
+    def wake(node: Node, n: int) -> tuple[list[int], list[Lot]]:
+        return node.blocks[: min(n, node.held)], []
 
     patch.setattr(sim.kv.tangled, "wake", wake)
 

@@ -14,10 +14,11 @@ from sim.kv.books import list_names
 from sim.kv.cache import Hit
 from sim.kv.cached import Cached
 from sim.kv.names import Names
-from sim.kv.node import Node, Part
+from sim.kv.node import Lot, Node, Part
 from sim.kv.paged import Paged
 from sim.kv.pool import Pool
 from sim.kv.prefix import PrefixCached
+from sim.kv.tangled import tangle
 from sim.plan import Departure, Limit, Plan
 from sim.request import Sequence
 from sim.scheduling.orders import Fcfs
@@ -84,9 +85,10 @@ def the_newest_duplicate_wins(patch: pytest.MonkeyPatch) -> None:
 
     def find(self: Cached, parts: list[Part]) -> tuple[list[int], int]:
         found, idle = original(self, parts)
-        names = [(node, offset) for node, n in parts for offset in range(n)]
-        copies = [(node.duplicates or {}).get(offset) for node, offset in names[: len(found)]]
-        newest = [of[-1] if of else block for block, of in zip(found, copies, strict=True)]
+        copies = [(tangle(node).copies, offset) for node, n in parts for offset in range(n)]
+        newest = [
+            of.get(offset, [block])[-1] for block, (of, offset) in zip(found, copies, strict=False)
+        ]
         return newest, idle
 
     patch.setattr(Cached, "find", find)
@@ -99,7 +101,7 @@ def a_duplicate_gets_no_key(patch: pytest.MonkeyPatch) -> None:
         nameless = {block for block in blocks if block not in named}
         self._unkeyed += [block for block in blocks if block in nameless - held]
         for node, _ in parts:
-            node.duplicates = node.duplicates or {}
+            tangle(node)
         self.cached.park(blocks, list(parts), held | nameless)
         self.free += len(blocks) - len(held)
         self.given_back += len(blocks) - len(held)
@@ -150,8 +152,9 @@ def victims_take_their_new_keys_with_them(patch: pytest.MonkeyPatch) -> None:
         computed_blocks = sequence.computed // self.block_size
         for index in reversed(range(computed_blocks, sequence.published)):
             node, offset = sequence.names.name(index)
-            node.duplicates = node.duplicates or {}
-            sim.kv.tangled.evict(node, offset + 1, [sequence.blocks[index]])
+            block, lot = sequence.blocks[index], Lot(node, offset, [])
+            tangle(node).waiting[block] = lot
+            sim.kv.tangled.evict(node, lot, [block])
             if not node.blocks:
                 self.pool.cached.nodes.discard(node)
         sequence.published = min(sequence.published, computed_blocks)

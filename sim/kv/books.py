@@ -8,8 +8,8 @@ from collections.abc import Iterable, Set
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from sim.kv import tangled
-from sim.kv.node import Name, Node
+from sim.kv.node import Lot, Name, Node
+from sim.kv.tangled import GONE, Tangle
 
 if TYPE_CHECKING:
     from sim.kv.cached import Cached
@@ -22,8 +22,9 @@ def list_names(cached: Cached) -> dict[int, Name]:
     for node in cached.nodes:
         for offset, block in enumerate(node.blocks):
             named[block] = node, offset
-        for offset, others in (node.duplicates or {}).items():
-            named.update(dict.fromkeys(others, (node, offset)))
+        if node.tangle is not None:
+            for offset, others in node.tangle.copies.items():
+                named.update(dict.fromkeys(others, (node, offset)))
     return named
 
 
@@ -44,32 +45,48 @@ def check_pool(pool: Pool, tables: Iterable[list[int]]) -> None:
 
 def _check_cached(cached: Cached, held: Set[int]) -> None:
     nodes, line = cached.nodes, set(cached)
-    copies = [node.duplicates.values() for node in nodes if node.duplicates]
+    copies = [node.tangle.copies.values() for node in nodes if node.tangle is not None]
     named = list(chain.from_iterable([node.blocks for node in nodes]))
     named += chain.from_iterable(chain.from_iterable(copies))
     known = set(named)
     assert len(known) == len(named), "a block has two names"
     assert cached.idle == len(known & line), "idle count"
     assert not known.difference(held, line), "a named block was lost"
-    lots = {lot for node in nodes for lot in node.lots}
     nameless = [lot for lot in cached.line if lot.node is None]
-    assert lots.union(nameless) == cached.line.keys(), "a lot was lost"
     assert known.isdisjoint(chain.from_iterable([lot.blocks for lot in nameless]))
+    lots = nameless
     for node in nodes:
         assert node.blocks, "a node without blocks"
         if node.lots:
             _check_lots(node)
+            lots += node.lots
+        if node.tangle is not None:
+            lots += _check_tangled(node, node.tangle)
+    assert len(lots) == len(cached.line), "a lot is there twice, or was lost"
+    assert cached.line.keys() == set(lots), "a lot of nobody"
 
 
 def _check_lots(node: Node) -> None:
-    if node.duplicates is None:
-        at = len(node.blocks)
-        for lot in node.lots:
-            assert lot.end == at, "offsets"
-            at -= len(lot.blocks)
-            assert lot.blocks == node.blocks[at : lot.end][::-1], "not the last one first"
-        return
+    end = len(node.blocks)
     for lot in node.lots:
-        for offset, block in zip(range(lot.end - 1, -1, -1), lot.blocks, strict=False):
-            copies = (tangled.GONE, node.blocks[offset], *node.duplicates.get(offset, ()))
-            assert block in copies, "a lot of another node"
+        assert lot.blocks, "an empty lot"
+        assert lot.blocks == node.blocks[lot.start : end], "offsets"
+        end = lot.start
+
+
+def _check_tangled(node: Node, tangle: Tangle) -> Set[Lot]:
+    lots = set(tangle.waiting.values())
+    there = {
+        block: (lot, offset)
+        for lot in lots
+        for offset, block in enumerate(lot.blocks, lot.start)
+        if block != GONE
+    }
+    assert {block: lot for block, (lot, _) in there.items()} == tangle.waiting, "waiting"
+    for block, (_, offset) in there.items():
+        copies = (node.blocks[offset], *tangle.copies.get(offset, ()))
+        assert block in copies, "a lot of another node"
+    for lot in lots:
+        assert GONE not in (lot.blocks[0], lot.blocks[-1]), "a lot is longer than what it has"
+    assert not node.lots, "a tangled node has no lots of its own"
+    return lots

@@ -46,27 +46,27 @@ class Cached:
         for node, n in parts:
             blocks = node.blocks[:n]
             found += blocks
-            if node.lots and node.duplicates is None:
-                idle += max(0, len(blocks) - node.held)
+            if node.tangle is not None:
+                idle += node.tangle.count_idle(blocks)
             elif node.lots:
-                idle += tangled.count_idle(node, n)
+                idle += max(0, len(blocks) - node.held)
             if len(blocks) < n:
                 break
         return found, idle
 
     def has(self, name: Name | None) -> bool:
-        """Is there such a block, and is it found where those of the nodes before are?"""
+        """Is such a block cached? Then so are all before it."""
         return name is not None and name[1] < len(name[0].blocks)
 
     def __iter__(self) -> Iterator[int]:
         """Who waits, head first."""
-        return filter(None, chain.from_iterable([lot.blocks for lot in self.line]))
+        return filter(None, chain.from_iterable([reversed(lot.blocks) for lot in self.line]))
 
     def wake(self, parts: list[Part]) -> list[int]:
         """Of these blocks, which were found, idle ones leave the line; returns the others."""
         held: list[int] = []
         for node, n in parts:
-            blocks = self._wake(node, n) if node.lots else node.blocks[:n]
+            blocks = self._wake(node, n) if node.lots or node.tangle else node.blocks[:n]
             self.idle -= n - len(blocks)
             held += blocks
         return held
@@ -81,16 +81,18 @@ class Cached:
                 left = _without(left, held, node)
                 if not left:
                     continue
-            left.reverse()
-            lot = Lot(node, n, left)
-            node.lots.append(lot)
+            lot = Lot(node, n - len(left), left)
             self.line[lot] = None
-            self.idle += len(left) - left.count(tangled.GONE)
+            if node.tangle is None:
+                node.lots.append(lot)
+                self.idle += len(left)
+            else:
+                self.idle += node.tangle.park(lot)
 
     def park_nameless(self, blocks: list[int]) -> None:
-        """These join the line too."""
+        """The rest of a table, which has no names, does the same."""
         if blocks:
-            self.line[Lot(None, 0, blocks)] = None
+            self.line[Lot(None, 0, blocks.copy())] = None
 
     def take(self, n: int) -> list[int]:
         """The n blocks at the head leave the line, and lose their names."""
@@ -98,54 +100,50 @@ class Cached:
         while n:
             assert self.line, "no block is free"
             lot = next(iter(self.line))
-            blocks, lot.blocks = lot.blocks[:n], lot.blocks[n:]
+            blocks = lot.blocks[: -n - 1 : -1]
+            del lot.blocks[-n:]
             if lot.node is not None:
                 blocks = self._evict(lot.node, lot, blocks)
-            if not any(lot.blocks):
-                self._drop(lot)
+            if not lot.blocks:
+                del self.line[lot]
             taken += blocks
             n -= len(blocks)
         return taken
 
     def _wake(self, node: Node, n: int) -> list[int]:
-        if node.duplicates is not None:
-            held = tangled.wake(node, n)
-            for lot in [lot for lot in node.lots if not any(lot.blocks)]:
-                self._drop(lot)
+        if node.tangle is not None:
+            held, left = tangled.wake(node, n)
+            for lot in left:
+                if not lot.blocks:
+                    del self.line[lot]
             return held
-        first_idle = start = min(n, node.held)
-        while start < n:
-            lot = node.lots[-1]
-            start = lot.end
-            if start > n:
-                del lot.blocks[start - n :]
-            else:
-                self._drop(lot)
-        return node.blocks[:first_idle]
+        lots, first_idle = node.lots, node.held
+        while lots and lots[-1].start < n:
+            lot = lots[-1]
+            del lot.blocks[: n - lot.start]
+            lot.start = n
+            if not lot.blocks:
+                del self.line[lots.pop()]
+        return node.blocks[: min(n, first_idle)]
 
     def _evict(self, node: Node, lot: Lot, blocks: list[int]) -> list[int]:
-        end = lot.end
-        lot.end -= len(blocks)
-        if node.duplicates is None:
-            del node.blocks[lot.end :]
+        if node.tangle is not None:
+            blocks = tangled.evict(node, lot, blocks)
         else:
-            blocks = tangled.evict(node, end, blocks)
+            del node.blocks[-len(blocks) :]
+            if not lot.blocks:
+                del node.lots[0]
         if not node.blocks:
-            node.duplicates = None
+            node.tangle = None
             self.nodes.discard(node)
         self.idle -= len(blocks)
         self.evicted += len(blocks)
         return blocks
 
-    def _drop(self, lot: Lot) -> None:
-        del self.line[lot]
-        if lot.node is not None:
-            lot.node.lots.remove(lot)
-
 
 def _without(blocks: list[int], held: Collection[int], node: Node) -> list[int]:
     """A node's leading blocks, but for those still held."""
-    if node.duplicates is not None:
+    if node.tangle is not None:
         return tangled.without(blocks, held)
     # Here they are the first ones.
     if blocks[-1] in held:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sim.kv.tangled import Tangle
+
 
 class Node:
     """A run of tokens behind a certain prefix (`sim.kv.names`), of which the leading whole blocks
@@ -14,37 +19,33 @@ class Node:
     computed a block that was cached already, which then is there twice (`sim.kv.tangled`).
     """
 
-    __slots__ = ("blocks", "duplicates", "lots", "number")
+    __slots__ = ("blocks", "lots", "number", "tangle")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.blocks: list[int] = []
         """By offset, what a look-up finds: the one published first, of those that are left."""
         self.lots: list[Lot] = []
-        """Those that nobody holds. In a plain node earlier lots are further back, and what is held
-        stands before all of them."""
-        self.duplicates: dict[int, list[int]] | None = None
-        """By offset, what would be found if that were gone, in order; None in a plain node."""
+        """Of a plain node, those that nobody holds: earlier lots are further back, and what is
+        held stands before all of them."""
+        self.tangle: Tangle | None = None
 
     @property
     def held(self) -> int:
         """How many leading blocks of a plain node somebody holds."""
-        if not self.lots:
-            return len(self.blocks)
-        lot = self.lots[-1]
-        return lot.end - len(lot.blocks)
+        return self.lots[-1].start if self.lots else len(self.blocks)
 
 
 class Lot:
-    """Blocks of one node that were given back together, last one first; or, without a node,
-    blocks that cannot be found."""
+    """Blocks of one node that were given back together, of which the last one goes first; or,
+    without a node, blocks that cannot be found."""
 
-    __slots__ = ("blocks", "end", "node")
+    __slots__ = ("blocks", "node", "start")
 
-    def __init__(self, node: Node | None, end: int, blocks: list[int]) -> None:
+    def __init__(self, node: Node | None, start: int, blocks: list[int]) -> None:
         self.node = node
-        self.end = end
-        """Block i has offset end - 1 - i."""
+        self.start = start
+        """The offset of the first one in the node."""
         self.blocks = blocks
 
 

@@ -88,7 +88,7 @@ class Pool:
         if held:
             rest = [block for block in rest if block not in held]
         if self._free_order == "all_last":
-            self.cached.park_nameless(rest[::-1])
+            self.cached.park_nameless(rest)
         else:
             self._unkeyed += rest
         if parts:
