@@ -76,7 +76,7 @@ class Simulation:
         where kernels run out of memory.
         """
         try:
-            with explain_kernels() if self.kernels else uncollected():
+            with explain_kernels() if self.kernels else uncollected(stays=True):
                 self.cluster.serve(requests)
         except OverflowError:
             raise ConfigError(

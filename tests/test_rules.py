@@ -152,7 +152,7 @@ def victims_take_their_new_keys_with_them(patch: pytest.MonkeyPatch) -> None:
         computed_blocks = sequence.computed // self.block_size
         for index in reversed(range(computed_blocks, sequence.published)):
             node, offset = sequence.names.name(index)
-            block, lot = sequence.blocks[index], Lot(node, offset, [])
+            block, lot = sequence.blocks[index], Lot(offset, [])
             tangle(node).waiting[block] = lot
             sim.kv.tangled.evict(node, lot, [block])
             if not node.blocks:

@@ -40,19 +40,19 @@ def check_pool(pool: Pool, tables: Iterable[list[int]]) -> None:
     assert len(holders) + pool.free == pool.num_blocks - 1, "a block was lost"
     shared = {block: n - 1 for block, n in holders.items() if n > 1}
     assert shared == pool.more_holders, "holders"
-    _check_cached(pool.cached, holders.keys())
+    _check_cached(pool.cached, holders.keys(), queued)
 
 
-def _check_cached(cached: Cached, held: Set[int]) -> None:
-    nodes, line = cached.nodes, set(cached)
+def _check_cached(cached: Cached, held: Set[int], queued: set[int]) -> None:
+    nodes = cached.nodes
     copies = [node.tangle.copies.values() for node in nodes if node.tangle is not None]
     named = list(chain.from_iterable([node.blocks for node in nodes]))
     named += chain.from_iterable(chain.from_iterable(copies))
     known = set(named)
     assert len(known) == len(named), "a block has two names"
-    assert cached.idle == len(known & line), "idle count"
-    assert not known.difference(held, line), "a named block was lost"
-    nameless = [lot for lot in cached.line if lot.node is None]
+    assert cached.idle == len(known & queued), "idle count"
+    assert not known.difference(held, queued), "a named block was lost"
+    nameless = [lot for lot, node in cached.line.items() if node is None]
     assert known.isdisjoint(chain.from_iterable([lot.blocks for lot in nameless]))
     lots = nameless
     for node in nodes:

@@ -23,8 +23,9 @@ class Cached:
         """Blocks that lost their name, so far."""
         self.nodes: set[Node] = set()
         """Of which blocks are cached."""
-        self.line: OrderedDict[Lot, None] = OrderedDict()
-        """Who waits, head first."""
+        self.line: OrderedDict[Lot, Node | None] = OrderedDict()
+        """Who waits, head first, and of which node. (No lot knows its own: the collector would have
+        to free the two.)"""
 
     def publish(self, blocks: list[int], parts: list[tuple[Node, int, int]]) -> None:
         """Name held blocks: of each node so many from this offset on. Those before have names."""
@@ -81,8 +82,8 @@ class Cached:
                 left = _without(left, held, node)
                 if not left:
                     continue
-            lot = Lot(node, n - len(left), left)
-            self.line[lot] = None
+            lot = Lot(n - len(left), left)
+            self.line[lot] = node
             if node.tangle is None:
                 node.lots.append(lot)
                 self.idle += len(left)
@@ -92,18 +93,18 @@ class Cached:
     def park_nameless(self, blocks: list[int]) -> None:
         """The rest of a table, which has no names, does the same."""
         if blocks:
-            self.line[Lot(None, 0, blocks.copy())] = None
+            self.line[Lot(0, blocks.copy())] = None
 
     def take(self, n: int) -> list[int]:
         """The n blocks at the head leave the line, and lose their names."""
         taken: list[int] = []
         while n:
             assert self.line, "no block is free"
-            lot = next(iter(self.line))
+            lot, node = next(iter(self.line.items()))
             blocks = lot.blocks[: -n - 1 : -1]
             del lot.blocks[-n:]
-            if lot.node is not None:
-                blocks = self._evict(lot.node, lot, blocks)
+            if node is not None:
+                blocks = self._evict(node, lot, blocks)
             if not lot.blocks:
                 del self.line[lot]
             taken += blocks

@@ -37,13 +37,11 @@ class Node:
 
 
 class Lot:
-    """Blocks of one node that were given back together, of which the last one goes first; or,
-    without a node, blocks that cannot be found."""
+    """Blocks of one node, or nameless ones, that were given back together: the last goes first."""
 
-    __slots__ = ("blocks", "node", "start")
+    __slots__ = ("blocks", "start")
 
-    def __init__(self, node: Node | None, start: int, blocks: list[int]) -> None:
-        self.node = node
+    def __init__(self, start: int, blocks: list[int]) -> None:
         self.start = start
         """The offset of the first one in the node."""
         self.blocks = blocks
