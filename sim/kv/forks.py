@@ -14,14 +14,12 @@ class Forks:
     def __init__(self, pool: Pool, block_size: int) -> None:
         self._pool = pool
         self._block_size = block_size
-        self._forked: set[Sequence] = set()
+        self.sequences: set[Sequence] = set()
+        """Those that may share their last block."""
         self._copies: list[Copy] = []
 
-    def __contains__(self, sequence: Sequence) -> bool:
-        return sequence in self._forked
-
     def add(self, parent: Sequence, child: Sequence) -> None:
-        self._forked |= {parent, child}
+        self.sequences |= {parent, child}
 
     def shares_last(self, sequence: Sequence) -> bool:
         """Is the next token's block partly filled, and held by others too?"""
@@ -40,7 +38,7 @@ class Forks:
     def leave(self, sequence: Sequence) -> int:
         """It is about to give its blocks back. How many tokens the last one counts for when shared
         ones are counted by whole blocks: less for what is not filled, more for a copy not made."""
-        self._forked.remove(sequence)
+        self.sequences.remove(sequence)
         if self.shares_last(sequence):
             return -(-sequence.computed % self._block_size)
         return sequence.computed % self._block_size if self._withdraw_copy(sequence) else 0

@@ -72,7 +72,7 @@ class Paged:
 
     def grow(self, sequence: Sequence, n: int) -> bool:
         missing = -(-(sequence.computed + n) // self.block_size) - len(sequence.blocks)
-        if sequence in self._forks and self._forks.shares_last(sequence):
+        if sequence in self._forks.sequences and self._forks.shares_last(sequence):
             if missing + 1 > self.pool.free:
                 return False
             self._forks.copy_last(sequence)
@@ -102,7 +102,7 @@ class Paged:
 
     def release(self, sequence: Sequence) -> Departure:
         blocks = sequence.blocks
-        in_part = self._forks.leave(sequence) if sequence in self._forks else 0
+        in_part = self._forks.leave(sequence) if sequence in self._forks.sequences else 0
         still_held = self.pool.release(blocks, self._named(sequence))
         sequence.blocks, sequence.published = [], 0
         self._members.discard(sequence)

@@ -101,7 +101,7 @@ class Swapped(Paged):
         return True
 
     def preempt(self, sequence: Sequence) -> Departure:
-        if sequence in self._forks:  # its last block may not have been copied yet
+        if sequence in self._forks.sequences:  # its last block may not have been copied yet
             return self.release(sequence)
         tokens = sequence.computed
         source = sequence.blocks[: self.blocks_for(tokens)]
