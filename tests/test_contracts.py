@@ -14,7 +14,10 @@ from sim.fast.steady import Steady, SteadyStatic
 from sim.fast.vllm import FastVllm
 from sim.kv.books import check_pool
 from sim.kv.cache import KVCache
+from sim.kv.cached import Cached
+from sim.kv.forks import Forks
 from sim.kv.names import Names
+from sim.kv.node import Lot, Node
 from sim.kv.paged import Paged
 from sim.kv.pool import Pool
 from sim.kv.prefix import PrefixCached
@@ -22,6 +25,7 @@ from sim.kv.swap import HostTier, Swapped, SwappedPrefix
 from sim.latency import Linear, Replay
 from sim.moves import Swap
 from sim.plan import Plan
+from sim.request import Sequence
 from sim.scheduling.orders import Fcfs
 from sim.scheduling.priority import Priority
 from sim.scheduling.vllm import Limits, VllmScheduler
@@ -72,10 +76,15 @@ def test_latency_models() -> None:
     check_latency_model(Roofline(model, load_device("H200"), host_ns=1000))
 
 
+class NobodyShares(Forks):
+    def shares_last(self, sequence: Sequence) -> bool:
+        return False
+
+
 class WithoutCopyOnWrite(Paged):
     def __init__(self, num_blocks: int, *, block_size: int) -> None:
         super().__init__(num_blocks, block_size=block_size)
-        self._forks.shares_last = lambda sequence: False  # type: ignore[method-assign]
+        self._forks = NobodyShares(self.pool, block_size)
 
 
 class Overpromising(Paged):
@@ -96,12 +105,17 @@ class SwapsTooLate(Swapped):
         return late
 
 
+class NothingEvicted(Cached):
+    def _evict(self, node: Node, lot: Lot, blocks: list[int]) -> list[int]:
+        return blocks
+
+
 class ForgetsKeys(PrefixCached):
     """Hands blocks out anew without forgetting what they held."""
 
     def __init__(self) -> None:
         super().__init__(81, block_size=4)
-        self.pool.cached._evict = lambda node, lot, blocks: blocks  # type: ignore[method-assign]
+        self.pool.cached = NothingEvicted()
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,9 @@ def test_a_rehearsal_serves_traces_of_other_seeds() -> None:
         assert next(prompts) == min(256, sum(each.prompt_tokens for each in requests))
 
 
-def test_rows_of_a_rehearsal_share_blocks_as_those_of_the_run_do() -> None:
+def test_rows_of_a_rehearsal_share_blocks_as_those_of_the_run_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     config = Bench(kernels=TINY, requests=20).config("hits", rate=None)
     shared = []
     make = load_kernels(config)
@@ -139,7 +141,7 @@ def test_rows_of_a_rehearsal_share_blocks_as_those_of_the_run_do() -> None:
             shared.append(len(held) - len(set(held)))
             return run(step)
 
-        executor.runner.run = counting  # type: ignore[method-assign]
+        monkeypatch.setattr(executor.runner, "run", counting)
         return executor
 
     rehearsal = Rehearsal(config, watch)

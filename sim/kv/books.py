@@ -36,7 +36,7 @@ def check_pool(pool: Pool, tables: Iterable[list[int]]) -> None:
     queued = set(queue)
     assert len(queued) == len(queue) == pool.free, "free count"
     assert queued.isdisjoint(holders), "a held block is queued"
-    assert 0 not in holders, "the null block is held"
+    assert GONE not in holders, "the null block is held"
     assert len(holders) + pool.free == pool.num_blocks - 1, "a block was lost"
     shared = {block: n - 1 for block, n in holders.items() if n > 1}
     assert shared == pool.more_holders, "holders"
