@@ -127,8 +127,10 @@ def only_prompts_are_published(patch: pytest.MonkeyPatch) -> None:
 def keys_name_the_block_and_not_its_prefix(patch: pytest.MonkeyPatch) -> None:
     original = Names.node
 
-    def node(self: Names, parent: int, offset: int, *content: object) -> Node:
-        return original(self, 0, 0, *content)
+    def node(
+        self: Names, after: int, offset: int, begun: tuple[int, ...], run: tuple[int, int]
+    ) -> Node:
+        return original(self, 0, 0, begun, run)
 
     patch.setattr(Names, "node", node)
 

@@ -13,23 +13,29 @@ _ENDLESS = 1 << 62
 class Names:
     """Names every (prefix, block), without hashing a token.
 
-    vLLM keys a full block by hash(parent's key, its tokens). Here a maximal run of tokens
-    (one stream, consecutive positions) has one node, interned by what precedes it and where
-    it starts, and its j-th whole block is called (node, j). A block in which several
-    runs meet has a node of its own. Two blocks get one name if and only if they and
-    everything before them hold the same tokens; there is nothing to collide.
+    vLLM keys a full block by hash(parent's key, its tokens). Here the blocks whose last tokens are
+    of one maximal run (one stream, consecutive positions) have one node, and the j-th of them is
+    called (node, j)::
+
+        tokens   aaaaaaaa  aaabbccc  cccccccc  cccc
+        names    (A, 0)    (C, 0)    (C, 1)
+
+    A node is interned by the name before it, by what its first block begins with, and by where its
+    run starts. Two blocks get one name if and only if they and everything before them hold the
+    same tokens; there is nothing to collide.
     """
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
-        self._nodes: dict[tuple[object, ...], Node] = {}
+        self._nodes: dict[tuple[int, ...], Node] = {}
 
-    def node(self, parent: int, offset: int, *content: object) -> Node:
-        """That of `content`, in a prefix that ends with this block of node number `parent`."""
-        nodes, key = self._nodes, (parent, offset, *content)
-        node = nodes.get(key)
+    def node(self, after: int, offset: int, begun: tuple[int, ...], run: tuple[int, int]) -> Node:
+        """That of a run from (stream, start) on, whose first block holds `begun` before it and
+        follows block number `offset` of node number `after`."""
+        key = after, offset, *begun, *run
+        node = self._nodes.get(key)
         if node is None:
-            node = nodes[key] = Node(len(nodes) + 1)
+            node = self._nodes[key] = Node(len(self._nodes) + 1)
         return node
 
     def chain(self, prompt: tuple[Run, ...], output_stream: int) -> Chain:
@@ -98,32 +104,21 @@ class Chain:
         raise IndexError(position)
 
     def _name_all(self) -> None:
-        """A node for the whole blocks of each run, and one for each block of several runs."""
+        """A node for each run that fills a block."""
         size, find = self._source.block_size, self._source.node
         parts, starts = self._parts, self._starts
-        block = parent = last = 0
-        mixed: list[Run] = []
-        missing = size
+        block = parent = last = filled = 0
+        begun: tuple[int, ...] = ()
         for stream, start, length in self._runs:
-            taken = min(missing, length) if mixed else 0
-            if taken:
-                mixed.append((stream, start, taken))
-                missing -= taken
-                if missing:
-                    continue
-                node = find(parent, last, *mixed)
-                parts.append((node, 1))
-                starts.append(block)
-                block, parent, last, mixed = block + 1, node.number, 0, []
-            whole, rest = divmod(length - taken, size)
-            if whole:
-                node = find(parent, last, stream, start + taken)
-                parts.append((node, whole))
-                starts.append(block)
-                block, parent, last = block + whole, node.number, whole - 1
-            if rest:
-                mixed.append((stream, start + length - rest, rest))
-                missing = size - rest
+            whole, filled = divmod(filled + length, size)
+            if not whole:
+                begun += stream, start, length
+                continue
+            node = find(parent, last, begun, (stream, start))
+            parts.append((node, whole))
+            starts.append(block)
+            block, parent, last = block + whole, node.number, whole - 1
+            begun = (stream, start + length - filled, filled) if filled else ()
 
 
 def _maximal(runs: list[Run]) -> list[Run]:
