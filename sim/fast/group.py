@@ -36,7 +36,7 @@ class Group:
         self._base_max: int | None = None
         self._buckets: list[list[Sequence]] = [[] for _ in range(block_size)]
         self._answers: dict[int, list[Sequence]] = {}
-        """Members by the stream that their answers are."""
+        """Members with names, by the stream that their answers are."""
 
     # --- the view that a plan shows
 
@@ -78,7 +78,8 @@ class Group:
             insort(bucket, sequence, key=_ADMISSION)
         else:
             bucket.append(sequence)
-        self._answers.setdefault(sequence.output_stream, []).append(sequence)
+        if sequence.names is not None:
+            self._answers.setdefault(sequence.output_stream, []).append(sequence)
 
     def withdraw(self, sequence: Sequence, *, in_step: bool) -> bool:
         """Bring a member up to date, and let it go; False if it was none."""
@@ -90,10 +91,11 @@ class Group:
         if base == self._base_max:
             self._base_max = None
         self._buckets[-base % self._block_size].remove(sequence)
-        answers = self._answers[sequence.output_stream]
-        answers.remove(sequence)
-        if not answers:
-            del self._answers[sequence.output_stream]
+        if sequence.names is not None:
+            answers = self._answers[sequence.output_stream]
+            answers.remove(sequence)
+            if not answers:
+                del self._answers[sequence.output_stream]
         return True
 
     def refresh(self, sequence: Sequence, *, in_step: bool) -> None:
@@ -154,7 +156,8 @@ class Group:
         assert self._base_sum == sum(self._base.values())
         for bucket in self._buckets:
             assert bucket == sorted(bucket, key=_ADMISSION), "a bucket is out of order"
-        assert sum(map(len, self._answers.values())) == len(self._base)
+        named = sum(sequence.names is not None for sequence in self._base)
+        assert sum(map(len, self._answers.values())) == named
 
 
 _CYCLES_ENOUGH = 8
