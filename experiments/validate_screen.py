@@ -130,22 +130,20 @@ def _say_fit(fitted: Mapping[str, Any]) -> str:
 
 def _tabulate_fit(fitted: Mapping[str, Any], others: Mapping[str, Any]) -> Table:
     table = _table("off, %", *map(name_statistic, STATISTICS), *_MORE)
-    for metric, cells in fitted["second_half"]["metrics"].items():
+    judging = fitted["second_half"]
+    beside = (
+        *((f"  {name}", other["second_half"]) for name, other in others.items()),
+        ("  unfitted", fitted["unfitted_second_half"]),
+        ("  first half", fitted["first_half"]),
+        ("  all, unfitted", fitted["unfitted"]),
+    )
+    for metric, cells in judging["metrics"].items():
         unit, ms = _choose_unit(cells["mean"]["real"])
-        for name, said in (
-            ("second_half", f"{NAMES[metric]}, {unit}"),
-            ("unfitted_second_half", "  unfitted"),
-            ("first_half", "  first half"),
-            ("unfitted", "  all, unfitted"),
-        ):
-            if metric in fitted[name]["metrics"]:
-                style = "bold" if name == "second_half" else "dim"
-                table.add_row(said, *_say_errors(fitted[name], metric, ms), style=style)
-            if name == "second_half":
-                for other, told in others.items():
-                    if metric in told["second_half"]["metrics"]:
-                        row = _say_errors(told["second_half"], metric, ms)
-                        table.add_row(f"  {other}", *row, style="dim")
+        own = _say_errors(judging, metric, ms)
+        table.add_row(f"{NAMES[metric]}, {unit}", *own, style="bold")
+        for label, told in beside:
+            if metric in told["metrics"]:
+                table.add_row(label, *_say_errors(told, metric, ms), style="dim")
         table.add_section()
     return table
 
