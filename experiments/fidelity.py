@@ -5,26 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from experiments.case import METRICS
 from experiments.distribution import NS_PER_MS, describe
+from experiments.resampling import Floats, bound_ratios
 
 if TYPE_CHECKING:
     import pandas as pd
 
 STATISTICS = ("mean", "std", "p50", "p90", "p95", "p99")
 """Of all requests; the standard deviation divides by the count, percentiles interpolate."""
-
-Floats = NDArray[np.float64]
+_QUANTILES = tuple(int(name[1:]) / 100 for name in STATISTICS if name.startswith("p"))
 
 
 def compare(real: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]:
     """Each metric of METRICS that both have, over the requests that have it in both.
 
-    `metrics`: {ttft_ms: {mean: {real, predicted, error_pct}, ..., ks, wasserstein_ms, requests}},
-    `per_request_mape_pct`: {ttft_ms: percent}.
+    `metrics`: {ttft_ms: {mean: {real, predicted, error_pct, low_pct, high_pct}, ..., ks,
+    wasserstein_ms, requests}}, `per_request_mape_pct`: {ttft_ms: percent}. Between `low_pct` and
+    `high_pct` lies the error with other requests of the same kind (`bound_ratios`); None where
+    there are too few to tell.
     """
+    real = real.sort_values("arrival_ns", kind="stable")
     metrics: dict[str, Any] = {}
     per_request: dict[str, float] = {}
     for metric in METRICS:
@@ -33,16 +36,34 @@ def compare(real: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]:
             continue
         ours = predicted[metric].reindex(real.index)[both].to_numpy(dtype=np.float64)
         theirs = real[metric][both].to_numpy(dtype=np.float64)
-        told, truth = describe(ours), describe(theirs)
-        cells = {name: _cell(truth[name], told[name]) for name in STATISTICS}
         metrics[f"{metric}_ms"] = {
-            **cells,
+            **_compare_statistics(theirs, ours),
             "ks": kolmogorov_smirnov(ours, theirs),
             "wasserstein_ms": wasserstein(ours, theirs) / NS_PER_MS,
             "requests": len(ours),
         }
         per_request[f"{metric}_ms"] = per_request_error_pct(ours, theirs)
     return {"metrics": metrics, "per_request_mape_pct": per_request}
+
+
+def _compare_statistics(real: Floats, predicted: Floats) -> dict[str, dict[str, float | None]]:
+    truth, told = describe(real), describe(predicted)
+    bounds = bound_ratios(real, predicted, _measure)
+    cells = {}
+    for at, name in enumerate(STATISTICS):
+        low, high = (np.nan, np.nan) if bounds is None else 100 * bounds[at]
+        cells[name] = {
+            **_cell(truth[name], told[name]),
+            "low_pct": None if np.isnan(low) else float(low),
+            "high_pct": None if np.isnan(high) else float(high),
+        }
+    return cells
+
+
+def _measure(values: Floats) -> Floats:
+    """STATISTICS of each row, [rows, requests] to [statistics, rows]."""
+    percentiles = np.quantile(values, _QUANTILES, axis=1)
+    return np.stack([values.mean(axis=1), values.std(axis=1), *percentiles])
 
 
 def _cell(real: float, predicted: float) -> dict[str, float | None]:

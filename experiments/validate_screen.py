@@ -34,7 +34,7 @@ def show_validation(report: Mapping[str, Any], screen: Console) -> None:
         screen.print(Text(said))
     if report["fitted"] is not None:
         screen.print(Text(f"\n{_say_fit(report['fitted'])}"))
-        screen.print(_tabulate_fit(report["fitted"]))
+        screen.print(_tabulate_fit(report["fitted"], report["others"]))
     if "budget" in report:
         screen.print(Text("\nOne effect off at a time: how far off the prediction is then"))
         screen.print(_tabulate_budget(report))
@@ -77,11 +77,20 @@ def _tabulate_metrics(report: Mapping[str, Any]) -> Table:
             said = (f"{cells[name][row] / ms:.4g}" for name in STATISTICS)
             table.add_row(label, *said, style="bold cyan" if row == "real" else "")
         table.add_row("  off, %", *_say_errors(report, metric, ms), style="bold")
+        for bounds in _say_bounds(cells):
+            table.add_row(*bounds, style="dim")
         for name, other in report["others"].items():
             if metric in other["metrics"]:
                 table.add_row(f"  {name}, %", *_say_errors(other, metric, ms), style="dim")
         table.add_section()
     return table
+
+
+def _say_bounds(cells: Mapping[str, Any]) -> Iterator[list[str]]:
+    """A row of lower bounds of the errors and one of upper ones; none where all are unknown."""
+    for bound, label in (("low_pct", "    95 %: from"), ("high_pct", "    to")):
+        if any(cells[name][bound] is not None for name in STATISTICS):
+            yield [label, *(say_percent(cells[name][bound]) for name in STATISTICS)]
 
 
 def _choose_unit(ms: float) -> tuple[str, float]:
@@ -119,19 +128,22 @@ def _say_fit(fitted: Mapping[str, Any]) -> str:
     )
 
 
-def _tabulate_fit(fitted: Mapping[str, Any]) -> Table:
+def _tabulate_fit(fitted: Mapping[str, Any], others: Mapping[str, Any]) -> Table:
     table = _table("off, %", *map(name_statistic, STATISTICS), *_MORE)
-    for metric, cells in fitted["second_half"]["metrics"].items():
+    judging = fitted["second_half"]
+    beside = (
+        *((f"  {name}", other["second_half"]) for name, other in others.items()),
+        ("  unfitted", fitted["unfitted_second_half"]),
+        ("  first half", fitted["first_half"]),
+        ("  all, unfitted", fitted["unfitted"]),
+    )
+    for metric, cells in judging["metrics"].items():
         unit, ms = _choose_unit(cells["mean"]["real"])
-        for name, said in (
-            ("second_half", f"{NAMES[metric]}, {unit}"),
-            ("unfitted_second_half", "  unfitted"),
-            ("first_half", "  first half"),
-            ("unfitted", "  all, unfitted"),
-        ):
-            if metric in fitted[name]["metrics"]:
-                style = "bold" if name == "second_half" else "dim"
-                table.add_row(said, *_say_errors(fitted[name], metric, ms), style=style)
+        own = _say_errors(judging, metric, ms)
+        table.add_row(f"{NAMES[metric]}, {unit}", *own, style="bold")
+        for label, told in beside:
+            if metric in told["metrics"]:
+                table.add_row(label, *_say_errors(told, metric, ms), style="dim")
         table.add_section()
     return table
 

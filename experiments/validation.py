@@ -56,7 +56,7 @@ def validate_case(folder: Path, choice: Choice, asked: Asked) -> Validation:
     report: dict[str, Any] = {
         **_report(case, setting, clock, served),
         "fitted": None if fit is None else _judge(case, setting, choice, fit, served.predicted),
-        "others": {name: compare(case.real, frame) for name, frame in others.items()},
+        "others": {name: _compare_other(case, frame, fit) for name, frame in others.items()},
         "kv_blocks": estimate_blocks(case, setting.deployment),
         "options": setting.deployment.config.engine.model_dump(mode="json"),
     }
@@ -80,6 +80,14 @@ def _list_others(case: Case) -> dict[str, pd.DataFrame]:
     repeats = {f"repeat {each.name}": each.real for each in find_repeats(case)}
     theirs = read_theirs(case)
     return repeats if theirs is None else {**repeats, THEM: theirs}
+
+
+def _compare_other(case: Case, other: pd.DataFrame, fit: HostFit | None) -> dict[str, Any]:
+    """On the half that judges a fit, too: like with like."""
+    told = compare(case.real, other)
+    if fit is not None:
+        told["second_half"] = compare(case.real.loc[fit.second], other)
+    return told
 
 
 def _report(case: Case, setting: Setting, clock: LatencyModel, served: Served) -> dict[str, Any]:

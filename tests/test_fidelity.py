@@ -57,7 +57,10 @@ def test_metrics_by_hand() -> None:
     told = compare(REAL, PREDICTED)
     assert list(told["metrics"]) == ["ttft_ms", "tpot_ms", "e2e_ms"]  # nobody was queued
     ttft, tpot = told["metrics"]["ttft_ms"], told["metrics"]["tpot_ms"]
-    assert ttft["mean"] == {"real": 30, "predicted": 29, "error_pct": pytest.approx(-100 / 30)}
+    assert ttft["mean"] == {
+        **{"real": 30, "predicted": 29, "error_pct": pytest.approx(-100 / 30)},
+        **{"low_pct": None, "high_pct": None},  # of four requests
+    }
     assert ttft["std"]["real"] == pytest.approx(np.sqrt(250))
     assert (ttft["p50"]["real"], ttft["p50"]["predicted"]) == (30, 25)
     assert ttft["p90"]["real"] == pytest.approx(47)  # rank 2.7 of 0 to 3

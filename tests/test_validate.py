@@ -98,7 +98,7 @@ def test_the_shape_of_the_json(tmp_path: Path) -> None:
     for cells in told["metrics"].values():
         assert set(cells) == {*STATISTICS, "ks", "wasserstein_ms", "requests"}
         for name in STATISTICS:
-            assert set(cells[name]) == {"real", "predicted", "error_pct"}
+            assert set(cells[name]) == {"real", "predicted", "error_pct", "low_pct", "high_pct"}
     fitted = told["fitted"]
     assert told["latency"]["host_ns"] == fitted["host_ns"]
     assert fitted["unfitted_host_ns"] == 57_000
