@@ -6,9 +6,11 @@ from enum import IntEnum
 
 import numpy as np
 
+from sim.account import account
+from sim.columns import request_rows, sum_by
 from sim.latency import LatencyModel
 from sim.log import Facts, Integers, spans
-from sim.memory import Levels, Memory, Pool, Slots, account, slots_of
+from sim.memory import Levels, Memory, Pool, Slots, slots_of
 from sim.request import BRANCHES
 from sim.stays import Segments, Stays
 from sim.ttft import explain_ttft
@@ -81,9 +83,7 @@ def _requests(
     np.maximum.at(last, answer, np.arange(len(finished)))
 
     def total(values: Integers) -> Integers:
-        sums = np.zeros(len(request), dtype=np.int64)
-        np.add.at(sums, answer, values)
-        return sums[order]
+        return sum_by(answer, values, len(request))[order]
 
     order = np.argsort(last)
     branches = total(whole)
@@ -118,8 +118,8 @@ def _requests(
 def _is_whole(facts: Facts) -> Integers:
     """1 for each departure with an answer as long as it was to be, else 0."""
     left = facts.departures
-    arrived = facts.arrivals.sequence.searchsorted(left.sequence % BRANCHES)
-    whole: Integers = (left.generated == facts.arrivals.answer_tokens[arrived]).astype(np.int64)
+    wanted = facts.arrivals.answer_tokens[request_rows(facts, left.sequence)]
+    whole: Integers = (left.generated == wanted).astype(np.int64)
     return whole
 
 
@@ -128,10 +128,8 @@ def _steps(facts: Facts, memory: Memory, latency: LatencyModel) -> dict[str, Col
     decisions, n = facts.decisions, len(facts.decisions.step)
     admissions, chunks, left = facts.admissions, facts.chunks, facts.departures
 
-    def count(decision: Integers, values: Integers | None = None) -> Integers:
-        total = np.zeros(n, dtype=np.int64)
-        np.add.at(total, decision, 1 if values is None else values)
-        return total
+    def count(decision: Integers, values: Integers | int = 1) -> Integers:
+        return sum_by(decision, values, n)
 
     admitted, chunk_rows = count(admissions.decision), count(chunks.decision)
     preempted = count(left.decision[left.finished == 0])

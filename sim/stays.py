@@ -8,8 +8,6 @@ import numpy as np
 
 from sim.log import Facts, Integers, Pauses
 
-NEVER = 1 << 62
-
 
 class Segments(NamedTuple):
     """Uninterrupted runs of steps that each gave a sequence one token, by stay and step."""
@@ -38,7 +36,7 @@ class Stays:
         self.number = number[order]
         self.admitted = both(admissions.decision, forks.decision)[order]
         """The decision that admitted it, or whose last step forked it;"""
-        self.forked = both(0 * admissions.stay, nothing + 1)[order] == 1
+        self.forked = order >= len(admissions.sequence)
         """True for the latter."""
         self.hit_tokens = both(admissions.hit_tokens, nothing)[order]
         self.room_blocks = both(admissions.room_blocks, nothing)[order]
@@ -46,9 +44,14 @@ class Stays:
     def __len__(self) -> int:
         return len(self.sequence)
 
-    def rows(self, sequence: Integers, number: Integers) -> Integers:
+    def rows(self, sequence: Integers, number: Integers | int) -> Integers:
         """The rows of these stays: nobody has a second one but after a first."""
         return self.sequence.searchsorted(sequence) + number
+
+    def resumed(self, sequence: Integers, number: Integers) -> Integers:
+        """The decisions that readmit who was preempted in these stays: the next stay is the next
+        row."""
+        return self.admitted[self.rows(sequence, number) + 1]
 
     def segments(self, facts: Facts) -> Segments:
         """A segment begins with the chunk that completes a sequence or with a fork, and ends
@@ -64,7 +67,7 @@ class Stays:
         ends_stay = left.computed > 0
         gone = self.rows(left.sequence, left.stay)[ends_stay]
         pauses = self._pauses(facts, gone, left.decision[ends_stay])
-        forked = self.rows(forks.sequence, 0 * forks.sequence)
+        forked = self.rows(forks.sequence, 0)
         computed[forked] = forks.computed
         paused = self.rows(pauses.sequence, pauses.stay)
         away = pauses.paused == 1
