@@ -1,7 +1,7 @@
 """The levels of memory at each step and over time, worked out of what happened.
 
-The levels are sums of what admissions, chunks, decodes and departures change. A change counts
-from the decision that was the oldest in flight when it was made (`Decisions.oldest`).
+The levels are sums of what admissions, chunks, decodes and departures change. What a plan changes
+counts from the decision that was the oldest in flight when it was made (`Decisions.oldest`).
 """
 
 from __future__ import annotations
