@@ -112,10 +112,8 @@ def explain_ttft(facts: Facts, stays: Stays, latency: LatencyModel, alone_ns: In
 
     at = waiting(left.decision, left.sequence)
     at = at[left.finished[at] == 0]
-    away_ns = (
-        start_ns[stays.resumed(left.sequence[at], left.stay[at])] - start_ns[left.decision[at]]
-    )
-    preemption += by_request(left.sequence[at], away_ns)
+    whose, back = left.sequence[at], stays.resumed(left.sequence[at], left.stay[at])
+    preemption += by_request(whose, start_ns[back] - start_ns[left.decision[at]])
 
     at = waiting(swaps.decision, swaps.sequence)
     whose, out, blocks = swaps.sequence[at], swaps.out[at], swaps.blocks[at]
