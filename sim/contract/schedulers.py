@@ -14,8 +14,7 @@ from sim.kv.cache import KVCache
 from sim.kv.prefix import PrefixCached
 from sim.kv.swap import HostTier, SwappedPrefix
 from sim.latency import Linear
-from sim.moves import Takes
-from sim.parting import Fork
+from sim.observer import Observer
 from sim.plan import Departure, Plan
 from sim.record import Records
 from sim.recorder import Recorder
@@ -67,15 +66,13 @@ def check_scheduler(
         assert watch.answered == len(requests)
 
 
-class _PlanWatch:
+class _PlanWatch(Observer):
     """An observer that doubts every plan."""
 
     def __init__(self, scheduler: Scheduler, max_num_batched_tokens: int) -> None:
         self.answered = 0
         self._scheduler = scheduler
         self._budget = max_num_batched_tokens
-
-    def arrived(self, *_: object) -> None: ...
 
     def refused(self, request: Request, reason: str, now_ns: int) -> None:
         raise AssertionError(f"{request.id} was refused: {reason}")
@@ -92,10 +89,6 @@ class _PlanWatch:
             self._scheduler.kv.translate(sequence, sequence.computed - 1)
         done = [each for each, _, _ in plan.chunks if each.computed == each.num_tokens]
         assert plan.completing == done, "plan.completing is not whose chunk is the last one"
-
-    def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None: ...
-
-    def forked(self, forks: list[Fork], now_ns: int) -> None: ...
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
         for departure in departures:
