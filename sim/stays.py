@@ -83,8 +83,8 @@ class Stays:
         end_step = np.concatenate([paused_step[away], gone_step[ends_one]])
 
         begins, ends = np.lexsort((begin_step, begin)), np.lexsort((end_step, end))
-        assert (begin[begins] == end[ends]).all(), "segments that begin and never end"
         stay, first = begin[begins], begin_step[begins]
+        assert np.array_equal(stay, end[ends]), "segments that begin and never end"
         tokens = end_step[ends] - first
         before = tokens.cumsum() - tokens
         earlier = before - before[stay.searchsorted(stay)]

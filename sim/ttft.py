@@ -85,7 +85,8 @@ def explain_ttft(facts: Facts, stays: Stays, latency: LatencyModel, alone_ns: In
     row_of, start_ns = arrivals.sequence.searchsorted, decisions.start_ns
 
     firsts = (stays.number == 0) & ~stays.forked
-    assert (stays.sequence[firsts] == arrivals.sequence).all(), "a request was never admitted"
+    queued = stays.sequence[firsts]
+    assert np.array_equal(queued, arrivals.sequence), "a request was never admitted"
     admitted = stays.admitted[firsts]
     admit_ns = start_ns[admitted]
     first_token = _first_tokens(facts)
@@ -141,7 +142,8 @@ def _first_tokens(facts: Facts) -> Integers:
     answered, first = np.unique(chunks.sequence[done], return_index=True)
     # Forked ones have theirs already, though a chunk completes them when they resume.
     queued = np.isin(answered, facts.arrivals.sequence)
-    assert (answered[queued] == facts.arrivals.sequence).all(), "a request has no first token"
+    everybody = np.array_equal(answered[queued], facts.arrivals.sequence)
+    assert everybody, "a request has no first token"
     return chunks.decision[done[first[queued]]]
 
 
