@@ -10,6 +10,7 @@ from torch import Tensor
 from calibrate.runner import HostCopy, Row, Runner, Step
 from calibrate.token_ids import SlotIds, TokenIds
 from sim.moves import Swap
+from sim.observer import Observer
 from sim.parting import Fork
 from sim.plan import Departure, Plan
 from sim.request import Sequence
@@ -25,7 +26,7 @@ class Text:
     """Where the tokens of its own output stream begin."""
 
 
-class KernelExecutor:
+class KernelExecutor(Observer):
     """An executor that computes plans, and says how long it took; also an observer, since it
     has to know who forks and who ends.
 
@@ -108,14 +109,6 @@ class KernelExecutor:
         text.ids.append(self.ids.settle(text.stream, len(text.ids) - text.begins, token))
 
     # --- what an observer is told
-
-    def arrived(self, *_: object) -> None: ...
-
-    def refused(self, *_: object) -> None: ...
-
-    def began(self, *_: object) -> None: ...
-
-    def ran(self, *_: object) -> None: ...
 
     def forked(self, forks: list[Fork], now_ns: int) -> None:
         for parent, child in forks:

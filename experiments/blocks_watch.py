@@ -32,7 +32,7 @@ class Seen(Exception):
     """Nothing that is still to come is of interest."""
 
 
-class Watch:
+class Watch(Observer):
     """An observer of one replica, run step by step, that shows its memory to `see`: at some
     times, or in one step. Raises Seen after the last of them.
 
@@ -63,8 +63,6 @@ class Watch:
             while self._times and self._times[0] < now_ns:
                 self._show(self._times.popleft(), step=None, waiting=0)
         self._final_tokens[sequence.index] = sequence.prompt_tokens + answer_tokens - 1
-
-    def refused(self, request: Request, reason: str, now_ns: int) -> None: ...
 
     def began(self, plan: Plan, now_ns: int) -> None:
         self._in_step = True
@@ -109,7 +107,7 @@ class Watch:
             raise Seen
 
 
-class Census:
+class Census(Observer):
     """An observer of one replica that finds the first step in which most blocks are held, by
     everybody or by one request, and when the replica's last step ends."""
 
@@ -128,8 +126,6 @@ class Census:
         if sequence.id == self._request:
             self._sequence = sequence
 
-    def refused(self, request: Request, reason: str, now_ns: int) -> None: ...
-
     def began(self, plan: Plan, now_ns: int) -> None:
         kv = self._scheduler.kv
         held = kv.num_blocks - 1 - kv.free_blocks
@@ -145,8 +141,6 @@ class Census:
         for _, child in forks:
             if child.id == self._request:
                 self._sequence = child
-
-    def ended(self, departures: list[Departure], now_ns: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from calibrate.llama_shape import LlamaShape
 from calibrate.model import ModelError, read_model
 from experiments.deployment import Deployment
 from experiments.errors import ConfigError
+from experiments.executed import Executed
 from experiments.executor_config import RealKernels
 from sim.kv.cache import KVCache
 from sim.kv.swap import Swapped
-from sim.latency import Executed
 
 if TYPE_CHECKING:
     from calibrate.executor import KernelExecutor

@@ -13,8 +13,9 @@ from uuid import uuid4
 
 from calibrate.steptime import StepTime
 from experiments.deployment import Deployment
+from experiments.executed import Executed
 from experiments.latency_config import ReplayLatency, StepsLatency
-from sim.latency import Executed, LatencyModel
+from sim.latency import LatencyModel
 
 _SOURCES = ("sim", "traces", "calibrate", "experiments")
 _SHOWN_DIGITS = 12

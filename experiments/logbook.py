@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from experiments.recorded import RecordedStep
 from sim.moves import Takes
+from sim.observer import Observer
 from sim.parting import Fork
 from sim.plan import Departure, Plan
 from sim.request import Request, Sequence
@@ -18,7 +19,7 @@ class Reached(Exception):
     """The step that a logbook was to stop at has been decided."""
 
 
-class Logbook:
+class Logbook(Observer):
     """An observer of one replica that fills `steps`, in the form of a recording: a row for each
     call of the scheduler, or repetition of its decision.
 
@@ -42,8 +43,6 @@ class Logbook:
     ) -> None:
         self._known_blocks[sequence] = 0
         self._arrivals_ns.append(now_ns)
-
-    def refused(self, request: Request, reason: str, now_ns: int) -> None: ...
 
     def began(self, plan: Plan, now_ns: int) -> None:
         scheduler = self.scheduler

@@ -23,25 +23,14 @@ from experiments.build_trace import build_trace
 from experiments.config import Config
 from experiments.deployment import resolve
 from sim.moves import Takes
+from sim.observer import Observer
 from sim.plan import Plan
 
 TURN = 8
 """Steps: the first of them finds the caches cold, on both sides alike."""
 
 
-class _Silent:
-    """What an observer is told that only wants to know of steps."""
-
-    def arrived(self, *_: object) -> None: ...
-
-    def refused(self, *_: object) -> None: ...
-
-    def forked(self, *_: object) -> None: ...
-
-    def ended(self, *_: object) -> None: ...
-
-
-class Steps(_Silent):
+class Steps(Observer):
     """What the steps of runs computed, and how long they took: one batch in flight at a time."""
 
     def __init__(self) -> None:
@@ -74,7 +63,7 @@ class Steps(_Silent):
         )
 
 
-class Rehearsal(_Silent):
+class Rehearsal(Observer):
     """An observer that, after every TURN steps of a run, lets traces of other seeds have as many.
 
     Simulated time of the run does not see them: each side has a clock, a pool and a cache of its
@@ -86,8 +75,6 @@ class Rehearsal(_Silent):
         self.steps = Steps()
         self._ran = 0
         self._events = self._serve(config, make_kernels)
-
-    def began(self, *_: object) -> None: ...
 
     def ran(self, *_: object) -> None:
         self._ran += 1

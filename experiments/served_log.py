@@ -10,10 +10,9 @@ from typing import Any, TextIO
 
 from experiments.errors import ConfigError
 from sim.moves import Takes
-from sim.parting import Fork
-from sim.plan import Departure, Plan
+from sim.observer import Observer
+from sim.plan import Plan
 from sim.record import Records
-from sim.request import Request, Sequence
 
 FORMAT = 1
 _REQUEST = ("arrival_ns", "admit_ns", "first_token_ns", "finish_ns", "ttft_ns")
@@ -67,7 +66,7 @@ class Writer:
         self._file.close()
 
 
-class StepLines:
+class StepLines(Observer):
     """An observer that writes a line for each step, once it knows where to."""
 
     def __init__(self) -> None:
@@ -93,16 +92,6 @@ class StepLines:
             spans=self._spans,
             **({"moved_blocks": moved} if moved else {}),
         )
-
-    def arrived(
-        self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
-    ) -> None: ...
-
-    def refused(self, request: Request, reason: str, now_ns: int) -> None: ...
-
-    def forked(self, forks: list[Fork], now_ns: int) -> None: ...
-
-    def ended(self, departures: list[Departure], now_ns: int) -> None: ...
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from experiments.build import Simulation, build_latency, build_simulation
 from experiments.build_trace import build_trace
 from experiments.config import Config, check_repeatable
 from experiments.deployment import resolve
+from sim.observer import Observer
 from sim.plan import Departure, Plan
 from sim.record import Records
 
@@ -26,24 +27,16 @@ Entry = tuple[int, str, int, int]
 
 
 @dataclass(slots=True)
-class BlockTrail:
+class BlockTrail(Observer):
     """An observer that notes which blocks a sequence holds when it comes and goes."""
 
     entries: list[Entry] = field(default_factory=list)
-
-    def arrived(self, *_: object) -> None: ...
-
-    def refused(self, *_: object) -> None: ...
-
-    def ran(self, *_: object) -> None: ...
 
     def began(self, plan: Plan, now_ns: int) -> None:
         self._note(now_ns, "preempted", plan.preempted)
         for admission in plan.admitted:
             sequence = admission.sequence
             self.entries.append((now_ns, "admitted", sequence.index, _checksum(sequence.blocks)))
-
-    def forked(self, *_: object) -> None: ...
 
     def ended(self, departures: list[Departure], now_ns: int) -> None:
         self._note(now_ns, "finished", departures)

@@ -39,14 +39,25 @@ class Branching(Protocol):
         ...
 
 
-class Separately:
-    """n requests that arrive together: branch b of request `r` is called `b_r`, as in vLLM V1.
-
-    Answers after the first are streams with negative numbers, which no trace has.
-    """
+class _Streams:
+    """Numbers for what answers after the first say: negative ones, which no trace has."""
 
     def __init__(self) -> None:
-        self._streams = count(-1, -1)
+        self._numbers = count(-1, -1)
+
+    def draw(self) -> int:
+        return next(self._numbers)
+
+    def branches(self, first: Sequence, n: int) -> list[Sequence]:
+        """The other n - 1 answers to the request of the first."""
+        return [branch_of(first, b, output_stream=self.draw()) for b in range(1, n)]
+
+
+class Separately:
+    """n requests that arrive together: branch b of request `r` is called `b_r`, as in vLLM V1."""
+
+    def __init__(self) -> None:
+        self._streams = _Streams()
 
     def refusal(self, request: Request) -> str | None:
         return "beam search needs engine.parallel_sampling fork" if request.beam else None
@@ -56,7 +67,7 @@ class Separately:
         if request.n == 1:
             return [first]
         first.id = f"0_{request.id}"
-        return [first, *self._branches(first, request.n)]
+        return [first, *self._streams.branches(first, request.n)]
 
     def may_part(self, plan: Plan) -> bool:
         return False
@@ -64,16 +75,13 @@ class Separately:
     def part(self, plan: Plan) -> Parting:
         return NOBODY_PARTS
 
-    def _branches(self, first: Sequence, n: int) -> list[Sequence]:
-        return [branch_of(first, b, output_stream=next(self._streams)) for b in range(1, n)]
 
-
-class ByForking(Separately):
+class ByForking:
     """One sequence computes the prompt; with its first token it becomes several that share it:
     n answers, or the beams of a search, which go on forking."""
 
     def __init__(self, *, max_num_seqs: int, searches: Searches) -> None:
-        super().__init__()
+        self._streams = _Streams()
         self._max_num_seqs = max_num_seqs
         self._searches = searches
 
@@ -100,7 +108,7 @@ class ByForking(Separately):
             Fork(sequence, child)
             for sequence in plan.completing
             if sequence.width > 1 and sequence.index not in self._searches
-            for child in self._branches(sequence, sequence.width)
+            for child in self._streams.branches(sequence, sequence.width)
         ]
-        beams = self._searches.part(plan, lambda: next(self._streams))
+        beams = self._searches.part(plan, self._streams.draw)
         return Parting([*forks, *beams.forks], beams.pruned)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
-from sim.latency import LatencyModel, count_swapped
+from sim.latency import LatencyModel
+from sim.moves import Swap
 from sim.plan import Plan
 
 
@@ -29,3 +31,11 @@ class Simulated:
             return [swap_ns]
         first_ns, *rest = self.latency.durations(plan, k)
         return [first_ns + swap_ns, *rest]
+
+
+def count_swapped(swaps: Iterable[Swap]) -> tuple[int, int]:
+    """Blocks that go to the host, and blocks that come back."""
+    moved = [0, 0]
+    for swap in swaps:
+        moved[not swap.out] += len(swap.blocks)
+    return moved[0], moved[1]

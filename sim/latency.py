@@ -1,15 +1,13 @@
-"""What a step costs: the face of every latency model, and the two that need no table."""
+"""What a step costs: the face of every latency model, and two that need no table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from sim.moves import Swap
     from sim.plan import Plan
 
 Nanoseconds = NDArray[np.int64]
@@ -54,14 +52,6 @@ class LatencyModel(Protocol):
         of the two. Without host time; 0 where n is 0.
         """
         ...
-
-
-def count_swapped(swaps: Iterable[Swap]) -> tuple[int, int]:
-    """Blocks that go to the host, and blocks that come back."""
-    moved = [0, 0]
-    for swap in swaps:
-        moved[not swap.out] += len(swap.blocks)
-    return moved[0], moved[1]
 
 
 class Linear:
@@ -123,8 +113,8 @@ class Linear:
 
 
 class WholeSteps:
-    """What clocks of whole steps have in common: nothing is known of a chunk by itself, nor of
-    swaps."""
+    """What clocks of whole steps, recorded or measured, have in common: nothing is known of a chunk
+    by itself, nor of swaps."""
 
     modelled = False
     host_ns = 0
@@ -135,16 +125,6 @@ class WholeSteps:
 
     def swap(self, out_blocks: Counts, in_blocks: Counts) -> Nanoseconds:
         return self.alone(out_blocks, in_blocks)
-
-
-class Executed(WholeSteps):
-    """For steps that a real executor runs and measures: nobody asks what they would take."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-
-    def durations(self, plan: Plan, k: int) -> list[int]:
-        raise AssertionError("steps are executed; this clock only knows whose time they took")
 
 
 class Replay(WholeSteps):

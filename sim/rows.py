@@ -6,9 +6,11 @@ from enum import IntEnum
 
 import numpy as np
 
+from sim.account import account
+from sim.columns import request_rows, sum_by
 from sim.latency import LatencyModel
 from sim.log import Facts, Integers, spans
-from sim.memory import Levels, Memory, Pool, Slots, account, slots_of
+from sim.memory import Memory, Pool, slots_of
 from sim.request import BRANCHES
 from sim.stays import Segments, Stays
 from sim.ttft import explain_ttft
@@ -75,17 +77,14 @@ def _requests(
     whole = _is_whole(facts)[finished]
     begun = len(facts.forks.sequence) + len(arrivals.sequence)
     assert len(finished) == begun, "requests were never answered"
-    of_answer = left.sequence[finished] % BRANCHES
-    request, answer = np.unique(of_answer, return_inverse=True)
+    request, whose = np.unique(left.sequence[finished] % BRANCHES, return_inverse=True)
     last = np.zeros(len(request), dtype=np.int64)
-    np.maximum.at(last, answer, np.arange(len(finished)))
+    np.maximum.at(last, whose, np.arange(len(finished)))
+    order = np.argsort(last)
 
     def total(values: Integers) -> Integers:
-        sums = np.zeros(len(request), dtype=np.int64)
-        np.add.at(sums, answer, values)
-        return sums[order]
+        return sum_by(whose, values, len(request))[order]
 
-    order = np.argsort(last)
     branches = total(whole)
     # Of the branches that arrived, the first of those that answered first.
     sooner = np.lexsort((arrivals.sequence, ttft.first_token_ns, arrivals.sequence % BRANCHES))
@@ -118,8 +117,8 @@ def _requests(
 def _is_whole(facts: Facts) -> Integers:
     """1 for each departure with an answer as long as it was to be, else 0."""
     left = facts.departures
-    arrived = facts.arrivals.sequence.searchsorted(left.sequence % BRANCHES)
-    whole: Integers = (left.generated == facts.arrivals.answer_tokens[arrived]).astype(np.int64)
+    wanted = facts.arrivals.answer_tokens[request_rows(facts, left.sequence)]
+    whole: Integers = (left.generated == wanted).astype(np.int64)
     return whole
 
 
@@ -128,10 +127,8 @@ def _steps(facts: Facts, memory: Memory, latency: LatencyModel) -> dict[str, Col
     decisions, n = facts.decisions, len(facts.decisions.step)
     admissions, chunks, left = facts.admissions, facts.chunks, facts.departures
 
-    def count(decision: Integers, values: Integers | None = None) -> Integers:
-        total = np.zeros(n, dtype=np.int64)
-        np.add.at(total, decision, 1 if values is None else values)
-        return total
+    def count(decision: Integers, values: Integers | int = 1) -> Integers:
+        return sum_by(decision, values, n)
 
     admitted, chunk_rows = count(admissions.decision), count(chunks.decision)
     preempted = count(left.decision[left.finished == 0])
@@ -178,16 +175,12 @@ def _steps(facts: Facts, memory: Memory, latency: LatencyModel) -> dict[str, Col
         "host_blocks": memory.host_blocks[first],
         "evicted_blocks": total(evicted),
     }
+    pool = Pool(facts.num_blocks, facts.null_blocks, facts.block_size)
     slots: Columns = {"first_step": steps["first_step"]}
     for when, levels, at in (("first", memory.first, first), ("last", memory.last, last)):
-        for part, values in _slots(facts, levels)._asdict().items():
+        for part, values in slots_of(levels, pool)._asdict().items():
             slots[f"{part}_{when}_slots"] = values[at]
     return {"steps": steps, "memory": slots}
-
-
-def _slots(facts: Facts, levels: Levels[Integers]) -> Slots[Integers]:
-    """A tuple of columns."""
-    return slots_of(levels, Pool(facts.num_blocks, facts.null_blocks, facts.block_size))
 
 
 def _whose(sequence: Integers) -> Columns:

@@ -8,8 +8,6 @@ import numpy as np
 
 from sim.log import Facts, Integers, Pauses
 
-NEVER = 1 << 62
-
 
 class Segments(NamedTuple):
     """Uninterrupted runs of steps that each gave a sequence one token, by stay and step."""
@@ -38,7 +36,7 @@ class Stays:
         self.number = number[order]
         self.admitted = both(admissions.decision, forks.decision)[order]
         """The decision that admitted it, or whose last step forked it;"""
-        self.forked = both(0 * admissions.stay, nothing + 1)[order] == 1
+        self.forked = order >= len(admissions.sequence)
         """True for the latter."""
         self.hit_tokens = both(admissions.hit_tokens, nothing)[order]
         self.room_blocks = both(admissions.room_blocks, nothing)[order]
@@ -46,42 +44,47 @@ class Stays:
     def __len__(self) -> int:
         return len(self.sequence)
 
-    def rows(self, sequence: Integers, number: Integers) -> Integers:
+    def rows(self, sequence: Integers, number: Integers | int) -> Integers:
         """The rows of these stays: nobody has a second one but after a first."""
         return self.sequence.searchsorted(sequence) + number
+
+    def resumed(self, sequence: Integers, number: Integers) -> Integers:
+        """The decisions that readmit who was preempted in these stays: the next stay is the next
+        row."""
+        return self.admitted[self.rows(sequence, number) + 1]
 
     def segments(self, facts: Facts) -> Segments:
         """A segment begins with the chunk that completes a sequence or with a fork, and ends
         with the stay; where plans left the sequence out, it ends there, and another begins
         later."""
+        chunks, forks, left = facts.chunks, facts.forks, facts.departures
         steps, lengths = facts.decisions.step, facts.decisions.steps
-        done = facts.chunks.completes == 1
-        completed = self.rows(facts.chunks.sequence[done], facts.chunks.stay[done])
+        done = chunks.completes == 1
+        completed = self.rows(chunks.sequence[done], chunks.stay[done])
+        forked = self.rows(forks.sequence, 0)
         computed = np.zeros(len(self), dtype=np.int64)
-        computed[completed] = (facts.chunks.computed_before + facts.chunks.tokens)[done]
+        computed[completed] = (chunks.computed_before + chunks.tokens)[done]
+        computed[forked] = forks.computed
 
-        left, forks = facts.departures, facts.forks
         ends_stay = left.computed > 0
         gone = self.rows(left.sequence, left.stay)[ends_stay]
-        pauses = self._pauses(facts, gone, left.decision[ends_stay])
-        forked = self.rows(forks.sequence, 0 * forks.sequence)
-        computed[forked] = forks.computed
-        paused = self.rows(pauses.sequence, pauses.stay)
-        away = pauses.paused == 1
-        begin = np.concatenate([completed, paused[~away], forked])
-        begin_step = steps[np.concatenate([facts.chunks.decision[done], pauses.decision[~away]])]
-        forked_step = (steps + lengths - 1)[forks.decision]
-        begin_step = np.concatenate([begin_step, forked_step])
         gone_step = (steps[left.decision] + left.finished * lengths[left.decision])[ends_stay]
+        pauses = self._pauses(facts, gone, left.decision[ends_stay])
+        paused, away = self.rows(pauses.sequence, pauses.stay), pauses.paused == 1
+        paused_step = steps[pauses.decision]
+
+        begin = np.concatenate([completed, forked, paused[~away]])
+        forked_step = (steps + lengths - 1)[forks.decision]
+        begin_step = np.concatenate([steps[chunks.decision[done]], forked_step, paused_step[~away]])
         # Who leaves in a pause, or before its tokens were all computed, ends no segment.
         count = np.bincount(begin, minlength=len(self))
         ends_one = (count > np.bincount(paused[away], minlength=len(self)))[gone]
         end = np.concatenate([paused[away], gone[ends_one]])
-        end_step = np.concatenate([steps[pauses.decision[away]], gone_step[ends_one]])
+        end_step = np.concatenate([paused_step[away], gone_step[ends_one]])
 
         begins, ends = np.lexsort((begin_step, begin)), np.lexsort((end_step, end))
-        assert (begin[begins] == end[ends]).all(), "segments that begin and never end"
         stay, first = begin[begins], begin_step[begins]
+        assert np.array_equal(stay, end[ends]), "segments that begin and never end"
         tokens = end_step[ends] - first
         before = tokens.cumsum() - tokens
         earlier = before - before[stay.searchsorted(stay)]

@@ -25,11 +25,10 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sim.columns import request_rows, sum_by
 from sim.latency import LatencyModel
 from sim.log import NOBODY, Facts, Integers
-from sim.request import BRANCHES
 from sim.stays import Stays
 
 
@@ -82,67 +81,70 @@ def explain_ttft(facts: Facts, stays: Stays, latency: LatencyModel, alone_ns: In
     AssertionError where a request has no first token, or the clocks disagree with its wait.
     """
     decisions, arrivals, chunks = facts.decisions, facts.arrivals, facts.chunks
-    row_of = arrivals.sequence.searchsorted
-    n = len(arrivals.sequence)
-
-    def arrived(sequence: Integers) -> NDArray[np.bool_]:
-        """Forked ones have a token from the beginning."""
-        return np.isin(sequence, arrivals.sequence)
+    swaps, left = facts.swaps, facts.departures
+    row_of, start_ns = arrivals.sequence.searchsorted, decisions.start_ns
 
     firsts = (stays.number == 0) & ~stays.forked
-    assert (stays.sequence[firsts] == arrivals.sequence).all(), "a request was never admitted"
+    queued = stays.sequence[firsts]
+    assert np.array_equal(queued, arrivals.sequence), "a request was never admitted"
     admitted = stays.admitted[firsts]
-    admit_ns = decisions.start_ns[admitted]
-    done = np.flatnonzero((chunks.completes == 1) & arrived(chunks.sequence))
-    answered, first_done = np.unique(chunks.sequence[done], return_index=True)
-    assert (answered == arrivals.sequence).all(), "a request has no first token"
-    first_token = chunks.decision[done[first_done]]
+    admit_ns = start_ns[admitted]
+    first_token = _first_tokens(facts)
     first_token_ns = decisions.end_ns[first_token]
 
-    def by_request(request: Integers, values: Integers) -> Integers:
-        total = np.zeros(n, dtype=np.int64)
-        np.add.at(total, row_of(request), values)
-        return total
+    def by_request(sequence: Integers, values: Integers | int) -> Integers:
+        return sum_by(row_of(sequence), values, len(arrivals.sequence))
+
+    def waiting(decision: Integers, sequence: Integers) -> Integers:
+        """The rows about requests without a first token; forked ones have one when they begin."""
+        rows = np.flatnonzero(np.isin(sequence, arrivals.sequence))
+        return rows[decision[rows] <= first_token[row_of(sequence[rows])]]
 
     flight, causes = _queue(facts, admitted)
     waited_ns = flight + sum(causes)
     assert (waited_ns == admit_ns - arrivals.arrival_ns).all(), "queue clocks and wait disagree"
 
-    before = np.flatnonzero(arrived(chunks.sequence))
-    before = before[chunks.decision[before] <= first_token[row_of(chunks.sequence[before])]]
-    request, alone = chunks.sequence[before], alone_ns[before]
-    again = _computed_again(facts)[before]
-    again_ns = latency.alone(chunks.computed_before[before], again)
-    own = by_request(request, alone - again_ns)
-    host = by_request(request, np.full(len(request), latency.host_ns))
+    at = waiting(chunks.decision, chunks.sequence)
+    whose, again = chunks.sequence[at], _computed_again(facts)[at]
+    again_ns = latency.alone(chunks.computed_before[at], again)
+    own = by_request(whose, alone_ns[at] - again_ns)
+    preemption = by_request(whose, again_ns)
+    host = by_request(whose, latency.host_ns)
 
-    left = facts.departures
-    out = np.flatnonzero((left.finished == 0) & arrived(left.sequence))
-    out = out[left.decision[out] <= first_token[row_of(left.sequence[out])]]
-    # Who was preempted resumes: the next stay is the next row.
-    resumed = stays.admitted[stays.rows(left.sequence[out], left.stay[out]) + 1]
-    away_ns = decisions.start_ns[resumed] - decisions.start_ns[left.decision[out]]
-    away = by_request(left.sequence[out], away_ns)
+    at = waiting(left.decision, left.sequence)
+    at = at[left.finished[at] == 0]
+    whose, back = left.sequence[at], stays.resumed(left.sequence[at], left.stay[at])
+    preemption += by_request(whose, start_ns[back] - start_ns[left.decision[at]])
 
-    swaps = facts.swaps
-    swapped = np.flatnonzero(arrived(swaps.sequence))
-    swapped = swapped[swaps.decision[swapped] <= first_token[row_of(swaps.sequence[swapped])]]
-    whose, goes_out = swaps.sequence[swapped], swaps.out[swapped]
-    blocks = swaps.blocks[swapped]
-    swap_ns = latency.swap(blocks * goes_out, blocks * (1 - goes_out))
+    at = waiting(swaps.decision, swaps.sequence)
+    whose, out, blocks = swaps.sequence[at], swaps.out[at], swaps.blocks[at]
+    swap_ns = latency.swap(blocks * out, blocks * (1 - out))
     transfer = by_request(whose, swap_ns)
-    preemption = by_request(request, again_ns) + away - by_request(whose, swap_ns * goes_out)
-    parts = (flight, *causes, own)
+    preemption -= by_request(whose, swap_ns * out)
+
     interference = first_token_ns - admit_ns - own - preemption - transfer - host
     search = np.where(arrivals.beam > 0, _last_token_ns(facts) - first_token_ns, 0)
+    parts = (flight, *causes, own, interference, preemption, transfer, host, search)
     hit_tokens = stays.hit_tokens[firsts]
     return Ttft(
         admit_ns,
         first_token_ns,
-        dict(zip(PARTS, (*parts, interference, preemption, transfer, host, search), strict=True)),
+        dict(zip(PARTS, parts, strict=True)),
         hit_tokens,
         latency.alone(0 * hit_tokens, hit_tokens),
     )
+
+
+def _first_tokens(facts: Facts) -> Integers:
+    """By request: the decision that gives its first token."""
+    chunks = facts.chunks
+    done = np.flatnonzero(chunks.completes)
+    answered, first = np.unique(chunks.sequence[done], return_index=True)
+    # Forked ones have theirs already, though a chunk completes them when they resume.
+    queued = np.isin(answered, facts.arrivals.sequence)
+    everybody = np.array_equal(answered[queued], facts.arrivals.sequence)
+    assert everybody, "a request has no first token"
+    return chunks.decision[done[first[queued]]]
 
 
 def _last_token_ns(facts: Facts) -> Integers:
@@ -150,7 +152,7 @@ def _last_token_ns(facts: Facts) -> Integers:
     left = facts.departures
     done = left.finished == 1
     last_ns = np.zeros(len(facts.arrivals.sequence), dtype=np.int64)
-    row = facts.arrivals.sequence.searchsorted(left.sequence[done] % BRANCHES)
+    row = request_rows(facts, left.sequence[done])
     np.maximum.at(last_ns, row, facts.decisions.end_ns[left.decision[done]])
     return last_ns
 

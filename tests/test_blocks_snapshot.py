@@ -16,6 +16,7 @@ from experiments.blocks_grid import lay_out
 from experiments.blocks_snapshot import Cell, Holder, Snapshot, State
 from experiments.blocks_watch import Census, Seen, Watch
 from sim.kv.books import list_names
+from sim.observer import Observer
 from sim.scheduling.face import Scheduler
 from tests.worlds import SmallWorld, serve, small_world
 
@@ -33,7 +34,7 @@ class View:
 
 
 @dataclass
-class Ledger:
+class Ledger(Observer):
     """An observer that writes everything down."""
 
     scheduler: Any
@@ -43,10 +44,6 @@ class Ledger:
 
     def arrived(self, sequence: Any, request: Any, answer_tokens: int, now_ns: int) -> None:
         self.stays[sequence.index] = (now_ns, float("inf"))
-
-    def refused(self, *_: object) -> None: ...
-
-    def began(self, *_: object) -> None: ...
 
     def ran(self, plan: Any, start_ns: int, ends_ns: list[int], takes: object) -> None:
         scheduler = self.scheduler

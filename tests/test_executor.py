@@ -28,6 +28,7 @@ from calibrate.token_ids import TokenIds
 from sim.executor import Simulated
 from sim.kv.swap import Swapped
 from sim.latency import Replay
+from sim.observer import Observer
 from sim.parting import Fork
 from sim.plan import Plan
 from sim.request import Request, Sequence
@@ -432,9 +433,5 @@ def test_step_times_and_idle_times_add_up_to_the_makespan() -> None:
     assert sum(executor.durations_ns) + idle_ns.sum() == finish_ns
 
 
-class Unwatched(Simulated):
+class Unwatched(Simulated, Observer):
     """A simulated executor, where one that observes may stand."""
-
-    def arrived(self, *_: object) -> None: ...
-
-    refused = began = ran = forked = ended = arrived

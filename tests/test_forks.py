@@ -22,6 +22,7 @@ from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
 from sim.latency import Linear
 from sim.moves import Copy, Takes
+from sim.observer import Observer
 from sim.parting import Fork
 from sim.plan import Departure, Limit, Plan
 from sim.request import Request, Sequence
@@ -39,7 +40,7 @@ Token = tuple[int, int]
 
 
 @dataclass
-class Written:
+class Written(Observer):
     """An observer with memory that is really written: what is computed must be read back.
 
     But for what vLLM publishes and never computes: keys of a victim that had been scheduled in
@@ -60,10 +61,6 @@ class Written:
         self.tokens[sequence] = [
             (stream, at) for stream, start, n in request.prompt for at in range(start, start + n)
         ] + [(sequence.output_stream, at) for at in range(answer)]
-
-    def refused(self, *_: object) -> None: ...
-
-    def began(self, *_: object) -> None: ...
 
     def ran(self, plan: Plan, start_ns: int, ends_ns: list[int], takes: Takes) -> None:
         kv = self.scheduler.kv

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -80,6 +81,16 @@ def test_the_path_of_one_request_reads_in_an_evening() -> None:
 
 def test_the_fast_loop_is_short() -> None:
     assert sum(lines(path) for path in (ROOT / "sim" / "fast").rglob("*.py")) <= 600
+
+
+def test_the_reading_order_names_every_module_once() -> None:
+    folder = ROOT / "sim"
+    docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+    assert docstring is not None
+    listed = re.findall(r"[a-z_.]+", " ".join(re.findall(r"^ {4}.{23}(.*)$", docstring, re.M)))
+    modules = [path.relative_to(folder).with_suffix("") for path in folder.rglob("*.py")]
+    there = [".".join(path.parts) for path in modules if path.name != "__init__"]
+    assert sorted(listed) == sorted(there)
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)

@@ -37,6 +37,7 @@ from sim.kv.prefix import PrefixCached
 from sim.kv.space import Buddies, Holes, Space
 from sim.kv.swap import HostTier, Swapped, SwappedPrefix
 from sim.latency import Counts, Linear, Nanoseconds
+from sim.observer import Observer
 from sim.parting import Fork
 from sim.plan import Departure, Plan
 from sim.record import COLUMNS, Records
@@ -123,17 +124,11 @@ class SmallWorld:
 
 
 @dataclass
-class Trail:
+class Trail(Observer):
     """An observer that keeps what the records leave out: physical blocks, in order."""
 
     replica: int
     entries: list[tuple[Any, ...]] = field(default_factory=list)
-
-    def arrived(self, *_: object) -> None: ...
-
-    def refused(self, *_: object) -> None: ...
-
-    def ran(self, *_: object) -> None: ...
 
     def began(self, plan: Plan, now_ns: int) -> None:
         for departure in plan.preempted:

@@ -1,0 +1,98 @@
+"""What every scheduler must do: plan what is possible, and answer everybody."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import simpy
+
+from sim.cluster import Cluster, RoundRobin
+from sim.engine import Engine
+from sim.executor import Simulated
+from sim.kv.cache import KVCache
+from sim.kv.prefix import PrefixCached
+from sim.kv.swap import HostTier, SwappedPrefix
+from sim.latency import Linear
+from sim.observer import Observer
+from sim.plan import Departure, Plan
+from sim.record import Records
+from sim.recorder import Recorder
+from sim.request import Request
+from sim.scheduling.face import Scheduler
+from sim.world import World
+
+
+def check_scheduler(
+    make: Callable[[KVCache], Scheduler], *, max_num_batched_tokens: int, seed: int = 0
+) -> None:
+    """Serve random requests under tight memory, with and without swapping, and watch every plan.
+
+    Each plan computes what comes next of sequences that hold room for it, and no more tokens
+    than the budget; everybody is answered in full; blocks balance at every step. The cache
+    that `make` is given holds at least one request of 60 tokens.
+    """
+    rng = random.Random(seed)
+    for blocks, host_blocks in ((5, 0), (8, 0), (20, 0), (200, 0), (5, 100), (6, 9)):
+        kv = PrefixCached(1 + blocks, block_size=16)
+        if host_blocks:
+            kv = SwappedPrefix(1 + blocks, block_size=16, host=HostTier(host_blocks))
+        scheduler = make(kv)
+        latency = Linear(base_ns=100, per_token_ns=1, per_context_token_ns=0)
+        recorder = Recorder(Records(), scheduler=scheduler, latency=latency, check_every=1)
+        watch = _PlanWatch(scheduler, max_num_batched_tokens)
+        env = simpy.Environment()
+        engine = Engine(
+            env,
+            scheduler=scheduler,
+            executor=Simulated(latency),
+            world=World(max_model_len=64),
+            observers=[recorder, watch],
+        )
+        requests = [
+            Request(
+                id=f"r{index}",
+                arrival_ns=100 * (index // 3),
+                prompt=((index % 4, 0, rng.randint(1, 16)), (100 + index, 0, rng.randint(1, 24))),
+                output_tokens=rng.randint(1, 20),
+                output_stream=1000 + index,
+                priority=rng.randint(0, 2),
+            )
+            for index in range(40)
+        ]
+        Cluster(env, [engine], router=RoundRobin()).serve(requests)
+        recorder.close()
+        assert not scheduler.has_work, "requests were left behind"
+        assert watch.answered == len(requests)
+
+
+class _PlanWatch(Observer):
+    """An observer that doubts every plan."""
+
+    def __init__(self, scheduler: Scheduler, max_num_batched_tokens: int) -> None:
+        self.answered = 0
+        self._scheduler = scheduler
+        self._budget = max_num_batched_tokens
+
+    def refused(self, request: Request, reason: str, now_ns: int) -> None:
+        raise AssertionError(f"{request.id} was refused: {reason}")
+
+    def began(self, plan: Plan, now_ns: int) -> None:
+        rows = plan.rows()
+        running = set(self._scheduler.running)
+        assert sum(row.n for row in rows) <= self._budget, "over the token budget"
+        assert len({row.sequence for row in rows}) == len(rows), "a sequence has two rows"
+        for sequence, computed_before, n in rows:
+            assert sequence in running, f"{sequence.id} has a row and is not running"
+            assert n > 0, f"{sequence.id} computes nothing"
+            assert computed_before + n == sequence.computed <= sequence.num_tokens
+            self._scheduler.kv.translate(sequence, sequence.computed - 1)
+        done = [each for each, _, _ in plan.chunks if each.computed == each.num_tokens]
+        assert plan.completing == done, "plan.completing is not whose chunk is the last one"
+
+    def ended(self, departures: list[Departure], now_ns: int) -> None:
+        for departure in departures:
+            sequence = departure.sequence
+            assert sequence.computed == sequence.num_tokens - 1
+            assert sequence not in self._scheduler.running
+        self.answered += len(departures)
