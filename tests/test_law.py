@@ -23,7 +23,7 @@ import sim.kv.cached
 import sim.kv.tangled
 import sim.stuck
 from sim.engine import Engine
-from sim.fast.group import Group
+from sim.fast.group import FOR_EVER, Group
 from sim.fast.vllm import FastVllm
 from sim.kv.cached import Cached
 from sim.kv.node import Lot, Node
@@ -166,7 +166,7 @@ def blocks_go_out_in_joining_order(patch: pytest.MonkeyPatch) -> None:
 
 @bug
 def the_walk_is_in_joining_order(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("sim.fast.vllm._ADMISSION", lambda sequence: -sequence.admission)
+    patch.setattr("sim.fast.vllm.ADMISSION", lambda sequence: -sequence.admission)
 
 
 @bug
@@ -285,7 +285,7 @@ def a_tangled_node_is_taken_for_a_plain_one(patch: pytest.MonkeyPatch) -> None:
 
 @bug
 def no_bound_by_publications(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Group, "steps_before_key", lambda *_: None)
+    patch.setattr(Group, "steps_before_key", lambda *_: FOR_EVER)
 
 
 @bug

@@ -15,7 +15,7 @@ import sim.engine
 import sim.fast.steady
 import sim.stuck
 from sim.branching import ByForking, Separately
-from sim.fast.group import Group
+from sim.fast.group import FOR_EVER, Group
 from sim.fast.steady import Steady, SteadyStatic
 from sim.kv.contiguous import Contiguous
 from sim.moves import NO_TAKES
@@ -234,7 +234,7 @@ def the_step_that_closes_a_batch_repeats(patch: pytest.MonkeyPatch) -> None:
 
 @bug
 def every_refused_head_stays_refused(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Steady, "_steps_refused", lambda *_: sim.fast.steady._FOR_EVER)
+    patch.setattr(Steady, "_steps_refused", lambda *_: FOR_EVER)
 
 
 @bug

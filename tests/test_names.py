@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.kv.names import Chain, Names
-from sim.request import Run
+from sim.kv.prefix import PrefixCached
+from sim.request import Request, Run, Sequence
+from tests.worlds import SmallWorld, serve, small_world, swapping
 
 # Few streams and positions, so that runs meet, go on, repeat, and all but agree.
 RUNS = st.tuples(st.integers(0, 2), st.sampled_from([0, 0, 1]), st.integers(0, 6))
@@ -45,6 +51,31 @@ def test_a_branch_keeps_the_names_of_what_it_shares(
         assert _walked(branch, blocks) == _walked(again, blocks)
         whole = len(tokens) // block_size
         assert branch.leading(whole) == chain.leading(whole)
+
+
+@pytest.mark.parametrize("make", [small_world, swapping])
+def test_forgetting_changes_nothing(
+    make: Callable[[random.Random], SmallWorld], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worlds = [make(random.Random(seed)) for seed in range(80)]
+    worlds = [world for world in worlds if world.prefix_caching]
+    kept = [serve(world, check_every=50).content() for world in worlds]
+    monkeypatch.setattr("sim.kv.names._MANY", 1)
+    assert [serve(world, check_every=50).content() for world in worlds] == kept
+
+
+def test_what_nobody_can_ask_for_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sim.kv.names._MANY", 20)
+    kv = PrefixCached(num_blocks=41, block_size=4)
+    for index in range(500):
+        request = Request(f"r{index}", 0, ((2 * index, 0, 16), (1, 0, 8)), 4, 2 * index + 1)
+        sequence = Sequence.of(request, index=index)
+        kv.admit(sequence, kv.match(sequence))
+        kv.grow(sequence, 24)
+        sequence.computed = 24
+        kv.release(sequence)
+    # Two or three nodes a request: of 20 requests, and of those that 40 blocks are of.
+    assert len(kv.pool.cached.nodes) <= len(kv._names._nodes) <= 3 * 20 + 2 * 8
 
 
 def _tokens(*runs: Run) -> list[tuple[int, int]]:

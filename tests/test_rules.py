@@ -127,10 +127,8 @@ def only_prompts_are_published(patch: pytest.MonkeyPatch) -> None:
 def keys_name_the_block_and_not_its_prefix(patch: pytest.MonkeyPatch) -> None:
     original = Names.node
 
-    def node(
-        self: Names, after: int, offset: int, begun: tuple[int, ...], run: tuple[int, int]
-    ) -> Node:
-        return original(self, 0, 0, begun, run)
+    def node(self: Names, stream: int, start: int, *before: int) -> Node:
+        return original(self, stream, start, 0, 0, *before[2:])
 
     patch.setattr(Names, "node", node)
 

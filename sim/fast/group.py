@@ -9,7 +9,8 @@ from operator import attrgetter
 from sim.kv.node import Name
 from sim.request import Sequence
 
-_ADMISSION = attrgetter("admission")
+ADMISSION = attrgetter("admission")
+FOR_EVER = 1 << 62
 
 
 class Group:
@@ -45,7 +46,7 @@ class Group:
 
     def __iter__(self) -> Iterator[Sequence]:
         """In admission order, each brought up to date: as it is while the step runs."""
-        for sequence in sorted(self._base, key=_ADMISSION):
+        for sequence in sorted(self._base, key=ADMISSION):
             self.refresh(sequence, in_step=True)
             yield sequence
 
@@ -75,7 +76,7 @@ class Group:
             self._base_max = base
         bucket = self._buckets[-base % self._block_size]
         if bucket and bucket[-1].admission > sequence.admission:
-            insort(bucket, sequence, key=_ADMISSION)
+            insort(bucket, sequence, key=ADMISSION)
         else:
             bucket.append(sequence)
         if sequence.names is not None:
@@ -135,18 +136,19 @@ class Group:
             steps += 1
             step += 1
 
-    def steps_before_key(self, key: Name, index: int, stream: int) -> int | None:
-        """For how many steps, the latest included, nobody publishes `key` as its block
-        number `index`; None for ever. Only an answer of `stream` can end in that block."""
-        end = (index + 1) * self._block_size
+    def steps_before_key(self, key: Name | None, index: int) -> int:
+        """For how many steps, the latest included, nobody publishes `key` as its block number
+        `index`. Only an answer of the stream that fills such a block can end in it."""
+        if key is None:
+            return FOR_EVER
         bounds = [
-            end - self._base[sequence] - self.step - 1
-            for sequence in self._answers.get(stream, ())
+            (index + 1) * self._block_size - self._base[sequence] - self.step - 1
+            for sequence in self._answers.get(key[0].stream, ())
             if sequence.published <= index
             and sequence.names is not None
             and sequence.names.name(index) == key
         ]
-        return min(bounds, default=None)
+        return min(bounds, default=FOR_EVER)
 
     def check(self) -> None:
         """Raise AssertionError where lists and sums disagree. Slow."""
@@ -155,7 +157,7 @@ class Group:
         assert set(filed) == set(self._base)
         assert self._base_sum == sum(self._base.values())
         for bucket in self._buckets:
-            assert bucket == sorted(bucket, key=_ADMISSION), "a bucket is out of order"
+            assert bucket == sorted(bucket, key=ADMISSION), "a bucket is out of order"
         named = sum(sequence.names is not None for sequence in self._base)
         assert sum(map(len, self._answers.values())) == named
 

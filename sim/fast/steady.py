@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from sim.fast.group import Group
+from sim.fast.group import FOR_EVER, Group
 from sim.kv.contiguous import Contiguous
 from sim.kv.paged import Paged
 from sim.moves import NO_TAKES, Takes
@@ -17,8 +17,6 @@ from sim.plan import Decodes, Limit, Plan
 from sim.scheduling.face import ONE_STEP
 from sim.scheduling.static import StaticBatching
 from sim.scheduling.vllm import VllmScheduler
-
-_FOR_EVER = 1 << 62
 
 
 class Steady(VllmScheduler):
@@ -66,18 +64,12 @@ class Steady(VllmScheduler):
         rules these are."""
         head, kv = plan.refused, self.kv
         if head is None or plan.limit == Limit.SEATS:
-            return _FOR_EVER
+            return FOR_EVER
         if plan.limit != Limit.GATE or not self.limits.enable_chunked_prefill:
             return 1
         assert isinstance(kv, Paged)
         hit = kv.match(head)
-        missing, index = kv.key_after(head, hit), len(hit.blocks)
-        if missing is None:
-            return _FOR_EVER
-        assert head.names is not None
-        stream = head.names.stream_at((index + 1) * kv.block_size - 1)
-        steps = group.steps_before_key(missing, index, stream)
-        return _FOR_EVER if steps is None else steps
+        return group.steps_before_key(kv.key_after(head, hit), len(hit.blocks))
 
 
 class SteadyStatic(Steady, StaticBatching):

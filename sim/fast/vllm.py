@@ -15,9 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
-from operator import attrgetter
 
-from sim.fast.group import Group
+from sim.fast.group import ADMISSION, Group
 from sim.kv.cache import Hit
 from sim.kv.node import Name
 from sim.kv.paged import Paged
@@ -27,10 +26,6 @@ from sim.request import Sequence
 from sim.scheduling.orders import Order
 from sim.scheduling.versions import VERSIONS, Rules
 from sim.scheduling.vllm import Limits
-
-_ADMISSION = attrgetter("admission")
-_FOR_EVER = 1 << 62
-_CLOSED = (Limit.SEATS, Limit.TOKENS, Limit.BLOCKS, Limit.GATE)
 
 
 @dataclass(slots=True)
@@ -117,8 +112,8 @@ class FastVllm:
         steps = self.group.steps_within(self.kv.pool.free)
         if plan.refused is not None:
             steps = min(steps, self._steps_refused())
-        shut = (Limit.SEATS, Limit.TOKENS) if self.order.overtakes else _CLOSED
-        return steps, None, plan.limit not in shut
+        may_lead = self.order.overtakes and plan.refused is not None
+        return steps, None, plan.limit == Limit.NONE or may_lead
 
     def extend_by(self, plan: Plan, k: int) -> Takes:
         group, kv = self.group, self.kv
@@ -164,7 +159,7 @@ class FastVllm:
         work = {*group.takers(step), *self._partial}
         if self.kv.publishes:
             work.update(group.fillers(step))
-        for sequence in sorted(work, key=_ADMISSION):
+        for sequence in sorted(work, key=ADMISSION):
             if sequence not in self._running:
                 continue
             if sequence in group:
@@ -265,13 +260,7 @@ class FastVllm:
         refusal = self._refusal
         if refusal is None or not self.limits.enable_chunked_prefill:
             return 1
-        if refusal.missing is None:
-            return _FOR_EVER
-        assert refusal.head.names is not None
-        end = (refusal.index + 1) * self.kv.block_size
-        stream = refusal.head.names.stream_at(end - 1)
-        steps = self.group.steps_before_key(refusal.missing, refusal.index, stream)
-        return _FOR_EVER if steps is None else steps
+        return self.group.steps_before_key(refusal.missing, refusal.index)
 
     def _cap(self) -> int:
         limits = self.limits

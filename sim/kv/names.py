@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from itertools import count
+from weakref import ref
 
 from sim.kv.node import Name, Node, Part
 from sim.request import Run
 
 _ENDLESS = 1 << 62
+_MANY = 10_000
+"""Chains that are made until nodes of which there is no use are forgotten."""
 
 
 class Names:
@@ -28,24 +32,37 @@ class Names:
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
         self._nodes: dict[tuple[int, ...], Node] = {}
+        self._numbers, self._made = count(1), count(1)
+        self._chains: list[ref[Chain]] = []
 
-    def node(self, after: int, offset: int, begun: tuple[int, ...], run: tuple[int, int]) -> Node:
-        """That of a run from (stream, start) on, whose first block holds `begun` before it and
-        follows block number `offset` of node number `after`."""
-        key = after, offset, *begun, *run
+    def node(self, *key: int) -> Node:
+        """That of a run: its stream and where it starts there; node and offset of the block before
+        it; what its first block begins with."""
         node = self._nodes.get(key)
         if node is None:
-            node = self._nodes[key] = Node(len(self._nodes) + 1)
+            node = self._nodes[key] = Node(next(self._numbers), stream=key[0])
         return node
 
     def chain(self, prompt: tuple[Run, ...], output_stream: int) -> Chain:
-        return Chain(self, prompt, output_stream)
+        if next(self._made) % _MANY == 0:
+            self._forget()
+        chain = Chain(self, prompt, output_stream)
+        self._chains.append(ref(chain))
+        return chain
+
+    def _forget(self) -> None:
+        """Let go of nodes that no chain has and of which nothing is cached. Then nothing is of
+        those behind them either, so another number will do when their content comes back."""
+        chains = [chain for each in self._chains if (chain := each()) is not None]
+        used = {node for chain in chains for node, _ in chain.leading(_ENDLESS)}
+        self._nodes = {k: node for k, node in self._nodes.items() if node.blocks or node in used}
+        self._chains = list(map(ref, chains))
 
 
 class Chain:
     """The names of one sequence's blocks, prompt and answer, node by node."""
 
-    __slots__ = ("_parts", "_runs", "_source", "_starts", "answer", "answer_start")
+    __slots__ = ("__weakref__", "_parts", "_runs", "_source", "_starts", "answer", "answer_start")
 
     def __init__(self, source: Names, prompt: tuple[Run, ...], output_stream: int) -> None:
         self._source = source
@@ -93,15 +110,7 @@ class Chain:
             if left > 0:
                 shared.append((of, start, min(length, left)))
                 left -= length
-        return Chain(self._source, tuple(shared), stream)
-
-    def stream_at(self, position: int) -> int:
-        """The stream of the token at this position of the sequence."""
-        for stream, _, length in self._runs:
-            if position < length:
-                return stream
-            position -= length
-        raise IndexError(position)
+        return self._source.chain(tuple(shared), stream)
 
     def _name_all(self) -> None:
         """A node for each run that fills a block."""
@@ -114,7 +123,7 @@ class Chain:
             if not whole:
                 begun += stream, start, length
                 continue
-            node = find(parent, last, begun, (stream, start))
+            node = find(stream, start, parent, last, *begun)
             parts.append((node, whole))
             starts.append(block)
             block, parent, last = block + whole, node.number, whole - 1

@@ -19,10 +19,11 @@ class Node:
     computed a block that was cached already, which then is there twice (`sim.kv.tangled`).
     """
 
-    __slots__ = ("blocks", "lots", "number", "tangle")
+    __slots__ = ("blocks", "lots", "number", "stream", "tangle")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, stream: int) -> None:
         self.number = number
+        self.stream = stream
         self.blocks: list[int] = []
         """By offset, what a look-up finds: the one published first, of those that are left."""
         self.lots: list[Lot] = []

@@ -2,8 +2,7 @@
 
 Matches vLLM 0.33 decision for decision, physical block ids included, and older versions as
 far as `sim.scheduling.versions` knows them (`python -m experiments.conformance` compares
-with recorded runs). Sequences never outgrow max_model_len: the engine rejects
-longer prompts and ends answers there.
+with recorded runs). No sequence outgrows max_model_len: the engine sees to that.
 """
 
 from __future__ import annotations
@@ -82,11 +81,9 @@ class VllmScheduler(OneStep):
         return plan
 
     def commit(self, plan: Plan, ended: list[Sequence]) -> list[Departure]:
-        """Take note that the plan's (latest) step ran and gave its tokens.
-
-        `ended` are the sequences whose answers ended with these tokens, in the order of
-        the plan's rows; they are let go. The last token of an answer is never computed.
-        """
+        """The plan's (latest) step ran and gave its tokens; `ended` are the sequences whose answers
+        ended with these, in the order of the plan's rows. They are let go: the last token of an
+        answer is never computed."""
         for sequence in plan.completing:
             sequence.generated += 1
             sequence.decoding = True
