@@ -71,7 +71,7 @@ class Recorder:
         """Sequences whose answers have ended, and the last decision that may be about them."""
         self._final_tokens: dict[int, int] = {}
         """By sequence: the tokens that it will ever have computed."""
-        self._recounts: list[tuple[int, Slots[int], int]] = []
+        self._recounts: list[tuple[int, Slots[int], int | None]] = []
 
     def arrived(
         self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
@@ -181,6 +181,8 @@ class Recorder:
         )
         for decision, *counted in self._recounts:
             booked = [_slots_at(memory, decision, kv), memory.host_blocks[decision]]
+            if counted[-1] is None:  # only our own cache tells
+                booked[-1] = None
             assert counted == booked, f"decision {decision}: recounted {counted}, booked {booked}"
         self._records.add(tables, memory.slot_ns)
 
@@ -189,7 +191,7 @@ class Recorder:
         self._scheduler.check()
         kv, running = self._scheduler.kv, self._scheduler.running
         slots = recount(kv, running, self._final_tokens, external=external)
-        host = kv.host.used if isinstance(kv, Swapped) else 0
+        host = kv.host.used if isinstance(kv, Swapped) else None
         self._recounts.append((self._ran, slots, host))
 
     def _leaves(self, departure: Departure, *, decision: int, stay: int, finished: int) -> None:

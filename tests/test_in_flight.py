@@ -9,6 +9,7 @@ import pytest
 
 from experiments.metrics import check, summarize
 from sim.kv.paged import Paged
+from sim.kv.swap import HostTier, Swapped
 from sim.latency import Linear
 from sim.request import Sequence
 from sim.scheduling.in_flight import BatchesInFlight
@@ -132,3 +133,12 @@ def test_who_waits_for_stale_tokens_keeps_the_place() -> None:
     plan = scheduler.schedule(0)
     assert [admission.sequence for admission in plan.admitted] == waiting[2:]
     assert list(scheduler.order) == waiting[:2]
+
+
+def test_nobody_is_swapped_out_of_a_flight() -> None:
+    kv = Swapped(9, block_size=4, host=HostTier(8))
+    limits = Limits(max_num_seqs=4, max_num_batched_tokens=16)
+    with pytest.raises(AssertionError, match="tokens in flight"):
+        BatchesInFlight(
+            kv=kv, order=Fcfs(), limits=limits, max_model_len=64, asynchronous=True, stages=1
+        )

@@ -502,3 +502,11 @@ def fast_bugs() -> dict[str, Break]:
 def test_the_law_notices(bug: Break, monkeypatch: pytest.MonkeyPatch) -> None:
     bug(monkeypatch)
     assert tell_apart(map(draw, range(WORLDS))), "no world noticed"
+
+
+def test_another_cache_that_swaps_is_recounted_but_for_its_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sim.recorder.Swapped", type("NoneOfOurs", (), {}))
+    for seed in range(20):
+        serve_world(draw(seed))

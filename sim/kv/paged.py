@@ -105,7 +105,7 @@ class Paged:
         in_part = self._forks.leave(sequence) if sequence in self._forks.sequences else 0
         still_held = self.pool.release(blocks, self._named(sequence))
         sequence.blocks, sequence.published = [], 0
-        self._members.discard(sequence)
+        self._members.remove(sequence)
         shared_tokens = still_held * self.block_size + in_part
         return Departure(sequence, sequence.computed, blocks, shared_tokens)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from sim.kv.cache import KVCache
+from sim.kv.swap import Swapped
 from sim.plan import Departure, Limit, Plan
 from sim.request import Sequence
 from sim.scheduling.orders import Order
@@ -52,6 +53,7 @@ class BatchesInFlight(VllmScheduler):
         asynchronous: bool,
         stages: int,
     ) -> None:
+        assert not isinstance(kv, Swapped), "tokens in flight cannot be swapped out"
         super().__init__(kv=kv, order=order, limits=limits, rules=rules)
         self._max_model_len = max_model_len
         self._asynchronous = asynchronous
