@@ -1,9 +1,9 @@
-"""`python -m tests.compile_kernels [--all]`: compile our Triton kernels for sm_90; no GPU needed.
+"""`TRITON_INTERPRET=0 python -m tests.compile_kernels [--all]`: compile our Triton kernels for sm_90.
 
-Prints a line for each: its name, registers of a thread, bytes of stack (what spilled), and last
-the bytes of shared memory. What cannot be compiled is printed too, and makes the exit code 1.
-Without --all it is one of each kind; with it, all that a measurement or a check launches. When
-they begin, pointers are aligned.
+No GPU is needed. Prints a line for each: its name, registers of a thread, bytes of stack (what
+spilled), and last the bytes of shared memory. What cannot be compiled is printed too, and makes the
+exit code 1. Without --all it is one of each kind; with it, all that a measurement or a check
+launches. When they begin, pointers are aligned.
 """
 
 from __future__ import annotations
