@@ -176,7 +176,7 @@ class StepTime(PricesSwaps):
     ) -> dict[str, int]:
         """How many steps (or chunks) a run priced beyond what was measured, by what it was.
 
-        `steps` and `chunks` are columns of the tables of those names in `sim.record`.
+        `steps` and `chunks` are columns of the tables of those names in `sim.record.records`.
         """
         from calibrate.table_range import count_outside
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from experiments.distribution import NS_PER_MS
 from experiments.words import say_share
-from sim.ttft import PARTS
+from sim.record.ttft import PARTS
 
 
 class Part(NamedTuple):

@@ -12,7 +12,7 @@ from sim.kv.books import list_names
 from sim.kv.paged import Paged
 from sim.kv.pool import NULL_BLOCK
 from sim.kv.swap import Swapped
-from sim.memory import Slots, recount
+from sim.record.memory import Slots, recount
 from sim.request import Sequence
 from sim.scheduling.face import Scheduler
 

@@ -42,8 +42,8 @@ from sim.fast.vllm import FastVllm
 from sim.kv.cache import KVCache
 from sim.latency import LatencyModel, Linear
 from sim.observer import Observer
-from sim.record import Records
-from sim.recorder import CHECK_EVERY_STEPS, Recorder
+from sim.record.recorder import CHECK_EVERY_STEPS, Recorder
+from sim.record.records import Records
 from sim.request import Request
 from sim.scheduling.face import Scheduler
 from sim.scheduling.in_flight import BatchesInFlight

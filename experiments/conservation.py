@@ -10,9 +10,9 @@ import pandas as pd
 from experiments.context import Context, Frames
 from experiments.kv_use import POOL_PARTS, count_pool_slots
 from experiments.timeline import Ints, StepAxis, count_intervals
-from sim.memory import Slots
-from sim.rows import Event
-from sim.ttft import PARTS
+from sim.record.memory import Slots
+from sim.record.rows import Event
+from sim.record.ttft import PARTS
 
 
 def check(frames: Frames, context: Context) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from experiments.phases import ModelWork
 
 Frames = Mapping[str, pd.DataFrame]
-"""The tables of `sim.record.COLUMNS` by name. `requests` also has `id`, `tenant` and
+"""The tables of `sim.record.records.COLUMNS` by name. `requests` also has `id`, `tenant` and
 `session`; `refused` has `id`, `arrival_ns`, `prompt_tokens`, `output_tokens`, `reason`."""
 
 
@@ -56,7 +56,7 @@ class Context(TypedDict):
     latency: Latency
     trace: TraceNotes
     slot_ns: list[list[int]]
-    """Per replica: each part of `sim.memory.Slots`, integrated over the time steps ran."""
+    """Per replica: each part of `sim.record.memory.Slots`, integrated over the time steps ran."""
     model_work: ModelWork | None
     wall_s: float
     cpu_s: float

@@ -16,7 +16,7 @@ from experiments.timeline import StepAxis
 from experiments.windows import Floats, Level, Windows
 from experiments.words import say_share
 from sim.plan import Limit
-from sim.rows import Event
+from sim.record.rows import Event
 
 _WINDOWS = 500
 _KV_COLOURS = {

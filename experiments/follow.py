@@ -30,8 +30,8 @@ def tell(config: Config, *, request: str, detailed_steps: int) -> list[tuple[str
     from experiments.follower import Follower
     from experiments.story import Story
     from sim.observer import Observer
+    from sim.record.ttft import PARTS
     from sim.scheduling.face import Scheduler
-    from sim.ttft import PARTS
 
     deployment = resolve(config)
     latency, trace = build_latency(deployment), build_trace(config)

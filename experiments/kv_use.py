@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.context import Deployment, Frames
-from sim.memory import Slots
+from sim.record.memory import Slots
 
 POOL_PARTS = Slots._fields[:-1]
 """The parts that sum to the pool; `savings` stands beside them."""

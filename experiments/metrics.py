@@ -16,7 +16,7 @@ from experiments.kv_use import count_prefix_hits, share_memory
 from experiments.limits import judge_limits, share_limits
 from experiments.phases import share_phases
 from experiments.swapping import measure_swaps
-from sim.rows import Event
+from sim.record.rows import Event
 
 __all__ = ["check", "read_latencies", "summarize"]
 

@@ -12,7 +12,7 @@ from experiments.errors import ConfigError
 from sim.moves import Takes
 from sim.observer import Observer
 from sim.plan import Plan
-from sim.record import Records
+from sim.record.records import Records
 
 FORMAT = 1
 _REQUEST = ("arrival_ns", "admit_ns", "first_token_ns", "finish_ns", "ttft_ns")

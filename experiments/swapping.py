@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.context import Deployment, Frames
-from sim.rows import Event
+from sim.record.rows import Event
 
 
 def measure_swaps(frames: Frames, deployment: Deployment) -> dict[str, Any] | None:

@@ -6,8 +6,8 @@ import pandas as pd
 import pyarrow as pa
 
 from sim.plan import Limit
-from sim.record import COLUMNS, Records
-from sim.rows import Event
+from sim.record.records import COLUMNS, Records
+from sim.record.rows import Event
 
 RESULT_SCHEMA = 4
 """To be raised whenever tables or summary change their meaning; part of every run id."""
@@ -61,7 +61,7 @@ _CODES = {"limit": Limit, "event": Event}
 
 
 def make_frames(records: Records) -> dict[str, pd.DataFrame]:
-    """Every table by name: those of `sim.record.COLUMNS`, and `refused`.
+    """Every table by name: those of `sim.record.records.COLUMNS`, and `refused`.
 
     `requests` begins with the trace's id, tenant and session.
     """

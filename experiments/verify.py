@@ -20,7 +20,7 @@ from experiments.config import Config, check_repeatable
 from experiments.deployment import resolve
 from sim.observer import Observer
 from sim.plan import Departure, Plan
-from sim.record import Records
+from sim.record.records import Records
 
 Entry = tuple[int, str, int, int]
 """(ns, event, request, checksum of its block table)"""

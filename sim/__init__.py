@@ -13,8 +13,9 @@ In the order in which to read it; what stands in brackets can wait::
                            kv.spec]
     several answers        [branching  parting  beams]
     the same, fast         fast.group  fast.vllm  [fast.steady]
-    what is noted          recorder  log
-    and made of it         rows  record  stays  memory  account  ttft  [columns]
+    what is noted          record.recorder  record.log
+    and made of it         record.rows  record.records  record.stays  record.memory
+                           record.account  record.ttft  [record.columns]
     tests for plug-ins     [contract.caches  contract.schedulers  contract.clocks]
 
 Policies (`scheduling`, `kv`) import nothing of the loop; the loop knows no policy by name. Why it

@@ -1,4 +1,4 @@
-"""`TRITON_INTERPRET=0 python -m tests.compile_kernels [--all]`: compile our Triton kernels for sm_90.
+"""`TRITON_INTERPRET=0 python -m tests.compile_kernels [--all]`: compile our kernels for sm_90.
 
 No GPU is needed. Prints a line for each: its name, registers of a thread, bytes of stack (what
 spilled), and last the bytes of shared memory. What cannot be compiled is printed too, and makes the

@@ -20,8 +20,8 @@ from sim.kv.prefix import PrefixCached
 from sim.kv.swap import HostTier, Swapped, SwappedPrefix
 from sim.latency import LatencyModel, Linear
 from sim.observer import Observer
-from sim.record import Records
-from sim.recorder import Recorder
+from sim.record.recorder import Recorder
+from sim.record.records import Records
 from sim.request import Request
 from sim.scheduling.orders import Fcfs
 from sim.scheduling.priority import Priority

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.attribution import decompose_ttft, judge_ttft
-from sim.ttft import PARTS
+from sim.record.ttft import PARTS
 
 
 def requests_with(**parts: list[int]) -> pd.DataFrame:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from experiments.conservation import check
 from experiments.metrics import summarize
 from sim.beams import Search
+from sim.record.rows import Event
 from sim.request import Request, Sequence
-from sim.rows import Event
 from sim.scheduling.vllm import Limits
 from tests.served import Server, ask, serve
 from tests.test_ttft_parts import parts_of, recorded

@@ -27,7 +27,7 @@ from experiments.blocks_words import parse_moment, say_moment
 from experiments.cli import main as pagesim
 from experiments.errors import ConfigError
 from experiments.style import styled
-from sim.memory import Slots
+from sim.record.memory import Slots
 from sim.request import Request
 from traces.native import write_trace
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from sim.cluster import Cluster
-from sim.record import COLUMNS
+from sim.record.records import COLUMNS
 from sim.request import Request
 from sim.scheduling.vllm import Limits
 from tests.served import ask

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from experiments.context import Context
 from experiments.metrics import check
-from sim.rows import Event
+from sim.record.rows import Event
 from sim.scheduling.vllm import Limits
 from tests.served import Frames, Server, ask, serve
 from tests.worlds import small_world

@@ -11,8 +11,8 @@ from sim.contract import check_kv_cache
 from sim.kv.contiguous import Contiguous, Reserve, reserve_max, reserve_now
 from sim.kv.space import Holes
 from sim.plan import Limit
+from sim.record.rows import Event
 from sim.request import Request
-from sim.rows import Event
 from sim.scheduling.static import StaticBatching
 from sim.scheduling.vllm import Limits
 from sim.world import World

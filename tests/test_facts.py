@@ -11,9 +11,9 @@ import pytest
 
 from sim.kv.cache import KVCache
 from sim.latency import Linear
-from sim.log import Facts, Log
-from sim.stays import Stays
-from sim.ttft import explain_ttft
+from sim.record.log import Facts, Log
+from sim.record.stays import Stays
+from sim.record.ttft import explain_ttft
 from tests.worlds import serve, small_world
 
 LATENCY = Linear(base_ns=10, per_token_ns=1, per_context_token_ns=0)

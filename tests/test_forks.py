@@ -25,8 +25,8 @@ from sim.moves import Copy, Takes
 from sim.observer import Observer
 from sim.parting import Fork
 from sim.plan import Departure, Limit, Plan
+from sim.record.rows import Event
 from sim.request import Request, Sequence
-from sim.rows import Event
 from sim.scheduling.priority import Priority
 from sim.scheduling.vllm import Limits, VllmScheduler
 from tests.served import Server, ask, serve

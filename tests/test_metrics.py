@@ -18,10 +18,10 @@ from experiments.limits import judge_limits, share_limits
 from experiments.metrics import check, read_latencies, summarize
 from experiments.phases import PHASES, share_phases
 from sim.latency import Linear
-from sim.memory import Slots
 from sim.plan import Limit
-from sim.record import COLUMNS
-from sim.ttft import PARTS
+from sim.record.memory import Slots
+from sim.record.records import COLUMNS
+from sim.record.ttft import PARTS
 from tests.served import Frames, Server, ask, serve
 from tests.worlds import small_world
 

@@ -21,7 +21,7 @@ from experiments.cli import main as pagesim
 from experiments.errors import ResultError
 from experiments.results import Draft
 from experiments.tables import TABLES
-from sim.record import COLUMNS
+from sim.record.records import COLUMNS
 from tests.shared import SHARED, needs_shared
 
 GOLDEN = SHARED / "vllm-golden" / "s3_prefix_chat"

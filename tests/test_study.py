@@ -20,7 +20,7 @@ from experiments.cli import main as pagesim
 from experiments.errors import ResultError
 from experiments.kv_use import POOL_PARTS
 from experiments.waste import EachStep, expect_waste, measure_middle
-from sim.memory import Slots
+from sim.record.memory import Slots
 from tests.served import Server, ask, serve
 from tests.test_config import GIVEN
 from tests.test_contiguous import contiguous

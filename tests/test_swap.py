@@ -23,8 +23,8 @@ from sim.kv.swap import HostTier, Swapped
 from sim.latency import Linear
 from sim.moves import Swap
 from sim.plan import Departure, Plan
+from sim.record.rows import Event
 from sim.request import Request, Sequence
-from sim.rows import Event
 from sim.scheduling.vllm import Limits, VllmScheduler
 from sim.stuck import Livelocked
 from tests.served import Frames, Server, ask, serve
@@ -507,6 +507,6 @@ def test_the_law_notices(bug: Break, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_cache_that_swaps_is_recounted_but_for_its_host(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sim.recorder.Swapped", type("NoneOfOurs", (), {}))
+    monkeypatch.setattr("sim.record.recorder.Swapped", type("NoneOfOurs", (), {}))
     for seed in range(20):
         serve_world(draw(seed))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sim.latency import Counts, Linear, Nanoseconds, Replay
 from sim.plan import Plan
+from sim.record.ttft import PARTS
 from sim.scheduling.vllm import Limits
-from sim.ttft import PARTS
 from tests.served import Frames, Server, ask, serve
 from tests.ttft_replay import recompute
 from tests.worlds import SmallWorld, in_flight, small_world

@@ -1,6 +1,6 @@
 """The parts of TTFT once more, step by step, from every recorded table but the parts.
 
-It knows the queue's order and docs/reference/metrics.md, and nothing of sim/ttft.py.
+It knows the queue's order and docs/reference/metrics.md, and nothing of sim/record/ttft.py.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from sim.plan import Limit
+from sim.record.rows import Event
+from sim.record.ttft import PARTS
 from sim.request import BRANCHES
-from sim.rows import Event
-from sim.ttft import PARTS
 from tests.served import Frames, Server
 
 _READ = ("steps", "chunks", "events")

@@ -40,8 +40,8 @@ from sim.latency import Counts, Linear, Nanoseconds
 from sim.observer import Observer
 from sim.parting import Fork
 from sim.plan import Departure, Plan
-from sim.record import COLUMNS, Records
-from sim.recorder import Recorder
+from sim.record.recorder import Recorder
+from sim.record.records import COLUMNS, Records
 from sim.request import Request
 from sim.scheduling.in_flight import BatchesInFlight
 from sim.scheduling.orders import Fcfs

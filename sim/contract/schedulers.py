@@ -16,8 +16,8 @@ from sim.kv.swap import HostTier, SwappedPrefix
 from sim.latency import Linear
 from sim.observer import Observer
 from sim.plan import Departure, Plan
-from sim.record import Records
-from sim.recorder import Recorder
+from sim.record.recorder import Recorder
+from sim.record.records import Records
 from sim.request import Request
 from sim.scheduling.face import Scheduler
 from sim.world import World

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.log import Facts, Integers, Pauses
+from sim.record.log import Facts, Integers, Pauses
 
 
 class Segments(NamedTuple):

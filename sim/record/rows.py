@@ -6,14 +6,14 @@ from enum import IntEnum
 
 import numpy as np
 
-from sim.account import account
-from sim.columns import request_rows, sum_by
 from sim.latency import LatencyModel
-from sim.log import Facts, Integers, spans
-from sim.memory import Memory, Pool, slots_of
+from sim.record.account import account
+from sim.record.columns import request_rows, sum_by
+from sim.record.log import Facts, Integers, spans
+from sim.record.memory import Memory, Pool, slots_of
+from sim.record.stays import Segments, Stays
+from sim.record.ttft import explain_ttft
 from sim.request import BRANCHES
-from sim.stays import Segments, Stays
-from sim.ttft import explain_ttft
 
 Columns = dict[str, Integers]
 
@@ -42,7 +42,7 @@ class Event(IntEnum):
 def make_tables(
     facts: Facts, latency: LatencyModel, *, replica: int, front_end_ns: int
 ) -> tuple[dict[str, Columns], Memory]:
-    """All tables of `sim.record.COLUMNS` by name, and the memory account they show."""
+    """All tables of `sim.record.records.COLUMNS` by name, and the memory account they show."""
     stays = Stays(facts)
     segments = stays.segments(facts)
     memory = account(facts, stays, segments)

@@ -26,10 +26,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.columns import request_rows, sum_by
 from sim.latency import LatencyModel
-from sim.log import NOBODY, Facts, Integers
-from sim.stays import Stays
+from sim.record.columns import request_rows, sum_by
+from sim.record.log import NOBODY, Facts, Integers
+from sim.record.stays import Stays
 
 
 class Cause(IntEnum):

@@ -7,14 +7,14 @@ from collections import deque
 from sim.kv.cache import KVCache
 from sim.kv.swap import Swapped
 from sim.latency import LatencyModel
-from sim.log import NOBODY, Log
-from sim.memory import Levels, Memory, Pool, Slots, recount, slots_of
 from sim.moves import Takes
 from sim.parting import Fork
 from sim.plan import Departure, Plan
-from sim.record import Records
+from sim.record.log import NOBODY, Log
+from sim.record.memory import Levels, Memory, Pool, Slots, recount, slots_of
+from sim.record.records import Records
+from sim.record.rows import make_tables
 from sim.request import BRANCHES, Request, Sequence
-from sim.rows import make_tables
 from sim.scheduling.face import Scheduler
 
 CHECK_EVERY_STEPS = 1000

@@ -3,7 +3,7 @@
     pool = used + reserved + internal + external + idle cached + free + null block
 
 taken during a step: its tokens count as computed, nothing it ends is freed yet. A run's slots are
-worked out of what happened (`sim.account`); `recount` counts them anew from the block tables.
+worked out of what happened (`sim.record.account`); `recount` takes them from the block tables.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 
 from sim.kv.cache import KVCache
-from sim.log import Integers
+from sim.record.log import Integers
 from sim.request import Sequence
 
 Count = TypeVar("Count", int, Integers)

@@ -2,8 +2,8 @@
 
 Writing a fact down must cost next to nothing, because a run has millions of them. So the
 recorder notes only what cannot be told later, and everything a result shows is worked out of
-the facts column by column when the run is over: rows of steps (sim.rows), the slots of
-memory (sim.memory), the parts of TTFT (sim.ttft).
+the facts column by column when the run is over: rows of steps (sim.record.rows), the slots of
+memory (sim.record.memory), the parts of TTFT (sim.record.ttft).
 
 A sequence is named by its index (`sim.request.BRANCHES`). Its stay in the running list, from
 an admission or a fork to the preemption or finish that ends it, is called its *stay*; the first

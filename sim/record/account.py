@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.columns import over_time, request_rows, sum_by
-from sim.log import Facts, Integers, spans
-from sim.memory import Levels, Memory, Pool, Slots, slots_of
-from sim.stays import Segments, Stays
+from sim.record.columns import over_time, request_rows, sum_by
+from sim.record.log import Facts, Integers, spans
+from sim.record.memory import Levels, Memory, Pool, Slots, slots_of
+from sim.record.stays import Segments, Stays
 
 _NEVER = 1 << 62
 

@@ -6,7 +6,7 @@ from operator import mul
 
 import numpy as np
 
-from sim.log import Facts, Integers
+from sim.record.log import Facts, Integers
 from sim.request import BRANCHES
 
 

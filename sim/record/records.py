@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.memory import Slots
+from sim.record.memory import Slots
+from sim.record.rows import Columns
+from sim.record.ttft import PARTS
 from sim.request import Request
-from sim.rows import Columns
-from sim.ttft import PARTS
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     # One row per answered request, in the order in which they finished: with their last answer.
