@@ -71,7 +71,7 @@ class PrefixCached(Paged):
             index, names = sequence.published, self._chain(sequence)
             sequence.published = index + 1
             block, node = sequence.blocks[index], names.answer
-            if 0 < index - names.answer_start == len(node.blocks):  # as a rule
+            if 0 < index - names.answer_start == len(node.blocks):  # neither first nor a copy
                 node.blocks.append(block)
             else:
                 self.pool.cached.publish([block], names.between(index, index + 1))
