@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from typing import Literal
 
 from sim.kv.books import list_names
@@ -104,8 +104,7 @@ class Pool:
 
     def queue(self) -> Iterator[int]:
         """The free queue, head first."""
-        yield from reversed(self._unkeyed)
-        yield from self.cached
+        return chain(reversed(self._unkeyed), self.cached)
 
     def idle_after(self, takes: list[int]) -> list[int]:
         """What `cached.idle` will be after each of these takes, if they follow one another."""
