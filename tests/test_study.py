@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from typer.testing import CliRunner, Result
 
 import experiments
@@ -257,6 +258,32 @@ def test_a_study_leaves_a_comparison_beside_its_runs(tmp_path: Path) -> None:
         assert table[name, "middle.waste"] == each["middle"]["waste"]
     with pytest.raises(ResultError, match=r"compares runs; allowed: one of those"):
         experiments.load(study)
+
+
+def test_panels_keep_their_width_where_there_is_no_arithmetic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where blocks are shared, nothing can be said from the lengths alone: no diamond is drawn."""
+    drawn: dict[str, Figure] = {}
+
+    def keep(figure: Figure, path: Path) -> Path:
+        drawn[path.stem] = figure
+        return path
+
+    monkeypatch.setattr("experiments.figures.draw", lambda *_: [])
+    monkeypatch.setattr("experiments.study_figures.style.save", keep)
+    pool = {"num_gpu_blocks_override": 2001, "max_model_len": 8192}
+    engine = SMALL["engine"] | pool | {"enable_prefix_caching": True}
+    variants = {"many": {"engine.max_num_seqs": 64}, "few": {"engine.max_num_seqs": 4}}
+    trace = {"kind": "chat", "requests": 20, "system_prompts": 1}
+    study_of(run(tmp_path, "--quiet", engine=engine, trace=trace, variants=variants))
+    figure = drawn["memory"]
+    figure.draw_without_rendering()
+    width = figure.bbox.width
+    running, waste = figure.axes[-2:]
+    assert running.get_window_extent().width > 0.4 * width
+    assert waste.get_window_extent().width > 0.3 * width
+    assert waste.get_legend() is None
 
 
 def test_both_serve_the_same_requests(tmp_path: Path, undrawn: None) -> None:
