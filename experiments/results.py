@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -26,6 +27,8 @@ DURATIONS = "durations.csv"
 """Of every step, where one replica executed them: `latency.kind: replay` reads it."""
 STUDY = "study.json"
 """In the folder of a comparison, beside those of its runs."""
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+"""What a write alone may end with, whoever makes it: pyarrow, matplotlib or we."""
 _FILES = (SUMMARY, CONFIG, *(f"{table}.parquet" for table in TABLES))
 
 
@@ -81,7 +84,7 @@ class Draft:
 
     A context manager: whatever is not published when it ends is deleted. A process that is
     killed outright leaves its draft behind; the next one on this host to write the same run
-    removes it. Raises ResultError where the folder cannot be written.
+    removes it. Raises ResultError where the folder cannot be written, or has no room.
     """
 
     def __init__(self, out: Path, *, run_id: str) -> None:
@@ -105,6 +108,8 @@ class Draft:
         traceback: TracebackType | None,
     ) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise ResultError(_unwritable(self.final, error)) from None
 
     def write_tables(
         self, frames: Mapping[str, pd.DataFrame], *, config: Mapping[str, Any]
@@ -157,4 +162,5 @@ def _runs(pid: int) -> bool:
 
 
 def _unwritable(path: Path, error: OSError) -> str:
-    return f"{path}: cannot be written ({error.strerror})"
+    why = os.strerror(error.errno) if error.errno else error
+    return f"{path}: cannot be written ({why})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -299,6 +300,21 @@ def test_an_unwritable_folder_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     message = refusal(config_of(tmp_path), "--out", str(tmp_path / "file" / "results"))
     assert message == "DIR/file/results: cannot be written (Not a directory)\n"
+
+
+@pytest.mark.parametrize("largest_bytes", [1_000, 30_000], ids=["a table", "a figure"])
+def test_a_full_disk_is_one_message_and_leaves_nothing(tmp_path: Path, largest_bytes: int) -> None:
+    """Files that may not grow beyond a size fail as they do on a full disk, wherever they are."""
+    path = config_of(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_bytes, hard))
+    try:
+        message = refusal(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert message.startswith("DIR/results/chat-")
+    assert message.endswith(": cannot be written (File too large)\n")
+    assert list((tmp_path / "results").iterdir()) == []
 
 
 @pytest.mark.parametrize(
