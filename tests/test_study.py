@@ -314,6 +314,37 @@ def test_the_table_compares_with_the_first_variant(tmp_path: Path, undrawn: None
     assert max(map(len, lines[:-4])) <= 100
 
 
+def test_with_an_slo_the_table_says_the_goodput(tmp_path: Path, undrawn: None) -> None:
+    assert "goodput" not in run(tmp_path).stdout
+    shown = run(tmp_path, slo={"ttft_ms": 40}).stdout.splitlines()
+    (header,) = (line for line in shown if line.endswith("empted       /s"))
+    (study,) = (
+        content
+        for path in (tmp_path / "results").glob("*/study.json")
+        for content in [json.loads(path.read_text())["variants"]]
+        if content["naive"]["summary"]["throughput"]["goodput"]
+    )
+    for name, each in study.items():
+        goodput = each["summary"]["throughput"]["goodput"]
+        assert 0 < goodput["requests"] < 60
+        (line,) = (line for line in shown[shown.index(header) :][:6] if line.startswith(name))
+        assert line.split()[-1] == f"{goodput['requests_per_s']:.3g}"
+
+
+@pytest.mark.parametrize("slo", [{}, {"ttft_ms": 40}])
+def test_the_table_fits_80_columns_and_names_are_whole(
+    tmp_path: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch, slo: dict[str, int]
+) -> None:
+    monkeypatch.setattr("experiments.terminal._PIPE_COLUMNS", 80)
+    variants = {"anamewithoutanyplacetobreak": {"engine.max_num_seqs": 2}} | SMALL["variants"]
+    result = run(tmp_path, variants=variants, slo=slo)
+    assert result.exit_code == 0, result.output
+    shown = result.stdout
+    lines = [line for line in shown.splitlines() if not line.startswith(("run: ", "comp"))]
+    assert max(map(len, lines)) <= 80
+    assert "…" not in shown
+
+
 def test_finished_variants_are_reused_unless_forced(tmp_path: Path, undrawn: None) -> None:
     study = study_of(run(tmp_path, "--quiet"))
     runs = sorted((tmp_path / "results").glob("*/requests.parquet"))
