@@ -245,7 +245,7 @@ def test_an_unknown_format_lists_the_known(tmp_path: Path) -> None:
         open_trace(path)
     message = str(refused.value)
     assert message.startswith(
-        f"{path}:1: found the first line 'Timestamp,Model'; allowed: for a log of your own kind: csv or"
+        f"{path}:1: found the first line 'Timestamp,Model'; allowed: for a log of your own kind: "
     )
     for kind, form in FORMATS.items():
         assert f"{kind} ({form.looks})" in message
