@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from experiments.errors import ResultError
+from experiments.errors import NO_ROOM, ResultError
 from experiments.identity import read_versions
 from experiments.tables import TABLES, make_schema
 
@@ -27,8 +26,6 @@ DURATIONS = "durations.csv"
 """Of every step, where one replica executed them: `latency.kind: replay` reads it."""
 STUDY = "study.json"
 """In the folder of a comparison, beside those of its runs."""
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-"""What a write alone may end with, whoever makes it: pyarrow, matplotlib or we."""
 _FILES = (SUMMARY, CONFIG, *(f"{table}.parquet" for table in TABLES))
 
 
@@ -108,7 +105,7 @@ class Draft:
         traceback: TracebackType | None,
     ) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise ResultError(_unwritable(self.final, error)) from None
 
     def write_tables(

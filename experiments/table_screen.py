@@ -24,7 +24,7 @@ _WORDS = ("range", "left out", "region", "size", "at")
 
 
 def show_table(report: TableReport, screen: Console, *, several: bool = False) -> None:
-    """Print a table of any number of models, made for 100 columns; its file's name where
+    """Print a table of any number of models, made for 80 columns or more; its file's name where
     `several` are shown."""
     table = report.table
     told = table.provenance
@@ -173,9 +173,9 @@ def rows_of(frame: Any) -> Iterable[Any]:
 def make_grid(first: str, *others: str) -> Grid:
     """The first column is words, and those that are named so."""
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
-    grid.add_column(first, no_wrap=True)
+    grid.add_column(first)
     for name in others:
         grid.add_column(
-            name, justify="left" if name in _WORDS else "right", no_wrap=name not in ("range", "at")
+            name, justify="left" if name in _WORDS else "right", no_wrap=name not in _WORDS
         )
     return grid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -14,12 +15,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner, Result
 
 import experiments
 from experiments.cli import main as pagesim
 from experiments.errors import ResultError
+from experiments.exits import exits
 from experiments.results import Draft
 from experiments.tables import TABLES
 from sim.record import COLUMNS
@@ -300,6 +303,15 @@ def test_an_unwritable_folder_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     message = refusal(config_of(tmp_path), "--out", str(tmp_path / "file" / "results"))
     assert message == "DIR/file/results: cannot be written (Not a directory)\n"
+
+
+def test_a_full_standard_output_is_one_message() -> None:
+    """As of `pagesim run ... > /mnt/full/log`. Other errors of the system stay bugs."""
+    with pytest.raises(typer.Exit) as ended, exits():
+        raise OSError(errno.ENOSPC, "")
+    assert ended.value.exit_code == 2
+    with pytest.raises(PermissionError), exits():
+        raise PermissionError(errno.EACCES, "")
 
 
 @pytest.mark.parametrize("largest_bytes", [1_000, 30_000], ids=["a table", "a figure"])
