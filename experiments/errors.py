@@ -6,7 +6,7 @@ import errno
 
 _SHOWN_CHARACTERS = 80
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """What a write alone may end with, whoever makes it: pyarrow, matplotlib or we."""
 
 

@@ -66,6 +66,13 @@ def test_counts_with_gaps_are_floats_in_pandas(tmp_path: Path) -> None:
     assert message.startswith(f"{path}:2: found no value in 'in'; allowed: fields at, in, out")
 
 
+def test_rows_that_are_no_lines_are_not_sent_to_sort(tmp_path: Path) -> None:
+    message = refusal(log(tmp_path, at=[2, 1]))
+    assert message.endswith(
+        "allowed: rows in order of arrival (the option reorder_rows: N reorders within N rows)"
+    )
+
+
 def test_row_numbers_go_on_over_row_groups(tmp_path: Path) -> None:
     trace = log(tmp_path, at=[0, "x"][:1] * 2, row_group=1, id=["a", "a"])
     assert ":2: found id = 'a', used on line 1" in refusal(trace)
