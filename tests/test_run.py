@@ -387,6 +387,44 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
         assert {path.name for path in tmp_path.iterdir()} == {own, alive.name}
 
 
+def test_another_process_may_publish_the_same_run_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder appears between making room for the name and taking it."""
+    rename, final = Path.rename, tmp_path / "chat-1"
+
+    def race(path: Path, target: Path) -> Path:
+        if target == final and not final.exists():
+            monkeypatch.setattr(Path, "rename", rename)
+            final.mkdir()
+            (final / "theirs").touch()
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", race)
+    with Draft(tmp_path, run_id="chat-1") as draft:
+        (draft.path / "ours").touch()
+        draft.publish()
+    assert [path.name for path in tmp_path.rglob("*")] == ["chat-1", "ours"]
+
+
+def test_an_earlier_result_survives_a_name_that_cannot_be_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, earlier = Path.rename, tmp_path / "chat-1"
+    earlier.mkdir()
+    (earlier / "summary.json").touch()
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path == draft.path:
+            raise PermissionError(errno.EACCES, "")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with Draft(tmp_path, run_id="chat-1") as draft, pytest.raises(ResultError, match="cannot be"):
+        draft.publish()
+    assert [path.name for path in tmp_path.rglob("*")] == ["chat-1", "summary.json"]
+
+
 def test_nothing_slow_is_imported_before_it_is_needed(tmp_path: Path) -> None:
     program = f"""
 import sys, types
