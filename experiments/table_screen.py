@@ -11,6 +11,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from calibrate.table_seen import say_point
+from experiments.screen import FULL_COLUMNS
 from experiments.words import say_share, say_time
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ def show_table(report: TableReport, screen: Console, *, several: bool = False) -
         parts += ["", Text(kind.what, style="bold cyan"), _list_points(kind)]
         parts += _tell_spread(kind)
         parts += ["", *_list_errors(kind), "", *_list_shares(kind)]
+    if screen.width < FULL_COLUMNS:
+        for part in parts:
+            if isinstance(part, Grid):
+                _fold_words(part)
     screen.print(Group(*parts, *([""] if several else [])))
 
 
@@ -170,12 +175,18 @@ def rows_of(frame: Any) -> Iterable[Any]:
     return rows
 
 
+def _fold_words(grid: Grid) -> None:
+    """All of them, so that the last column is not left with a character."""
+    for column in grid.columns:
+        column.no_wrap = column.justify == "right"
+
+
 def make_grid(first: str, *others: str) -> Grid:
     """The first column is words, and those that are named so."""
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
-    grid.add_column(first)
+    grid.add_column(first, no_wrap=True)
     for name in others:
         grid.add_column(
-            name, justify="left" if name in _WORDS else "right", no_wrap=name not in _WORDS
+            name, justify="left" if name in _WORDS else "right", no_wrap=name not in ("range", "at")
         )
     return grid
