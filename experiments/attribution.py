@@ -61,7 +61,8 @@ PARTS_IN_WORDS: dict[str, Part] = {
     "interference": Part(
         "interference",
         "the work of others in the same steps",
-        "fewer seats, a long_prefill_token_threshold, or more replicas",
+        "more replicas, or a faster device; fewer seats trade it for queueing, a"
+        " long_prefill_token_threshold for more steps of each prompt",
     ),
     "compute": Part(
         "compute (own + interference)",

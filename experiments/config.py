@@ -13,7 +13,7 @@ from experiments.errors import ConfigError
 from experiments.executor_config import Executor, RealKernels, SimulatedExecutor
 from experiments.explain import explain
 from experiments.latency_config import ExecutedLatency, Latency, ReplayLatency, RooflineLatency
-from experiments.section import Section, refuse
+from experiments.section import Name, Section, refuse
 from experiments.source import Source
 from experiments.transform_config import AnyTransform
 from experiments.workload_config import AnyTrace
@@ -41,7 +41,7 @@ class Slo(Section):
 class Config(Section):
     """One run of pagesim."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "run"
+    name: Name = "run"
     """Begins the name of the folder with the results."""
     model: str | None = None
     """A shipped model's name, or the path of a Hugging Face config.json."""

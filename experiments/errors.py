@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 _SHOWN_CHARACTERS = 80
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""What a write alone may end with, whoever makes it: pyarrow, matplotlib or we."""
 
 
 class ConfigError(ValueError):

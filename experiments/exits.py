@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import typer
+
+from experiments.errors import NO_ROOM
 
 DIFFERENT = 1
 """What was compared is not the same."""
@@ -33,6 +36,12 @@ def exits(*, stopped: str = "nothing was written") -> Iterator[None]:
         if not isinstance(error, user_errors()):
             raise
         typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(USER_ERROR) from None
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        # Files say so by themselves; this is standard output, or what nobody thought of.
+        typer.echo(f"Error: output cannot be written ({os.strerror(error.errno)})", err=True)
         raise typer.Exit(USER_ERROR) from None
     finally:
         signal.signal(signal.SIGTERM, previous)

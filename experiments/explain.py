@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from calibrate.naming import did_you_mean
 from experiments.errors import ConfigError, shown
+from experiments.section import NAME, NAME_IN_WORDS
 from experiments.source import Keys, Source
 
 
@@ -76,6 +77,8 @@ def _message(details: ErrorDetails) -> str:
             return "missing; `pagesim schema` lists the kinds"
         case "literal_error":
             return f"{found}; {_one_of(details['input'], context['expected'])}"
+        case "string_pattern_mismatch" if context["pattern"] == NAME:
+            return f"{found}; allowed: {NAME_IN_WORDS}"
         case kind:
             allowed = _ALLOWED.get(kind, details["msg"].removeprefix("Input should be "))
             return f"{found}; allowed: {allowed}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from experiments.errors import ResultError
+from experiments.errors import NO_ROOM, ResultError
 from experiments.identity import read_versions
 from experiments.tables import TABLES, make_schema
 
@@ -81,7 +83,7 @@ class Draft:
 
     A context manager: whatever is not published when it ends is deleted. A process that is
     killed outright leaves its draft behind; the next one on this host to write the same run
-    removes it. Raises ResultError where the folder cannot be written.
+    removes it. Raises ResultError where the folder cannot be written, or has no room.
     """
 
     def __init__(self, out: Path, *, run_id: str) -> None:
@@ -105,6 +107,8 @@ class Draft:
         traceback: TracebackType | None,
     ) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise ResultError(_unwritable(self.final, error)) from None
 
     def write_tables(
         self, frames: Mapping[str, pd.DataFrame], *, config: Mapping[str, Any]
@@ -127,17 +131,32 @@ class Draft:
         (self.path / SUMMARY).write_text(text + "\n", encoding="utf-8")
 
     def publish(self) -> None:
-        """Give the draft its final name, in place of an earlier result of that name."""
+        """Give the draft its final name, in place of an earlier result of that name.
+
+        Another process may publish the same run meanwhile: the later one stays.
+        """
         try:
-            if self.final.exists():
-                replaced = self.path.with_suffix(".old.tmp")
-                self.final.rename(replaced)
-                self.path.rename(self.final)
-                shutil.rmtree(replaced, ignore_errors=True)
-            else:
-                self.path.rename(self.final)
+            while not self._take_name():
+                pass
         except OSError as error:
             raise ResultError(_unwritable(self.final, error)) from None
+
+    def _take_name(self) -> bool:
+        """Whether it was free, once what had it is gone."""
+        replaced = self.path.with_suffix(".old.tmp")
+        with suppress(FileNotFoundError):
+            self.final.rename(replaced)
+        try:
+            self.path.rename(self.final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with suppress(OSError):
+                    replaced.rename(self.final)
+                raise
+            return False
+        finally:
+            shutil.rmtree(replaced, ignore_errors=True)
+        return True
 
     def _remove_leftovers(self) -> None:
         for folder in self.final.parent.glob(f"{self._leftovers}*.tmp"):
@@ -157,4 +176,5 @@ def _runs(pid: int) -> bool:
 
 
 def _unwritable(path: Path, error: OSError) -> str:
-    return f"{path}: cannot be written ({error.strerror})"
+    why = os.strerror(error.errno) if error.errno else error
+    return f"{path}: cannot be written ({why})"

@@ -21,7 +21,9 @@ _LATENCIES = {
     "queue": "queue to admission",
 }
 _COLUMNS = ("mean", "std", "p50", "p90", "p95", "p99", "max")
-_BAR_CELLS = 16
+FULL_COLUMNS = 100
+"""On fewer, down to 80, tables stand closer and bars are shorter."""
+_BAR_CELLS, _SHORT_BAR_CELLS = 16, 10
 _GIB = 2**30
 _LEAST_BYTES = _GIB // 200
 """What two decimals of a GiB do not show: one block."""
@@ -30,16 +32,17 @@ _LEAST_BYTES = _GIB // 200
 def show(
     summary: dict[str, Any], console: Console | None = None, *, folder: Path | None = None
 ) -> None:
-    """Print a summary, made for 100 columns; `folder` is where the results lie."""
+    """Print a summary, made for 80 columns or more; `folder` is where the results lie."""
     console = console or Console()
+    narrow = console.width < FULL_COLUMNS
     parts: list[RenderableType] = [
         _say_headline(summary["about"]),
         Text(_count(summary), style="dim"),
         *(Text(f"! {note}", style="yellow") for note in list_losses(summary)),
         "",
-        _tabulate_latencies(summary["latency_ms"]),
+        _tabulate_latencies(summary["latency_ms"], narrow=narrow),
         "",
-        _tabulate_parts(summary["ttft"]),
+        _tabulate_parts(summary["ttft"], narrow=narrow),
         *_say_beside(summary["ttft"]),
         Text(summary["verdicts"]["ttft"], style="bold"),
         "",
@@ -47,7 +50,7 @@ def show(
         *map(Text, _say_steps(summary)),
         "",
         *_say_pool(summary),
-        _tabulate_memory(summary),
+        _tabulate_memory(summary, narrow=narrow),
         *_say_swaps(summary["swapping"]),
         "",
         *_say_next(summary, folder),
@@ -111,22 +114,30 @@ def list_losses(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _tabulate_latencies(latency_ms: dict[str, Any]) -> Table:
+def _tabulate_latencies(latency_ms: dict[str, Any], *, narrow: bool) -> Table:
     table = make_table("latency")
+    if narrow:
+        table.padding = 0
+        table.columns[0].no_wrap = False  # a number that is cut would be a wrong one
     for column in _COLUMNS:
-        table.add_column(column.upper() if column[0] == "p" else column, justify="right")
+        title = column.upper() if column[0] == "p" else column
+        table.add_column(title, justify="right", no_wrap=True)
     for name, label in _LATENCIES.items():
         numbers = latency_ms[name]
         table.add_row(label, *(say_time(numbers.get(column)) for column in _COLUMNS))
     return table
 
 
-def _tabulate_parts(ttft: dict[str, Any]) -> Table:
+def _tabulate_parts(ttft: dict[str, Any], *, narrow: bool) -> Table:
     table = make_table("where TTFT goes")
-    table.add_column("mean", justify="right")
+    cells = _SHORT_BAR_CELLS if narrow else _BAR_CELLS
+    if narrow:
+        table.padding = (0, 0, 0, 1)
+        table.columns[0].no_wrap = False
+    table.add_column("mean", justify="right", no_wrap=True)
     for share in ("of mean", "of variance"):
         table.add_column(share, justify="right", no_wrap=True)
-        table.add_column("", width=_BAR_CELLS, no_wrap=True)
+        table.add_column("", width=cells, no_wrap=True)
     for name, row in ttft["parts"].items():
         if row["mean_ms"] == 0 and not row["share_of_variance"]:
             continue
@@ -134,9 +145,9 @@ def _tabulate_parts(ttft: dict[str, Any]) -> Table:
             PARTS_IN_WORDS[name].label,
             say_time(row["mean_ms"]),
             say_share(row["share_of_mean"]),
-            _draw_bar(row["share_of_mean"], colour="cyan"),
+            _draw_bar(row["share_of_mean"], cells=cells, colour="cyan"),
             say_share(row["share_of_variance"]),
-            _draw_bar(row["share_of_variance"], colour="magenta"),
+            _draw_bar(row["share_of_variance"], cells=cells, colour="magenta"),
         )
     if ttft["requests_with_negative_interference"]:
         count = ttft["requests_with_negative_interference"]
@@ -152,11 +163,11 @@ def _say_beside(ttft: dict[str, Any]) -> list[Text]:
     return [Text(f"beside the sum: prefix hits, computed alone, would take {price}", style="dim")]
 
 
-def _draw_bar(share: float | None, *, colour: str) -> Text:
+def _draw_bar(share: float | None, *, cells: int, colour: str) -> Text:
     """Eighths of a cell; a negative share is red."""
     if not share:
         return Text()
-    eighths = min(_BAR_CELLS * 8, round(abs(share) * _BAR_CELLS * 8))
+    eighths = min(cells * 8, round(abs(share) * cells * 8))
     bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
     return Text(bar, style="red" if share < 0 else colour)
 
@@ -201,7 +212,7 @@ def _say_pool(summary: dict[str, Any]) -> list[Text]:
     return lines
 
 
-def _tabulate_memory(summary: dict[str, Any]) -> Table:
+def _tabulate_memory(summary: dict[str, Any], *, narrow: bool) -> Table:
     memory, prefix = summary["memory"], summary["prefix_cache"]
     cells = {
         "idle cached" if part == "idle" else part: say_share(share)
@@ -214,9 +225,9 @@ def _tabulate_memory(summary: dict[str, Any]) -> Table:
     cells["evicted"] = say_count(prefix["evicted_blocks"])
     first, *others = cells
     table = make_table(first)
-    table.padding = (0, 0, 0, 1)  # ten columns in a hundred
+    table.padding = (0, 0, 0, 0 if narrow else 1)
     for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     table.add_row(*cells.values())
     return table
 

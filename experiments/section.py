@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from calibrate.naming import did_you_mean
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+NAME_IN_WORDS = "1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or a digit"
+
+Name = Annotated[str, Field(pattern=NAME)]
+"""May be part of a folder's name on any system."""
 
 
 class Section(BaseModel):

@@ -161,15 +161,17 @@ def _draw_waste(axes: Axes, variants: Mapping[str, Variant], colours: Mapping[st
     axes.barh(range(len(names)), waste, color=[colours[name] for name in names], height=0.62)
     expected = [variants[name].middle["waste_expected"] for name in names]
     known = [(share, at) for at, share in enumerate(expected) if share is not None]
-    axes.plot(
-        *(zip(*known, strict=True) if known else ((), ())),
-        *("D",),
-        color="white",
-        markeredgecolor=style.INK,
-        markersize=5,
-        label="by arithmetic",
-        clip_on=False,
-    )
+    if known:  # an empty line would count as one at the figure's corner, and crush the panels
+        axes.plot(
+            *zip(*known, strict=True),
+            *("D",),
+            color="white",
+            markeredgecolor=style.INK,
+            markersize=5,
+            label="by arithmetic",
+            clip_on=False,
+        )
+        axes.legend(loc="lower right")
     for at, share in enumerate(waste):
         right = max(share, expected[at] or 0.0)
         axes.annotate(
@@ -185,7 +187,6 @@ def _draw_waste(axes: Axes, variants: Mapping[str, Variant], colours: Mapping[st
     axes.xaxis.set_major_formatter(_PERCENT)
     axes.grid(visible=False, axis="y")
     axes.invert_yaxis()
-    axes.legend(loc="lower right")
 
 
 def _draw_latencies(

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.screen import list_losses, make_table
+from experiments.screen import FULL_COLUMNS, list_losses, make_table
 from experiments.words import say_count, say_share, say_source, say_time
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ _COLUMNS = (
     _Column("output\ntokens/s", lambda s: s["throughput"]["output_tokens_per_s"], say_count, True),
     _Column("pre-\nempted", lambda s: s["counts"]["preemptions"], "{:,}".format, compared=False),
 )
+_GOODPUT = _Column("goodput\n/s", lambda s: _goodput(s)["requests_per_s"], say_count, compared=True)
+"""Shown where a variant has an SLO."""
 _SHARES = {
     "used": "used",
     "reserved": "reserved",
@@ -51,8 +53,12 @@ _SHARES = {
 }
 
 
+def _goodput(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    return summary["throughput"]["goodput"] or {"requests_per_s": None}
+
+
 def show_study(study: Study, console: Console) -> None:
-    """Print the tables of a study, made for 100 columns, and where its files lie."""
+    """Print the tables of a study, made for 80 columns or more, and where its files lie."""
     variants = study.variants
     first, *_ = variants.values()
     about = first.result.summary["about"]
@@ -64,21 +70,25 @@ def show_study(study: Study, console: Console) -> None:
         which = "these" if all(modelled) else "some of these"
         console.print(said.append(f" no measurement stands behind {which} times", "yellow"))
     console.print(Text(f"latency: {say_source(about)}", style="dim"))
-    console.print("", tabulate_latencies(variants), "", _say_middle(variants), sep="\n")
-    console.print(tabulate_memory(variants))
+    tables = tabulate_latencies(variants), tabulate_memory(variants)
+    for table in tables:
+        table.padding = (0, 0, 0, 1 if console.width >= FULL_COLUMNS else 0)
+    console.print("", tables[0], "", _say_middle(variants), tables[1], sep="\n")
     _say_next(study, console)
 
 
 def tabulate_latencies(variants: Mapping[str, Variant]) -> Table:
     """Latency and throughput; below a number its difference to the first variant's."""
     table = _begin_table()
-    for column in _COLUMNS:
-        table.add_column(column.title, justify="right", no_wrap=True)
     summaries = {name: variant.result.summary for name, variant in variants.items()}
+    limited = any(summary["throughput"]["goodput"] for summary in summaries.values())
+    columns = (*_COLUMNS, _GOODPUT) if limited else _COLUMNS
+    for column in columns:
+        table.add_column(column.title, justify="right", no_wrap=True)
     first = next(iter(summaries.values()))
     for name, summary in summaries.items():
         base = None if summary is first else first
-        table.add_row(Text(name), *(_say_cell(column, summary, base) for column in _COLUMNS))
+        table.add_row(Text(name), *(_say_cell(column, summary, base) for column in columns))
     return table
 
 
@@ -115,7 +125,7 @@ def _begin_table() -> Table:
     table = make_table("variant")
     table.columns[0].no_wrap = False
     table.columns[0].max_width = _NAME_COLUMNS
-    table.padding = (0, 0, 0, 1)
+    table.columns[0].overflow = "fold"
     return table
 
 

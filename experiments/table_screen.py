@@ -11,6 +11,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from calibrate.table_seen import say_point
+from experiments.screen import FULL_COLUMNS
 from experiments.words import say_share, say_time
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _WORDS = ("range", "left out", "region", "size", "at")
 
 
 def show_table(report: TableReport, screen: Console, *, several: bool = False) -> None:
-    """Print a table of any number of models, made for 100 columns; its file's name where
+    """Print a table of any number of models, made for 80 columns or more; its file's name where
     `several` are shown."""
     table = report.table
     told = table.provenance
@@ -38,6 +39,10 @@ def show_table(report: TableReport, screen: Console, *, several: bool = False) -
         parts += ["", Text(kind.what, style="bold cyan"), _list_points(kind)]
         parts += _tell_spread(kind)
         parts += ["", *_list_errors(kind), "", *_list_shares(kind)]
+    if screen.width < FULL_COLUMNS:
+        for part in parts:
+            if isinstance(part, Grid):
+                _fold_words(part)
     screen.print(Group(*parts, *([""] if several else [])))
 
 
@@ -168,6 +173,12 @@ def rows_of(frame: Any) -> Iterable[Any]:
     """Of a pandas frame, as named tuples."""
     rows: Iterable[Any] = frame.itertuples()
     return rows
+
+
+def _fold_words(grid: Grid) -> None:
+    """All of them, so that the last column is not left with a character."""
+    for column in grid.columns:
+        column.no_wrap = column.justify == "right"
 
 
 def make_grid(first: str, *others: str) -> Grid:

@@ -19,7 +19,7 @@ from experiments.lengths_config import (
     Skew,
     Tokens,
 )
-from experiments.section import Section, refuse
+from experiments.section import Name, Section, refuse
 from experiments.trace_config import TraceFile
 from experiments.transform_config import AnyTransform
 from experiments.weights import NameWeights, NumberWeights
@@ -28,7 +28,6 @@ from traces.synthetic.clients import Population
 
 Requests = Annotated[int, Field(ge=1, le=10**9)]
 Seconds = Annotated[float, Field(gt=0, le=4e9)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class ChatTrace(Section):

@@ -64,6 +64,10 @@ def refusal(path: Path, text: str, *overrides: str) -> str:
             "DIR/c.yaml:4: engine.max_num_seq: unknown key; did you mean max_num_seqs",
         ),
         (
+            "name: a/b\ntrace: {kind: chat}\n",
+            "DIR/c.yaml:1: name: found 'a/b'; allowed: 1 to 64 of A-Z a-z 0-9 . _ -, the first a",
+        ),
+        (
             "trace: {kind: chta}\n",
             "DIR/c.yaml:1: trace.kind: found 'chta'; did you mean chat? Known: auto, azure,",
         ),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,6 +161,45 @@ def test_broken_schedulers_are_caught(scheduler: type[VllmScheduler]) -> None:
         check_scheduler(
             lambda kv: scheduler(kv=kv, order=Fcfs(), limits=limits), max_num_batched_tokens=48
         )
+
+
+GUIDE = (Path(__file__).parents[1] / "docs/guides/write-a-scheduler.md").read_text()
+STATIC = GUIDE.partition("```python static_batching.py\n")[2].partition("```")[0]
+
+
+def check_static(source: str) -> None:
+    """The contract on a text of the guide's scheduler."""
+    module: dict[str, Any] = {}
+    exec(source, module)
+    check_scheduler(
+        lambda kv: module["StaticBatching"](
+            kv=kv, max_num_seqs=8, max_num_batched_tokens=48, max_model_len=64
+        ),
+        max_num_batched_tokens=48,
+    )
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        (
+            "grown = self.kv.grow(sequence, n)",
+            "grown = True",
+            r"without room for them",
+        ),
+        ("sequence.computed += n", "pass", r"computes \d+ tokens from 0, and .*computed is 0"),
+        ("sequence.computed = hit.tokens", "sequence.computed = 0", "though 16 were found in the"),
+        ("sequence.decoding = True", "pass", r"not in plan\.decodes"),
+        ("budget -= n", "pass", "over the token budget"),
+        ("plan.completing.append(sequence)", "pass", "plan.completing is not whose"),
+        ("plan.admitted.append(Admission(sequence, hit.tokens, woken))", "pass", "plan.admitted"),
+    ],
+)
+def test_what_a_scheduler_does_wrong_is_said(right: str, wrong: str, said: str) -> None:
+    check_static(STATIC)
+    assert STATIC.count(right) == 1
+    with pytest.raises(AssertionError, match=said):
+        check_static(STATIC.replace(right, wrong))
 
 
 class SlowerInStretches(Linear):

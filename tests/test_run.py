@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,12 +15,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner, Result
 
 import experiments
 from experiments.cli import main as pagesim
 from experiments.errors import ResultError
+from experiments.exits import exits
 from experiments.results import Draft
 from experiments.tables import TABLES
 from sim.record.records import COLUMNS
@@ -301,6 +305,30 @@ def test_an_unwritable_folder_is_one_message(tmp_path: Path) -> None:
     assert message == "DIR/file/results: cannot be written (Not a directory)\n"
 
 
+def test_a_full_standard_output_is_one_message() -> None:
+    """As of `pagesim run ... > /mnt/full/log`. Other errors of the system stay bugs."""
+    with pytest.raises(typer.Exit) as ended, exits():
+        raise OSError(errno.ENOSPC, "")
+    assert ended.value.exit_code == 2
+    with pytest.raises(PermissionError), exits():
+        raise PermissionError(errno.EACCES, "")
+
+
+@pytest.mark.parametrize("largest_bytes", [1_000, 30_000], ids=["a table", "a figure"])
+def test_a_full_disk_is_one_message_and_leaves_nothing(tmp_path: Path, largest_bytes: int) -> None:
+    """Files that may not grow beyond a size fail as they do on a full disk, wherever they are."""
+    path = config_of(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_bytes, hard))
+    try:
+        message = refusal(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert message.startswith("DIR/results/chat-")
+    assert message.endswith(": cannot be written (File too large)\n")
+    assert list((tmp_path / "results").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -357,6 +385,44 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     alive.mkdir()
     with Draft(tmp_path, run_id="chat-1"):
         assert {path.name for path in tmp_path.iterdir()} == {own, alive.name}
+
+
+def test_another_process_may_publish_the_same_run_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder appears between making room for the name and taking it."""
+    rename, final = Path.rename, tmp_path / "chat-1"
+
+    def race(path: Path, target: Path) -> Path:
+        if target == final and not final.exists():
+            monkeypatch.setattr(Path, "rename", rename)
+            final.mkdir()
+            (final / "theirs").touch()
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", race)
+    with Draft(tmp_path, run_id="chat-1") as draft:
+        (draft.path / "ours").touch()
+        draft.publish()
+    assert [path.name for path in tmp_path.rglob("*")] == ["chat-1", "ours"]
+
+
+def test_an_earlier_result_survives_a_name_that_cannot_be_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, earlier = Path.rename, tmp_path / "chat-1"
+    earlier.mkdir()
+    (earlier / "summary.json").touch()
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path == draft.path:
+            raise PermissionError(errno.EACCES, "")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with Draft(tmp_path, run_id="chat-1") as draft, pytest.raises(ResultError, match="cannot be"):
+        draft.publish()
+    assert [path.name for path in tmp_path.rglob("*")] == ["chat-1", "summary.json"]
 
 
 def test_nothing_slow_is_imported_before_it_is_needed(tmp_path: Path) -> None:

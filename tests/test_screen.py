@@ -1,4 +1,4 @@
-"""The summary on a terminal of 100 columns."""
+"""The summary on terminals of 100 and of 80 columns."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.served import Server, ask, serve
 from tests.worlds import small_world
 
 
-def print_summary(summary: dict[str, Any], *, folder: Path | None = None) -> str:
+def print_summary(summary: dict[str, Any], *, folder: Path | None = None, width: int = 100) -> str:
     screen = StringIO()
-    show(summary, Console(file=screen, width=100), folder=folder)
+    show(summary, Console(file=screen, width=width), folder=folder)
     return screen.getvalue()
 
 
@@ -46,12 +46,30 @@ def test_what_is_modelled_lost_and_next_is_said() -> None:
         assert said in text
 
 
+@pytest.mark.parametrize("width", [80, 100])
 @pytest.mark.parametrize("seed", range(8))
-def test_it_fits_100_columns(seed: int) -> None:
+def test_it_fits(seed: int, width: int) -> None:
     world = small_world(random.Random(seed))
-    text = print_summary(summarize(*serve(world.requests, Server.of(world))))
-    assert max(map(len, text.splitlines())) <= 100
+    summary = summarize(*serve(world.requests, Server.of(world)))
+    text = print_summary(summary, width=width)
+    assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
+
+
+def test_80_columns_say_every_number() -> None:
+    """The widest of all: minutes, every cause, and every part that a pool of blocks has."""
+    summary = summarize(*serve([ask(0), ask(1)], Server()))
+    latencies, parts = summary["latency_ms"], summary["ttft"]["parts"]
+    latencies["ttft"] |= dict.fromkeys(latencies["ttft"], 151_234.0)
+    for part in parts.values():
+        part |= {"mean_ms": 151_234.0, "share_of_mean": 1.0, "share_of_variance": -0.0004}
+    shares = summary["memory"]["share_of_pool"]
+    shares |= dict.fromkeys(shares, 0.0004) | {"external": 0.0}
+    text = print_summary(summary, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert text.count("2.52 min") == 7 + len(parts)
+    assert text.count(" <0.1 %") + text.count("\n<0.1 %") == len(shares) - 1
 
 
 def test_a_run_that_answers_nobody_is_shown() -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from typer.testing import CliRunner, Result
 
 import experiments
@@ -259,6 +260,32 @@ def test_a_study_leaves_a_comparison_beside_its_runs(tmp_path: Path) -> None:
         experiments.load(study)
 
 
+def test_panels_keep_their_width_where_there_is_no_arithmetic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where blocks are shared, nothing can be said from the lengths alone: no diamond is drawn."""
+    drawn: dict[str, Figure] = {}
+
+    def keep(figure: Figure, path: Path) -> Path:
+        drawn[path.stem] = figure
+        return path
+
+    monkeypatch.setattr("experiments.figures.draw", lambda *_: [])
+    monkeypatch.setattr("experiments.study_figures.style.save", keep)
+    pool = {"num_gpu_blocks_override": 2001, "max_model_len": 8192}
+    engine = SMALL["engine"] | pool | {"enable_prefix_caching": True}
+    variants = {"many": {"engine.max_num_seqs": 64}, "few": {"engine.max_num_seqs": 4}}
+    trace = {"kind": "chat", "requests": 20, "system_prompts": 1}
+    study_of(run(tmp_path, "--quiet", engine=engine, trace=trace, variants=variants))
+    figure = drawn["memory"]
+    figure.draw_without_rendering()
+    width = figure.bbox.width
+    running, waste = figure.axes[-2:]
+    assert running.get_window_extent().width > 0.4 * width
+    assert waste.get_window_extent().width > 0.3 * width
+    assert waste.get_legend() is None
+
+
 def test_both_serve_the_same_requests(tmp_path: Path, undrawn: None) -> None:
     study = study_of(run(tmp_path, "--quiet"))
     content = json.loads((study / "study.json").read_text())["variants"]
@@ -285,6 +312,37 @@ def test_the_table_compares_with_the_first_variant(tmp_path: Path, undrawn: None
     assert f"{(rates[1] / rates[0] - 1) * 100:+.0f} %" in lines[at + 1]
     assert "of what sequences hold" in shown
     assert max(map(len, lines[:-4])) <= 100
+
+
+def test_with_an_slo_the_table_says_the_goodput(tmp_path: Path, undrawn: None) -> None:
+    assert "goodput" not in run(tmp_path).stdout
+    shown = run(tmp_path, slo={"ttft_ms": 40}).stdout.splitlines()
+    (header,) = (line for line in shown if line.endswith("empted       /s"))
+    (study,) = (
+        content
+        for path in (tmp_path / "results").glob("*/study.json")
+        for content in [json.loads(path.read_text())["variants"]]
+        if content["naive"]["summary"]["throughput"]["goodput"]
+    )
+    for name, each in study.items():
+        goodput = each["summary"]["throughput"]["goodput"]
+        assert 0 < goodput["requests"] < 60
+        (line,) = (line for line in shown[shown.index(header) :][:6] if line.startswith(name))
+        assert line.split()[-1] == f"{goodput['requests_per_s']:.3g}"
+
+
+@pytest.mark.parametrize("slo", [{}, {"ttft_ms": 40}])
+def test_the_table_fits_80_columns_and_names_are_whole(
+    tmp_path: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch, slo: dict[str, int]
+) -> None:
+    monkeypatch.setattr("experiments.terminal._PIPE_COLUMNS", 80)
+    variants = {"anamewithoutanyplacetobreak": {"engine.max_num_seqs": 2}} | SMALL["variants"]
+    result = run(tmp_path, variants=variants, slo=slo)
+    assert result.exit_code == 0, result.output
+    shown = result.stdout
+    lines = [line for line in shown.splitlines() if not line.startswith(("run: ", "comp"))]
+    assert max(map(len, lines)) <= 80
+    assert "…" not in shown
 
 
 def test_finished_variants_are_reused_unless_forced(tmp_path: Path, undrawn: None) -> None:

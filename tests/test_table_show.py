@@ -295,6 +295,15 @@ def test_a_device_that_is_named_or_not_known(tmp_path: Path) -> None:
     assert "unknown device 'M9'" in invoke(path, "--device", "M9").output
 
 
+def test_80_columns_cut_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = invoke("tiny-cpu").stdout
+    monkeypatch.setattr("experiments.terminal._PIPE_COLUMNS", 80)
+    narrow = invoke("tiny-cpu").stdout
+    assert "…" not in narrow
+    assert max(map(len, narrow.splitlines())) <= 80 < max(map(len, wide.splitlines()))
+    assert narrow.count(" %") == wide.count(" %")
+
+
 def test_two_tables(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     here = write(tmp_path / "a", "t.parquet", make_table(told=HERE))

@@ -63,7 +63,14 @@ def test_counts_with_gaps_are_floats_in_pandas(tmp_path: Path) -> None:
     message = refusal(log(tmp_path, at=at, **{"in": [5.0, 6.5]}))
     assert message == f"{path}:2: found in = 6.5; allowed: a whole number from 0 to 1000000000"
     message = refusal(log(tmp_path, at=at, **{"in": [5.0, None]}))
-    assert message.startswith(f"{path}:2: found no field 'in'; allowed: fields at, in, out")
+    assert message.startswith(f"{path}:2: found no value in 'in'; allowed: fields at, in, out")
+
+
+def test_rows_that_are_no_lines_are_not_sent_to_sort(tmp_path: Path) -> None:
+    message = refusal(log(tmp_path, at=[2, 1]))
+    assert message.endswith(
+        "allowed: rows in order of arrival (the option reorder_rows: N reorders within N rows)"
+    )
 
 
 def test_row_numbers_go_on_over_row_groups(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,37 @@ def test_a_format_of_ones_own_names_its_column(tmp_path: Path) -> None:
     assert out.read_text() == "what,when\nb,9\na,10\n"  # as numbers, not as texts
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "columns"),
+    [
+        ("my log.csv", "a b,in,out\n2,7,1\n1,8,1\n", {"arrival": "a b"}),
+        (
+            "log.jsonl",
+            '{"at": {"s": 2}, "in": 7, "out": 1}\n{"at": {"s": 1}, "in": 8, "out": 1}\n',
+            {"arrival": "at.s"},
+        ),
+    ],
+)
+def test_the_command_that_the_refusal_names_sorts_the_file(
+    tmp_path: Path, name: str, text: str, columns: dict[str, str]
+) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    options = {
+        "columns": columns | {"prompt_tokens": "in", "output_tokens": "out"},
+        "time_unit": "s",
+    }
+    kind = path.suffix.removeprefix(".")
+    with pytest.raises(TraceError) as refused:
+        list(open_trace(path, kind=kind, **options))
+    command = str(refused.value).partition("python -m traces.sort ")[2].partition(" makes")[0]
+    arguments = shlex.split(command)
+    arguments[arguments.index("SORTED")] = str(path)
+    result = CliRunner().invoke(experiments.trace_sort.main, arguments)
+    assert result.exit_code == 0, result.output
+    assert [request.prompt_tokens for request in open_trace(path, kind=kind, **options)] == [8, 7]
+
+
 def test_both_units_of_the_native_format(tmp_path: Path) -> None:
     slow = {key: value for key, value in NATIVE.items() if key != "arrival_ns"}
     path = json_lines(tmp_path, slow | {"arrival_us": 1}, NATIVE | {"arrival_ns": 999})
@@ -72,6 +104,10 @@ def test_both_units_of_the_native_format(tmp_path: Path) -> None:
     ("content", "found"),
     [
         (b"", "found an empty file"),
+        (
+            b"a,b\n1,2\n",
+            "allowed: for a log of your own --column and --time-unit; else kinds azure",
+        ),
         (b'{"prompt": "Hi"}\n', "found a file of kind vllm_custom, whose lines are not requests"),
         (b'[{"conversations": []}]', "found a file of kind sharegpt, whose lines are not"),
         (b"PAR1", "found a parquet file"),

@@ -244,7 +244,9 @@ def test_an_unknown_format_lists_the_known(tmp_path: Path) -> None:
     with pytest.raises(TraceError) as refused:
         open_trace(path)
     message = str(refused.value)
-    assert message.startswith(f"{path}:1: found the first line 'Timestamp,Model'; allowed: azure (")
+    assert message.startswith(
+        f"{path}:1: found the first line 'Timestamp,Model'; allowed: for a log of your own kind: "
+    )
     for kind, form in FORMATS.items():
         assert f"{kind} ({form.looks})" in message
     path.write_text("\n \n")

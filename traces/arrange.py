@@ -43,13 +43,18 @@ Entry = tuple[int, int, Row]
 
 
 def in_order(
-    entries: Iterable[Entry], *, window: int, file: TraceFile, notes: Counter[str]
+    entries: Iterable[Entry],
+    *,
+    window: int,
+    file: TraceFile,
+    notes: Counter[str],
+    sorted_by: str | None = "",
 ) -> Iterator[Entry]:
     """Entries by arrival; equal arrivals keep their order. Holds back `window` rows at most.
 
     Floating rows are held back, beyond the window, until their time has come. Rows that
     moved up are counted in `notes`. Raises TraceError for one that is too late for the
-    window.
+    window; it says how to sort the file, with the options `sorted_by`, or not where None.
     """
     held: list[Entry] = []
     fixed = 0
@@ -64,7 +69,7 @@ def in_order(
             fixed += 1
         if fixed > window and not held:
             fixed -= 1
-            _check_order(last, entry, file)
+            _check_order(last, entry, file, sorted_by)
             last = entry
             yield entry
             continue
@@ -72,23 +77,24 @@ def in_order(
         while fixed > window:
             first = heapq.heappop(held)
             fixed -= not first[2].floating
-            _check_order(last, first, file)
+            _check_order(last, first, file, sorted_by)
             last = first
             yield first
     while held:
         first = heapq.heappop(held)
-        _check_order(last, first, file)
+        _check_order(last, first, file, sorted_by)
         last = first
         yield first
 
 
-def _check_order(last: Entry | None, entry: Entry, file: TraceFile) -> None:
+def _check_order(last: Entry | None, entry: Entry, file: TraceFile, sorted_by: str | None) -> None:
     if last is not None and entry[0] < last[0]:
         row = entry[2]
         found = f"{row.shown}, which is earlier than the row before it ({last[2].shown})"
         allowed = "rows in order of arrival ("
-        if not row.floating:
-            allowed += f"python -m traces.sort {quote(str(file.path))} --out SORTED makes them so; "
+        if not row.floating and sorted_by is not None:
+            command = f"python -m traces.sort {quote(str(file.path))} --out SORTED{sorted_by}"
+            allowed += f"{command} makes them so; "
         allowed += "the option reorder_rows: N reorders within N rows)"
         raise file.error(row.line, found=found, allowed=allowed)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from shlex import quote
 from typing import Any, ClassVar, Unpack
 
 from traces.arrange import Row
 from traces.clock import make_clock
 from traces.filetrace import FileTrace, Options
-from traces.jsonl import Record, read_records
+from traces.jsonl import Record, read_named
 from traces.ranges import PRIORITIES, TOKENS
 from traces.table import read_table
 
@@ -84,6 +85,9 @@ class ColumnsTrace(FileTrace):
                 id=_id(record, columns.id, used),
             )
 
+    def sorted_by(self) -> str | None:
+        return f" --column {quote(self._columns.arrival)} --time-unit {self._time_unit}"
+
     def parameters(self) -> dict[str, object]:
         named = {"columns": self._columns.named(), "time_unit": self._time_unit}
         return named | super().parameters()
@@ -106,18 +110,7 @@ class JsonLinesTrace(ColumnsTrace):
     looks: ClassVar[str] = "any JSON lines; the config names their fields"
 
     def records(self) -> Iterator[Record]:
-        dotted = [name for name in self._columns.named().values() if "." in name]
-        for record in read_records(self._file):
-            for name in dotted:
-                if name not in record.fields:
-                    record.fields[name] = _within(record.fields, name)
-            yield record
-
-
-def _within(fields: object, name: str) -> object:
-    for key in name.split("."):
-        fields = fields.get(key) if isinstance(fields, dict) else None
-    return fields
+        yield from read_named(self._file, self._columns.named().values())
 
 
 def _name(record: Record, column: str | None) -> str | None:

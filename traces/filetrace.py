@@ -91,6 +91,10 @@ class FileTrace(ABC):
             streams.private(),
         )
 
+    def sorted_by(self) -> str | None:
+        """What `traces.sort` has to be told to sort such a file; None where it cannot."""
+        return ""
+
     def parameters(self) -> dict[str, object]:
         """What the requests depend on besides the file."""
         given: dict[str, object] = {}
@@ -138,7 +142,11 @@ class FileTrace(ABC):
 
     def _arranged(self) -> Iterator[Entry]:
         entries = in_order(
-            self._with_tokens(), window=self._reorder_rows, file=self._file, notes=self.notes
+            self._with_tokens(),
+            window=self._reorder_rows,
+            file=self._file,
+            notes=self.notes,
+            sorted_by=self.sorted_by(),
         )
         if not self._grid_ns:
             return entries

@@ -43,7 +43,8 @@ class Record:
     def require(self, *keys: str, optional: Collection[str] = ()) -> None:
         for key in keys:
             if key not in self:
-                raise self.error(found=f"no field {key!r}", allowed=_fields(keys, optional))
+                found = f"no {'value in' if key in self.fields else 'field'} {key!r}"
+                raise self.error(found=found, allowed=_fields(keys, optional))
 
     def whole(self, key: str, allowed: range) -> int:
         value = self._integer(self.fields[key])
@@ -109,6 +110,16 @@ def read_records(file: TraceFile) -> Iterator[Record]:
         yield Record(file, number, value)
 
 
+def read_named(file: TraceFile, names: Collection[str]) -> Iterator[Record]:
+    """The same; a name like usage.prompt_tokens is that of a field within an object."""
+    dotted = [name for name in names if "." in name]
+    for record in read_records(file):
+        for name in dotted:
+            if name not in record.fields and (value := _within(record.fields, name)) is not None:
+                record.fields[name] = value
+        yield record
+
+
 def first_keys(head: Head) -> frozenset[str]:
     """The fields of a first line that holds a JSON object; none for any other line."""
     try:
@@ -116,6 +127,12 @@ def first_keys(head: Head) -> frozenset[str]:
     except (ValueError, RecursionError):
         return frozenset()
     return frozenset(value) if isinstance(value, dict) else frozenset()
+
+
+def _within(fields: object, name: str) -> object:
+    for key in name.split("."):
+        fields = fields.get(key) if isinstance(fields, dict) else None
+    return fields
 
 
 def _fields(required: Collection[str], optional: Collection[str]) -> str:

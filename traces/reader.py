@@ -93,4 +93,5 @@ def recognise(file: TraceFile) -> str:
         if reader.recognises(head):
             return kind
     found = f"the first line {head.first_line[:_SHOWN_CHARACTERS]!r}"
-    raise file.error(1, found=found, allowed=formats)
+    own = "for a log of your own kind: csv or jsonl, with columns and time_unit; else one of"
+    raise file.error(1, found=found, allowed=f"{own} {formats}")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from traces.clock import make_clock
 from traces.file import TraceFile
-from traces.jsonl import Record, read_records
+from traces.jsonl import Record, read_named
 from traces.reader import recognise
 from traces.schema import TraceError
 from traces.table import read_table
@@ -33,6 +33,8 @@ _ARRIVALS: dict[str, dict[str, str]] = {
     "native": {"arrival_ns": "ns", "arrival_us": "us"},
 }
 """For each kind the fields of which a row has one, with their units."""
+
+_KINDS = f"kinds {', '.join(_ARRIVALS)}"
 
 Watch = Callable[[int], None]
 """Told, now and then, how many rows more were read or written."""
@@ -90,10 +92,14 @@ def _fields(file: TraceFile, column: str | None, time_unit: str | None) -> dict[
     if file.head().parquet:
         found = "a parquet file, whose rows are no lines"
         raise file.error(None, found=found, allowed="CSV or JSON lines")
-    kind = recognise(file)
+    try:
+        kind = recognise(file)
+    except TraceError as error:
+        allowed = f"for a log of your own --column and --time-unit; else {_KINDS}"
+        raise file.error(error.line, found=error.found, allowed=allowed) from None
     if kind not in _ARRIVALS:
         found = f"a file of kind {kind}, whose lines are not requests with arrivals"
-        raise file.error(None, found=found, allowed=f"kinds {', '.join(_ARRIVALS)}")
+        raise file.error(None, found=found, allowed=_KINDS)
     return _ARRIVALS[kind]
 
 
@@ -119,7 +125,7 @@ def _read_arrivals(
 
 def _records(file: TraceFile, fields: dict[str, str]) -> Iterator[Record]:
     if file.head().first_line.lstrip().startswith("{"):
-        return read_records(file)
+        return read_named(file, fields)
     return read_table(file, required=list(fields))
 
 

@@ -8,14 +8,13 @@ from collections.abc import Callable
 import simpy
 
 from sim.cluster import Cluster, RoundRobin
+from sim.contract.plan_watch import PlanWatch
 from sim.engine import Engine
 from sim.executor import Simulated
 from sim.kv.cache import KVCache
 from sim.kv.prefix import PrefixCached
 from sim.kv.swap import HostTier, SwappedPrefix
 from sim.latency import Linear
-from sim.observer import Observer
-from sim.plan import Departure, Plan
 from sim.record.recorder import Recorder
 from sim.record.records import Records
 from sim.request import Request
@@ -40,7 +39,7 @@ def check_scheduler(
         scheduler = make(kv)
         latency = Linear(base_ns=100, per_token_ns=1, per_context_token_ns=0)
         recorder = Recorder(Records(), scheduler=scheduler, latency=latency, check_every=1)
-        watch = _PlanWatch(scheduler, max_num_batched_tokens)
+        watch = PlanWatch(scheduler, max_num_batched_tokens)
         env = simpy.Environment()
         engine = Engine(
             env,
@@ -64,35 +63,3 @@ def check_scheduler(
         recorder.close()
         assert not scheduler.has_work, "requests were left behind"
         assert watch.answered == len(requests)
-
-
-class _PlanWatch(Observer):
-    """An observer that doubts every plan."""
-
-    def __init__(self, scheduler: Scheduler, max_num_batched_tokens: int) -> None:
-        self.answered = 0
-        self._scheduler = scheduler
-        self._budget = max_num_batched_tokens
-
-    def refused(self, request: Request, reason: str, now_ns: int) -> None:
-        raise AssertionError(f"{request.id} was refused: {reason}")
-
-    def began(self, plan: Plan, now_ns: int) -> None:
-        rows = plan.rows()
-        running = set(self._scheduler.running)
-        assert sum(row.n for row in rows) <= self._budget, "over the token budget"
-        assert len({row.sequence for row in rows}) == len(rows), "a sequence has two rows"
-        for sequence, computed_before, n in rows:
-            assert sequence in running, f"{sequence.id} has a row and is not running"
-            assert n > 0, f"{sequence.id} computes nothing"
-            assert computed_before + n == sequence.computed <= sequence.num_tokens
-            self._scheduler.kv.translate(sequence, sequence.computed - 1)
-        done = [each for each, _, _ in plan.chunks if each.computed == each.num_tokens]
-        assert plan.completing == done, "plan.completing is not whose chunk is the last one"
-
-    def ended(self, departures: list[Departure], now_ns: int) -> None:
-        for departure in departures:
-            sequence = departure.sequence
-            assert sequence.computed == sequence.num_tokens - 1
-            assert sequence not in self._scheduler.running
-        self.answered += len(departures)
