@@ -61,13 +61,14 @@ class TorchCache:
 def quantise(x: Tensor, format: str) -> tuple[Tensor, Tensor | None]:
     """x [..., head_size] in the pool's format, and its scales [...] where it keeps some.
 
-    int8: scale = largest |x| / 127, numbers rounded half to even; all zero has scale 0.
+    int8: scale = largest |x| / 127, numbers rounded half to even; all zero has scale 0. Where the
+    scale is itself next to nothing, and so inexact, numbers are kept within 127.
     """
     if format == INT8:
         wide = x.float()
         scale = wide.abs().amax(-1) / INT8_LARGEST
         numbers = (wide / scale[..., None].where(scale[..., None] > 0, 1.0)).round()
-        return numbers.to(torch.int8), scale
+        return numbers.clamp(-INT8_LARGEST, INT8_LARGEST).to(torch.int8), scale
     if format == FP8:
         # Not every torch saturates by itself: older ones make NaN of what is too large.
         return x.float().clamp(-FP8_LARGEST, FP8_LARGEST).to(torch.float8_e4m3fn), None

@@ -15,7 +15,8 @@ def quantised(x, FORMAT: tl.constexpr):
     if FORMAT == "int8":
         divided = tl.div_rn(wide, tl.where(scale > 0, scale, 1.0)[:, None])
         # Adding and taking away 1.5 * 2**23 rounds half to even.
-        numbers = ((divided + 12582912.0) - 12582912.0).to(tl.int8)
+        whole = (divided + 12582912.0) - 12582912.0
+        numbers = tl.minimum(tl.maximum(whole, -127.0), 127.0).to(tl.int8)
     elif FORMAT == "fp8":
         numbers = tl.minimum(tl.maximum(wide, -448.0), 448.0).to(tl.float8e4nv)
     else:
