@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +85,18 @@ def _count(summary: dict[str, Any]) -> str:
         )
     goodput = rate["goodput"]
     if goodput and goodput["requests_per_s"] is not None:
-        limits = ", ".join(
-            f"{name.removesuffix('_ms').upper()} <= {say_time(limit)}"
-            for name, limit in goodput["slo"].items()
-        )
         said += (
             f"\ngoodput {goodput['requests_per_s']:.3g} requests/s:"
-            f" {say_share(goodput['share_of_finished'])} keep {limits}"
+            f" {say_share(goodput['share_of_finished'])} keep {say_limits(goodput['slo'])}"
         )
     return said
+
+
+def say_limits(slo: Mapping[str, float]) -> str:
+    """What counts as good."""
+    return ", ".join(
+        f"{name.removesuffix('_ms').upper()} <= {say_time(limit)}" for name, limit in slo.items()
+    )
 
 
 def list_losses(summary: dict[str, Any]) -> list[str]:
@@ -195,9 +199,10 @@ def _say_pool(summary: dict[str, Any]) -> list[Text]:
     """How large the pool is, and where the device's memory went."""
     memory = summary["memory"]
     tokens = memory["pool_slots"]
+    each = " of each replica" if summary["about"]["replicas"] > 1 else ""
     lines = [
         Text(
-            f"KV pool: {memory['num_gpu_blocks']:,} blocks of {memory['block_size']} tokens"
+            f"KV pool{each}: {memory['num_gpu_blocks']:,} blocks of {memory['block_size']} tokens"
             f" = {tokens:,} tokens; means over the time that steps run",
             style="bold",
         )

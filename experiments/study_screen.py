@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.screen import FULL_COLUMNS, list_losses, make_table
+from experiments.screen import FULL_COLUMNS, list_losses, make_table, say_limits
 from experiments.words import say_count, say_share, say_source, say_time
 
 if TYPE_CHECKING:
@@ -73,8 +73,17 @@ def show_study(study: Study, console: Console) -> None:
     tables = tabulate_latencies(variants), tabulate_memory(variants)
     for table in tables:
         table.padding = (0, 0, 0, 1 if console.width >= FULL_COLUMNS else 0)
-    console.print("", tables[0], "", _say_middle(variants), tables[1], sep="\n")
+    console.print(
+        "", tables[0], *_say_slo(variants), "", _say_middle(variants), tables[1], sep="\n"
+    )
     _say_next(study, console)
+
+
+def _say_slo(variants: Mapping[str, Variant]) -> list[Text]:
+    """What goodput means, where all variants mean the same."""
+    told = [variant.result.summary["throughput"]["goodput"] for variant in variants.values()]
+    limits = {say_limits(goodput["slo"]) for goodput in told if goodput}
+    return [Text(f"goodput: {limits.pop()}", style="dim")] if len(limits) == 1 else []
 
 
 def tabulate_latencies(variants: Mapping[str, Variant]) -> Table:

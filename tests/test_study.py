@@ -329,6 +329,7 @@ def test_with_an_slo_the_table_says_the_goodput(tmp_path: Path, undrawn: None) -
         assert 0 < goodput["requests"] < 60
         (line,) = (line for line in shown[shown.index(header) :][:6] if line.startswith(name))
         assert line.split()[-1] == f"{goodput['requests_per_s']:.3g}"
+    assert "goodput: TTFT <= 40 ms" in shown
 
 
 @pytest.mark.parametrize("slo", [{}, {"ttft_ms": 40}])
