@@ -44,7 +44,8 @@ def bound_ratios(real: Floats, predicted: Floats, measure: Measure) -> Floats | 
     low, middle, high = np.quantile(np.concatenate(drawn, axis=1), (tail, 0.5, 1 - tail), axis=1)
     wider = _widen(len(real) / BLOCK)
     bounds = np.stack([middle - (middle - low) * wider, middle + (high - middle) * wider], axis=1)
-    return np.expm1(bounds)
+    ratios: Floats = np.expm1(bounds)
+    return ratios
 
 
 def _draw(count: int) -> Iterator[NDArray[np.int64]]:
