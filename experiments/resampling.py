@@ -42,10 +42,9 @@ def bound_ratios(real: Floats, predicted: Floats, measure: Measure) -> Floats | 
     drawn = [_log_ratios(measure(predicted[at]), measure(real[at])) for at in _draw(len(real))]
     tail = (1 - LEVEL) / 2
     low, middle, high = np.quantile(np.concatenate(drawn, axis=1), (tail, 0.5, 1 - tail), axis=1)
-    wider = _widen(len(real) / BLOCK)
-    bounds = np.stack([middle - (middle - low) * wider, middle + (high - middle) * wider], axis=1)
-    ratios: Floats = np.expm1(bounds)
-    return ratios
+    distances = _widen(len(real) / BLOCK) * np.stack([low - middle, high - middle], axis=1)
+    bounds: Floats = np.expm1(middle[:, None] + distances)
+    return bounds
 
 
 def _draw(count: int) -> Iterator[NDArray[np.int64]]:
