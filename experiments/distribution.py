@@ -31,10 +31,12 @@ def describe(values_ns: ArrayLike, *, weights: NDArray[np.int64] | None = None) 
         return {"count": 0}
     share = times[order] / count
     mean = float(share @ values)
+    # Of equal values nothing, and not what rounding leaves of the mean.
+    std = 0.0 if values[0] == values[-1] else float(np.sqrt(share @ (values - mean) ** 2))
     return {
         "count": count,
         "mean": mean,
-        "std": float(np.sqrt(share @ (values - mean) ** 2)),
+        "std": std,
         "min": _value_at(values, upto, rank=0.0),
         **{f"p{q}": _value_at(values, upto, rank=q / 100 * (count - 1)) for q in PERCENTILES},
         "max": _value_at(values, upto, rank=count - 1.0),

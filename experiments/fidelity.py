@@ -62,8 +62,8 @@ def _compare_statistics(real: Floats, predicted: Floats) -> dict[str, dict[str, 
 
 def _measure(values: Floats) -> Floats:
     """STATISTICS of each row, [rows, requests] to [statistics, rows]."""
-    percentiles = np.quantile(values, _QUANTILES, axis=1)
-    return np.stack([values.mean(axis=1), values.std(axis=1), *percentiles])
+    std = np.where(np.ptp(values, axis=1) == 0, 0, values.std(axis=1))
+    return np.stack([values.mean(axis=1), std, *np.quantile(values, _QUANTILES, axis=1)])
 
 
 def _cell(real: float, predicted: float) -> dict[str, float | None]:

@@ -32,17 +32,19 @@ def bound_ratios(real: Floats, predicted: Floats, measure: Measure) -> Floats | 
     with replacement, the same ones of both sides. A block may reach past the end to the
     beginning, so that all requests are drawn equally often (Politis and Romano 1992, A circular
     block-resampling procedure for stationary data). Quantiles of the draws are too near where
-    blocks are few: their distances from the middle are widened as Student's t is. Seeded: the same
-    requests have the same bounds. NaN where a draw has a statistic of 0 to divide by; None for
-    fewer than FEWEST_BLOCKS * BLOCK requests.
+    blocks are few: their distances from the middle are widened as Student's t is. Distances are
+    those of logarithms, so that no bound is below -100 %. Seeded: the same requests have the same
+    bounds. NaN where a draw has a statistic of 0; None for fewer than FEWEST_BLOCKS * BLOCK
+    requests.
     """
     if len(real) < FEWEST_BLOCKS * BLOCK:
         return None
-    drawn = [_divide(measure(predicted[at]), measure(real[at])) for at in _draw(len(real))]
+    drawn = [_log_ratios(measure(predicted[at]), measure(real[at])) for at in _draw(len(real))]
     tail = (1 - LEVEL) / 2
     low, middle, high = np.quantile(np.concatenate(drawn, axis=1), (tail, 0.5, 1 - tail), axis=1)
-    wider = _widen(len(real) / BLOCK)
-    return np.stack([middle - (middle - low) * wider, middle + (high - middle) * wider], axis=1)
+    distances = _widen(len(real) / BLOCK) * np.stack([low - middle, high - middle], axis=1)
+    bounds: Floats = np.expm1(middle[:, None] + distances)
+    return bounds
 
 
 def _draw(count: int) -> Iterator[NDArray[np.int64]]:
@@ -55,9 +57,10 @@ def _draw(count: int) -> Iterator[NDArray[np.int64]]:
         yield blocks.reshape(len(begins), -1)[:, :count]
 
 
-def _divide(predicted: Floats, real: Floats) -> Floats:
+def _log_ratios(predicted: Floats, real: Floats) -> Floats:
+    """NaN where either is 0."""
     ratios = np.full_like(real, np.nan)
-    return np.divide(predicted, real, out=ratios, where=real != 0) - 1
+    return np.log(np.divide(predicted, real, out=ratios, where=(predicted > 0) & (real > 0)))
 
 
 def _widen(blocks: float) -> float:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sim.kv.names import Chain, Names
 from sim.kv.prefix import PrefixCached
 from sim.request import Request, Run, Sequence
-from tests.worlds import SmallWorld, serve, small_world, swapping
+from tests.worlds import SmallWorld, serve, several_answers, small_world, swapping
 
 # Few streams and positions, so that runs meet, go on, repeat, and all but agree.
 RUNS = st.tuples(st.integers(0, 2), st.sampled_from([0, 0, 1]), st.integers(0, 6))
@@ -53,7 +53,11 @@ def test_a_branch_keeps_the_names_of_what_it_shares(
         assert branch.leading(whole) == chain.leading(whole)
 
 
-@pytest.mark.parametrize("make", [small_world, swapping])
+def forking(rng: random.Random) -> SmallWorld:
+    return several_answers(rng, forks=True)
+
+
+@pytest.mark.parametrize("make", [small_world, swapping, forking])
 def test_forgetting_changes_nothing(
     make: Callable[[random.Random], SmallWorld], monkeypatch: pytest.MonkeyPatch
 ) -> None:

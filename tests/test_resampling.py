@@ -100,6 +100,26 @@ def test_nothing_is_divided_by_zero() -> None:
     assert cells["mean"]["low_pct"] < cells["mean"]["error_pct"] < cells["mean"]["high_pct"]
 
 
+def test_equal_values_are_spread_by_nothing() -> None:
+    """12345678.9 times 300 rounds, and so would their mean."""
+    same = frame(np.full(300, 12345678.9))
+    cell = compare(same, frame(LATENCIES))["metrics"]["tpot_ms"]["std"]
+    assert (cell["real"], cell["error_pct"], cell["low_pct"], cell["high_pct"]) == (0, *[None] * 3)
+    cell = compare(frame(LATENCIES), same)["metrics"]["tpot_ms"]["std"]
+    assert (cell["predicted"], cell["error_pct"], cell["low_pct"]) == (0, -100, None)
+
+
+def test_nothing_is_less_than_nothing() -> None:
+    """Of few requests, with long moods, almost nothing is known: but it is not below -100 %."""
+    generator = np.random.default_rng(8)
+    for _ in range(10):
+        real, predicted = (np.exp(correlated(generator, 128, by=0.95)) for _ in range(2))
+        bounds = bound_ratios(real, predicted, _measure)
+        assert bounds is not None
+        assert (bounds[:, 0] > -1).all()
+        assert (bounds[:, 0] < bounds[:, 1]).all()
+
+
 def test_bounds_go_by_arrival_and_not_by_row() -> None:
     real = frame(LATENCIES)
     predicted = frame(LATENCIES * (1 + 0.1 * np.sin(np.arange(300) / 20)))

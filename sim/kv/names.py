@@ -73,7 +73,7 @@ class Chain:
         """these."""
         self._name_all()
         self.answer = self._parts[-1][0]
-        """The last node, of blocks that lie in the answer wholly,"""
+        """The last node, of blocks that end in the answer,"""
         self.answer_start = self._starts[-1]
         """from this one on."""
 

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 
 class Node:
-    """A run of tokens behind a certain prefix (`sim.kv.names`), of which the leading whole blocks
-    are cached, without a gap.
+    """The blocks that end in one run of tokens, behind a certain prefix (`sim.kv.names`); the
+    leading ones are cached, without a gap.
 
     Without a gap, because who holds a block holds one of each before it, and gives it back no
     later than those: so the last one is always the first to be evicted.
