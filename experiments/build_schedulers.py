@@ -113,8 +113,9 @@ def _build_custom(
     made_by = find_class(section, at=at).made_by
     asked = {name: known[name] for name in asks_for(made_by, SCHEDULER_OFFERED)}
     if engine.loop == "plain":
-        promised = {name: vars(OneStep)[name] for name in ("stable_for", "extend_by")}
-        made_by = type(made_by.__name__, (made_by,), promised)
+        promises = [name for name in ("stable_for", "extend_by") if hasattr(made_by, name)]
+        nothing = {name: vars(OneStep)[name] for name in promises}
+        made_by = type(made_by.__name__, (made_by,), nothing)
     needs = members_of(Scheduler)
     scheduler: Scheduler = make(
         section, at=at, made_by=made_by, needs=needs, kv=kv, limits=limits, **asked

@@ -250,6 +250,15 @@ def test_a_map_shows_a_cache_that_is_a_pool(here: Path) -> None:
     assert said.startswith("engine.kv_cache.kind: found custom; allowed: paged, or custom with a")
 
 
+def test_a_story_is_told_of_any_scheduler(here: Path) -> None:
+    request = ("--request", "s00000-t0")
+    result = invoke("follow", *request, scheduler=custom("LastComeFirst"))
+    assert result.exit_code == 0, result.output
+    assert "the last; it is never computed" in result.output
+    said = refusal("follow", *request, kv_cache=custom("NoPool"))
+    assert said.startswith("engine.kv_cache.kind: found custom; allowed: paged, since a story")
+
+
 def test_a_router_decides(here: Path) -> None:
     result = load_result(run(router=custom("AlwaysLast")))
     assert set(result.requests["replica"]) == {1}
@@ -260,13 +269,14 @@ def test_variants_may_be_custom(here: Path) -> None:
         "variants": {
             "ours": {"engine.max_num_seqs": 3},
             "mine": {"engine.scheduler": custom("LastComeFirst")},
+            "my cache": {"engine.kv_cache": custom("NoPool")},
         }
     }
     Path("study.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     result = CliRunner().invoke(pagesim, ["run", "study.yaml", "--quiet", "--verify"])
     assert result.exit_code == 0, result.output
     study = json.loads((Path(result.stdout.strip()) / "study.json").read_text(encoding="utf-8"))
-    assert sorted(study["variants"]) == ["mine", "ours"]
+    assert sorted(study["variants"]) == ["mine", "my cache", "ours"]
 
 
 @pytest.mark.parametrize(
