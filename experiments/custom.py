@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +23,11 @@ from experiments.errors import ConfigError
 Part = TypeVar("Part", bound=Custom)
 
 _ROOT = Path(__file__).parents[1]
-_OURS = tuple(str(_ROOT / package) for package in ("sim", "traces", "calibrate", "experiments"))
+_NOT_THEIRS = (
+    *(str(_ROOT / package) + os.sep for package in ("sim", "traces", "calibrate", "experiments")),
+    *(sysconfig.get_path(kind) + os.sep for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
+"""Where code lies that is ours or installed."""
 _DIGEST = "__pagesim_source__"
 """In a module: the source that it was imported from."""
 _SHOWN_DIGITS = 12
@@ -44,15 +50,12 @@ def find_class(section: Custom, *, at: str) -> Found:
     is not the one that the section asks for.
     """
     found, home = _look_up(section.path, at=at)
-    file = getattr(home, "__file__", None)
-    if file is None:
-        raise ConfigError(f"{at}.path: found {section.path}, which no file defines")
-    source = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    file, source = _read_source(home, section.path, at=at)
     if vars(home).setdefault(_DIGEST, source) != source:
+        named = sys.modules[section.path.partition(":")[0]]
         with _explained(f"{at}.path: {section.path} cannot be imported"):
-            importlib.reload(home)
-        if (module := sys.modules[section.path.partition(":")[0]]) is not home:
-            importlib.reload(module)
+            for module in (home,) if home is named else (home, named):
+                importlib.reload(module)
         vars(home)[_DIGEST] = source
         found, _ = _look_up(section.path, at=at)
     if section.source not in (None, source):
@@ -60,7 +63,7 @@ def find_class(section: Custom, *, at: str) -> Found:
             f"{at}.source: found {section.source}, but {_short(file)} is now {source}; allowed:"
             " null for the file as it is, or the file as it was"
         )
-    return Found(found, Path(file), source)
+    return Found(found, file, source)
 
 
 def settle(
@@ -149,7 +152,16 @@ def _look_up(path: str, *, at: str) -> tuple[type, ModuleType]:
     if not isinstance(found, type):
         what = type(found).__name__
         raise ConfigError(f"{at}.path: found {path}, which is a {what}; allowed: a class")
-    return found, sys.modules[found.__module__]
+    return found, sys.modules.get(found.__module__, module)
+
+
+def _read_source(module: ModuleType, path: str, *, at: str) -> tuple[Path, str]:
+    """The file that a module is made of, and its sha256."""
+    file = Path(getattr(module, "__file__", None) or "")
+    try:
+        return file, hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        raise ConfigError(f"{at}.path: found {path}, which no file defines") from None
 
 
 def _import(name: str, *, path: str, at: str) -> ModuleType:
@@ -188,8 +200,7 @@ def _place(error: BaseException) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith("<")
     ]
-    strange = (*_OURS, sys.prefix, sys.base_prefix)
-    own = [frame for frame in frames if not frame.filename.startswith(strange)]
+    own = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
     frame = (own or frames)[-1]
     return f"{_short(frame.filename)}:{frame.lineno}"
 

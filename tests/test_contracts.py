@@ -213,9 +213,7 @@ def check_static(source: str) -> None:
     module: dict[str, Any] = {}
     exec(source, module)
     check_scheduler(
-        lambda kv: module["StaticBatching"](
-            kv=kv, max_num_seqs=8, max_num_batched_tokens=48, max_model_len=64
-        ),
+        lambda kv: module["StaticBatching"](kv=kv, limits=LIMITS, max_model_len=64),
         max_num_batched_tokens=48,
     )
 

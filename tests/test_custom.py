@@ -21,6 +21,8 @@ from experiments.results import load_result
 from experiments.verify import BlockTrail, serve, verify
 
 POLICIES = '''
+from copy import copy
+
 from sim.cluster import RoundRobin
 from sim.fast.steady import Steady
 from sim.kv.paged import Paged
@@ -92,6 +94,11 @@ class NoPool:
 class AlwaysLast:
     def __call__(self, engines, request):
         return engines[-1]
+
+
+class Elsewhere:
+    def __call__(self, engines, request):
+        return copy(engines[0])
 
 
 class Nowhere:
@@ -363,6 +370,10 @@ def test_variants_may_be_custom(here: Path) -> None:
             {"router": custom("Nowhere")},
             "cluster.router.path: policies:Nowhere sends request s00000-t0 to None; allowed: one"
             " of the 2 engines it is given",
+        ),
+        (
+            {"router": custom("Elsewhere")},
+            "sends request s00000-t0 to <sim.engine.Engine object",
         ),
         ({"scheduler": custom("Stuck")}, "replica 0 stalled at "),
     ],

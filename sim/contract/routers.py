@@ -8,6 +8,7 @@ from collections.abc import Callable
 import simpy
 
 from sim.cluster import Cluster, Router
+from sim.contract.draws import draw_request
 from sim.engine import Engine
 from sim.executor import Simulated
 from sim.kv.paged import Paged
@@ -28,7 +29,11 @@ def check_router(make: Callable[[], Router], *, seed: int = 0) -> None:
         env = simpy.Environment()
         engines = [_make_engine(env, replica=replica) for replica in range(replicas)]
         watch = _Watch(make(), make())
-        Cluster(env, engines, router=watch).serve(_draw(random.Random(seed)))
+        rng = random.Random(seed)
+        requests = (
+            draw_request(rng, index=index, arrival_ns=150 * (index // 3)) for index in range(60)
+        )
+        Cluster(env, engines, router=watch).serve(requests)
 
 
 class _Watch:
@@ -86,20 +91,3 @@ def _make_engine(env: simpy.Environment, *, replica: int) -> Engine:
         observers=[],
         replica=replica,
     )
-
-
-def _draw(rng: random.Random) -> list[Request]:
-    """Some at one instant, of several tenants and sessions."""
-    return [
-        Request(
-            id=f"r{index}",
-            arrival_ns=150 * (index // 3),
-            prompt=((index % 4, 0, rng.randint(1, 16)), (100 + index, 0, rng.randint(1, 24))),
-            output_tokens=rng.randint(1, 20),
-            output_stream=1000 + index,
-            priority=rng.randint(0, 2),
-            tenant=f"tenant{rng.randint(0, 2)}",
-            session=f"session{rng.randint(0, 9)}",
-        )
-        for index in range(60)
-    ]
