@@ -13,9 +13,13 @@ from experiments.blocks_snapshot import Snapshot, photograph
 from experiments.build import build_latency, build_simulation
 from experiments.build_trace import build_trace
 from experiments.config import Config, check_repeatable
+from experiments.custom import find_class
+from experiments.custom_parts import CACHE
 from experiments.deployment import Deployment, resolve
+from experiments.engine_config import CustomCache, Engine
 from experiments.errors import ConfigError
 from experiments.follow import check_id, check_one_batch
+from sim.kv.paged import Paged
 from sim.latency import LatencyModel
 from sim.moves import Takes
 from sim.observer import Observer
@@ -168,11 +172,7 @@ class Theatre:
                 " (cluster.replicas)"
             )
         check_one_batch(config.engine)
-        if config.engine.kv_cache.kind != "paged":
-            raise ConfigError(
-                f"engine.kv_cache.kind: found {config.engine.kv_cache.kind}; allowed: paged, since"
-                " a map shows blocks"
-            )
+        _check_pool(config.engine)
         check_repeatable(config, wanted_by="a look at blocks, for which it runs twice")
         engine = config.engine.model_copy(update={"loop": "plain"})
         deployment = resolve(config.model_copy(update={"engine": engine}))
@@ -242,3 +242,16 @@ class Theatre:
         )
         simulation.serve(self.trace)
         return simulation.cluster.engines[self.replica].steps
+
+
+def _check_pool(engine: Engine) -> None:
+    """Raise ConfigError where memory is no pool of blocks."""
+    kv_cache = engine.kv_cache
+    is_pool = kv_cache.kind == "paged"
+    if isinstance(kv_cache, CustomCache):
+        is_pool = issubclass(find_class(kv_cache, at=CACHE).made_by, Paged)
+    if not is_pool:
+        raise ConfigError(
+            f"engine.kv_cache.kind: found {kv_cache.kind}; allowed: paged, or custom with a"
+            " subclass of sim.kv.paged.Paged, since a map shows blocks"
+        )

@@ -12,14 +12,14 @@ from calibrate.collector import uncollected
 from calibrate.host_link import PricesSwaps
 from calibrate.model import ModelError
 from calibrate.roofline import Roofline
-from experiments.build_caches import build_contiguous, build_paged
 from experiments.build_executor import describe_kernels, explain_kernels, kernel_executors
+from experiments.build_router import build_router
+from experiments.build_schedulers import build_scheduler, build_world, count_seats
 from experiments.build_swaps import price_swaps
 from experiments.build_table import build_table_latency
 from experiments.config import Config
 from experiments.deployment import Deployment
 from experiments.durations import Recording
-from experiments.engine_config import Engine as EngineConfig
 from experiments.errors import ConfigError
 from experiments.executor_config import RealKernels
 from experiments.latency_config import (
@@ -34,25 +34,16 @@ from experiments.latency_config import (
 from experiments.step_file import read_step_model
 from sim.beams import Searches
 from sim.branching import Branching, ByForking, Separately
-from sim.cluster import Cluster, LeastOutstanding, RoundRobin, Router
+from sim.cluster import Cluster
 from sim.engine import Engine
 from sim.executor import Executor, Simulated
-from sim.fast.steady import Steady, SteadyStatic
-from sim.fast.vllm import FastVllm
-from sim.kv.cache import KVCache
 from sim.latency import LatencyModel, Linear
 from sim.observer import Observer
 from sim.record.recorder import CHECK_EVERY_STEPS, Recorder
 from sim.record.records import Records
 from sim.request import Request
 from sim.scheduling.face import Scheduler
-from sim.scheduling.in_flight import BatchesInFlight
-from sim.scheduling.orders import Fcfs
-from sim.scheduling.priority import Priority
-from sim.scheduling.static import StaticBatching
-from sim.scheduling.versions import VERSIONS
-from sim.scheduling.vllm import Limits, VllmScheduler
-from sim.world import CalendarWorld, World
+from sim.world import World
 
 if TYPE_CHECKING:
     from calibrate.executor import KernelExecutor
@@ -140,77 +131,8 @@ def build_simulation(
         )
         engines.append(engine)
         recorders.append(recorder)
-    router: Router = RoundRobin() if config.cluster.router == "round_robin" else LeastOutstanding()
-    cluster = Cluster(env, engines, router=router)
+    cluster = Cluster(env, engines, router=build_router(config.cluster))
     return Simulation(cluster=cluster, recorders=recorders, records=records, kernels=kernels)
-
-
-def build_scheduler(
-    engine: EngineConfig, *, num_gpu_blocks: int, world: World, num_cpu_blocks: int = 0
-) -> Scheduler:
-    """One replica's scheduler and cache, from resolved options. ConfigError where the cache has
-    no room for a request of max_model_len."""
-    assert engine.max_num_batched_tokens is not None
-    limits = Limits(
-        max_num_seqs=_seats(engine),
-        max_num_batched_tokens=engine.max_num_scheduled_tokens or engine.max_num_batched_tokens,
-        enable_chunked_prefill=engine.enable_chunked_prefill,
-        long_prefill_token_threshold=engine.long_prefill_token_threshold,
-        scheduler_reserve_full_isl=engine.scheduler_reserve_full_isl,
-        watermark_blocks=int(engine.watermark * num_gpu_blocks),
-    )
-    rules = VERSIONS[engine.scheduler.version]
-    order = Priority() if engine.scheduling_policy == "priority" else Fcfs()
-    if engine.kv_cache.kind == "contiguous":
-        slots = num_gpu_blocks * engine.block_size
-        kv: KVCache = build_contiguous(engine, engine.kv_cache, slots=slots, world=world)
-    else:
-        paged = build_paged(engine, num_gpu_blocks=num_gpu_blocks, num_cpu_blocks=num_cpu_blocks)
-        if _suits_fast_vllm(engine):
-            return FastVllm(kv=paged, order=order, limits=limits, rules=rules)
-        if engine.batches_in_flight > 1:
-            assert engine.max_model_len is not None
-            return BatchesInFlight(
-                kv=paged,
-                order=order,
-                limits=limits,
-                rules=rules,
-                max_model_len=engine.max_model_len,
-                asynchronous=engine.async_scheduling,
-                stages=engine.pipeline_parallel_size,
-            )
-        kv = paged
-    make_scheduler = _SCHEDULERS[engine.scheduler.kind, engine.loop]
-    return make_scheduler(kv=kv, order=order, limits=limits, rules=rules)
-
-
-_SCHEDULERS: dict[tuple[str, str | None], type[VllmScheduler]] = {
-    ("vllm", "plain"): VllmScheduler,
-    ("vllm", "fast"): Steady,
-    ("static", "plain"): StaticBatching,
-    ("static", "fast"): SteadyStatic,
-}
-
-
-def _suits_fast_vllm(engine: EngineConfig) -> bool:
-    """Does the fast loop know a scheduler that does not walk the batch? (Else it has `Steady`.)"""
-    rules = VERSIONS[engine.scheduler.version]
-    in_order = engine.scheduling_policy == "fcfs" or not rules.self_preemption_stops
-    return (
-        engine.loop == "fast"
-        and engine.scheduler.kind == "vllm"
-        and engine.kv_cache.kind == "paged"
-        and engine.parallel_sampling == "requests"
-        and engine.batches_in_flight == 1
-        and in_order
-    )
-
-
-def build_world(engine: EngineConfig) -> World:
-    """What ends answers, in the way that suits the loop."""
-    assert engine.max_model_len is not None
-    make_world = CalendarWorld if _suits_fast_vllm(engine) else World
-    return make_world(max_model_len=engine.max_model_len)
 
 
 def build_branching(config: Config, *, world: World, replica: int) -> Branching:
@@ -221,12 +143,7 @@ def build_branching(config: Config, *, world: World, replica: int) -> Branching:
     searches = Searches(
         answer_tokens=world.answer_tokens, spread=engine.beam_spread, seed=(config.seed, replica)
     )
-    return ByForking(max_num_seqs=_seats(engine), searches=searches)
-
-
-def _seats(engine: EngineConfig) -> int:
-    assert engine.max_num_seqs is not None
-    return engine.max_num_active_seqs or engine.max_num_seqs
+    return ByForking(max_num_seqs=count_seats(engine), searches=searches)
 
 
 def build_latency(deployment: Deployment) -> LatencyModel:

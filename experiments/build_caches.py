@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from experiments.engine_config import ContiguousCache, Engine
+from experiments.custom import make, members_of
+from experiments.custom_parts import CACHE
+from experiments.engine_config import ContiguousCache, CustomCache, Engine
 from experiments.errors import ConfigError
+from sim.kv.cache import KVCache
 from sim.kv.contiguous import (
     Contiguous,
     oracle_exact,
@@ -57,3 +60,18 @@ def build_contiguous(
         "prompt": reserve_now,
     }[options.reserve]
     return Contiguous(space, reserve=reserve)
+
+
+def build_custom_cache(engine: Engine, options: CustomCache, *, num_gpu_blocks: int) -> KVCache:
+    """A cache of the user's own. Raises ConfigError where it cannot be made, and where it has more
+    memory than it is given, or less."""
+    size = engine.block_size
+    kv: KVCache = make(
+        options, num_gpu_blocks, at=CACHE, needs=members_of(KVCache), block_size=size
+    )
+    if kv.num_blocks * kv.block_size != num_gpu_blocks * size:
+        raise ConfigError(
+            f"{CACHE}.path: found {options.path} with {kv.num_blocks} blocks of {kv.block_size}"
+            f" tokens; allowed: the memory it is given, {num_gpu_blocks} blocks of {size}"
+        )
+    return kv

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from experiments.cluster_config import Cluster
 from experiments.engine_config import Engine
 from experiments.errors import ConfigError
 from experiments.executor_config import Executor, RealKernels, SimulatedExecutor
@@ -21,13 +22,6 @@ from experiments.workload_config import AnyTrace
 Positive = Annotated[float, Field(gt=0)]
 
 AnyLatency = Annotated[Latency, Field(discriminator="kind")]
-
-
-class Cluster(Section):
-    """How many replicas serve, and who gets the next request."""
-
-    replicas: Annotated[int, Field(gt=0, le=4096)] = 1
-    router: Literal["round_robin", "least_outstanding"] = "round_robin"
 
 
 class Slo(Section):

@@ -9,6 +9,7 @@ from calibrate.device import Device, DeviceError, load_device
 from calibrate.memory import DoesNotFit, MemoryPlan, default_limits, plan_memory
 from calibrate.model import Model, ModelError, load_model
 from experiments.config import Config
+from experiments.custom_parts import settle_custom
 from experiments.engine_config import MOST_BLOCKS, Engine
 from experiments.errors import ConfigError
 from experiments.latency_config import ImportedLatency, RooflineLatency, TableLatency
@@ -43,10 +44,12 @@ def resolve(config: Config) -> Deployment:
     One thing is kinder: where the model's maximum length does not fit in the cache, vLLM
     does not start; here max_model_len is reduced to what fits, and a note says so.
 
-    Raises ConfigError for what is missing or contradicts itself, ModelError and DeviceError
-    for unknown or refused ones, DoesNotFit where no cache is left, the device cannot hold
-    it, or an explicit max_model_len does not fit in it.
+    Raises ConfigError for what is missing or contradicts itself and for the user's own classes
+    where they are not there, ModelError and DeviceError for unknown or refused ones, DoesNotFit
+    where no cache is left, the device cannot hold it, or an explicit max_model_len does not fit in
+    it.
     """
+    config = settle_custom(config)
     model = None if config.model is None else load_model(config.model)
     device = None if config.device is None else load_device(config.device)
     _check_parts(config, model=model, device=device)
@@ -136,10 +139,11 @@ def _settle_limits(engine: Engine, *, model: Model | None, device: Device | None
     version = engine.scheduler.version
     utilization = _UTILIZATION.get(version, _UTILIZATION_SINCE_0_20)
     kv_cache = engine.kv_cache
-    paged = kv_cache.kind == "paged"
     if kv_cache.kind == "paged" and kv_cache.free_order is None:
         kv_cache = kv_cache.model_copy(update={"free_order": VERSIONS[version].free_order})
     caching = engine.enable_prefix_caching
+    if caching is None and kv_cache.kind != "custom":
+        caching = kv_cache.kind == "paged"
     return engine.model_copy(
         update={
             "max_num_seqs": seqs,
@@ -148,7 +152,7 @@ def _settle_limits(engine: Engine, *, model: Model | None, device: Device | None
             "dtype": "bfloat16",
             "loop": engine.loop or "fast",
             "kv_cache": kv_cache,
-            "enable_prefix_caching": paged if caching is None else caching,
+            "enable_prefix_caching": caching,
         }
     )
 

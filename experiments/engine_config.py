@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from experiments.custom_config import Custom
 from experiments.section import Section, by_kind, refuse
 from sim.kv.spec import KV_DTYPES, resolve_kv_dtype
 from sim.scheduling.versions import VERSIONS
@@ -49,6 +50,11 @@ class StaticBatching(Scheduler):
     kind: Literal["static"]
 
 
+class CustomScheduler(Scheduler, Custom):
+    """A scheduler of your own, made with kv=, limits= and its options; and with order=, rules= and
+    max_model_len= where it names them. docs/guides/write-a-scheduler.md says what it has to do."""
+
+
 class PagedCache(Section):
     """vLLM's block pool; with enable_prefix_caching its full blocks are found by content."""
 
@@ -68,6 +74,11 @@ class ContiguousCache(Section):
     fit: Literal["first_fit", "best_fit", "buddy"] = "first_fit"
     """Where in memory: the lowest hole that is large enough, the smallest one, or powers of
     two."""
+
+
+class CustomCache(Custom):
+    """A cache of your own, made with the number of blocks, block_size= and its options.
+    docs/guides/write-a-cache-or-a-router.md says what it has to do."""
 
 
 class Recompute(Section):
@@ -125,7 +136,8 @@ class Engine(Section):
     kv_cache_memory_bytes: Annotated[Bytes, Field(gt=0)] | None = None
     """Bytes of KV cache per GPU, instead of what the other terms leave."""
     enable_prefix_caching: bool | None = None
-    """Null: true for a paged cache, false for a contiguous one, which shares nothing."""
+    """Null: true for a paged cache, false for a contiguous one, which shares nothing; a custom one
+    decides by itself."""
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: Annotated[int, Field(ge=0, le=10**9)] = 0
     """Most prompt tokens of one sequence per step; 0: no such limit."""
@@ -144,12 +156,12 @@ class Engine(Section):
     async_scheduling: bool = False
     """Plan the next batch while one runs (vLLM's default today): one more batch in flight."""
     scheduler: Annotated[
-        VllmScheduler | StaticBatching,
+        VllmScheduler | StaticBatching | CustomScheduler,
         BeforeValidator(by_kind("vllm")),
         Field(discriminator="kind"),
     ] = VllmScheduler()
     kv_cache: Annotated[
-        PagedCache | ContiguousCache,
+        PagedCache | ContiguousCache | CustomCache,
         BeforeValidator(by_kind("paged", naive="contiguous")),
         Field(discriminator="kind"),
     ] = PagedCache()
@@ -177,6 +189,12 @@ class Engine(Section):
                 "contradicts num_gpu_blocks_override: each alone says how many blocks there are",
                 at="kv_cache_memory_bytes",
             )
+        if self.enable_prefix_caching is not None and self.kv_cache.kind == "custom":
+            refuse(
+                f"found {str(self.enable_prefix_caching).lower()}; allowed with kv_cache.kind"
+                " custom: null, since the class decides what it shares",
+                at="enable_prefix_caching",
+            )
         if self.enable_prefix_caching and self.kv_cache.kind == "contiguous":
             refuse(
                 "found true; allowed with kv_cache.kind contiguous: false, since pieces of memory"
@@ -201,7 +219,7 @@ class Engine(Section):
     def _check_swap(self) -> None:
         """Swapped are blocks of one sequence each, with all that it has computed in them."""
         for option, value, allowed, why in (
-            ("kv_cache.kind", self.kv_cache.kind, "paged", "pieces of memory have no blocks"),
+            ("kv_cache.kind", self.kv_cache.kind, "paged", "others have no blocks to swap"),
             ("parallel_sampling", self.parallel_sampling, "requests", "branches share blocks"),
         ):
             if value != allowed:
@@ -214,8 +232,8 @@ class Engine(Section):
         """Batches in flight are vLLM's, and those of 0.33."""
         found = "async_scheduling" if self.async_scheduling else "pipeline_parallel_size"
         for option, value, allowed, why in (
-            ("scheduler.kind", self.scheduler.kind, "vllm", "static batching has none"),
-            ("kv_cache.kind", self.kv_cache.kind, "paged", "contiguous caches have none"),
+            ("scheduler.kind", self.scheduler.kind, "vllm", "others have none"),
+            ("kv_cache.kind", self.kv_cache.kind, "paged", "others have none"),
             ("parallel_sampling", self.parallel_sampling, "requests", "branches part too late"),
             ("preemption.kind", self.preemption.kind, "recompute", "victims are still computing"),
         ):

@@ -69,12 +69,12 @@ def user_errors() -> tuple[type[Exception], ...]:
     from calibrate.step_log import FitError
     from calibrate.table_schema import TableError
     from experiments.errors import ConfigError, ResultError
-    from sim.stuck import Livelocked
+    from sim.stuck import Livelocked, Stalled
     from traces.download import DownloadError
     from traces.schema import TraceError
 
     return (
         *(ConfigError, ResultError, TraceError, DownloadError, FitError, TableError),
         *(ModelError, DeviceError, DoesNotFit, KernelError, Livelocked),
-        MeasureError,
+        *(Stalled, MeasureError),
     )

@@ -44,7 +44,7 @@ def _path(details: ErrorDetails, values: object) -> Keys:
     keys: list[str | int] = []
     at, entered = values, True
     for step in details["loc"]:
-        if entered and isinstance(at, dict) and _is_kind(step, at):
+        if entered and _is_kind(step, at):
             entered = False
             continue
         keys.append(step)
@@ -52,8 +52,10 @@ def _path(details: ErrorDetails, values: object) -> Keys:
     return tuple(keys)
 
 
-def _is_kind(step: str | int, section: dict[str, object]) -> bool:
-    """Also where the kind was left to its default."""
+def _is_kind(step: str | int, section: object) -> bool:
+    """Also where the kind was left to its default, or written alone."""
+    if not isinstance(section, dict):
+        return section == step
     return section.get("kind") == step or ("kind" not in section and step not in section)
 
 

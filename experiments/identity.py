@@ -24,8 +24,9 @@ _SHOWN_DIGITS = 12
 def name_run(deployment: Deployment, *, trace_fingerprint: str, latency: LatencyModel) -> str:
     """`<config name>-<hash>`; the hash covers whatever the results depend on.
 
-    That is: the resolved config, the content of trace, model, device, files of step times and
-    latency table, the result schema, and pagesim's own code (which names a changed checkout, too).
+    That is: the resolved config (with the source of each class of the user's own), the content of
+    trace, model, device, files of step times and latency table, the result schema, and pagesim's
+    own code (which names a changed checkout, too).
     What was executed cannot be had again: every such run has a name of its own.
     """
     from experiments.tables import RESULT_SCHEMA

@@ -18,6 +18,7 @@ from experiments.build import Simulation, build_latency, build_simulation, build
 from experiments.build_trace import build_trace
 from experiments.config import Config
 from experiments.context import Context, Frames
+from experiments.custom_parts import describe_custom
 from experiments.deployment import Deployment, count_block_bytes, resolve
 from experiments.durations import Recording, write_durations
 from experiments.executor_config import RealKernels
@@ -75,6 +76,7 @@ def simulate(
         notes = list(deployment.notes)
         if trace.shifted_by is not None:
             notes.append(f"arrivals count from the first request, at {trace.shifted_by}")
+        notes += describe_custom(deployment.config)
         notes += describe_stages(deployment.config.engine.pipeline_parallel_size)
         notes += describe_clock(latency, frames, deployment.device)
         if deployment.config.engine.preemption.kind == "swap":

@@ -95,7 +95,8 @@ def expect_waste(requests: pd.DataFrame, engine: dict[str, Any]) -> float | None
         paged    about half a block for each sequence
 
     Several answers to a request are as many sequences, of equal lengths. `engine` is that of the
-    resolved config. None where there are no answers, or shared blocks.
+    resolved config. None where there are no answers, or shared blocks, or a cache of the
+    user's own.
     """
     if requests.empty or requests["hit_tokens"].any():
         return None
@@ -107,6 +108,8 @@ def expect_waste(requests: pd.DataFrame, engine: dict[str, Any]) -> float | None
     output = requests["output_tokens"].to_numpy(dtype=np.float64) / branches
     used = prompt * output + output * (output - 1) / 2
     kv_cache = engine["kv_cache"]
+    if kv_cache["kind"] == "custom":
+        return None
     if kv_cache["kind"] == "paged":
         size = engine["block_size"]
         held = _whole_blocks(prompt + output - 1, size) - _whole_blocks(prompt - 1, size)

@@ -142,7 +142,8 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, message: s
         ({"scheduler": {"version": "0.30"}}, "engine.scheduler.version: found '0.30'"),
         (
             {"scheduler": {"kind": "sarathi"}},
-            "engine.scheduler.kind: found 'sarathi'; did you mean static? Known: static, vllm",
+            "engine.scheduler.kind: found 'sarathi'; did you mean static? Known: custom, static,"
+            " vllm",
         ),
         ({"kv_cache_dtype": "int9"}, "engine.kv_cache_dtype: found 'int9'; allowed: auto,"),
         ({"num_gpu_blocks_override": 0}, "engine.num_gpu_blocks_override: found 0"),

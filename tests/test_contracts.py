@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ import pytest
 from calibrate.device import load_device
 from calibrate.model import load_model
 from calibrate.roofline import Roofline
-from sim.contract import check_kv_cache, check_latency_model, check_scheduler
+from sim.cluster import LeastOutstanding, RoundRobin, Router
+from sim.contract import check_kv_cache, check_latency_model, check_router, check_scheduler
+from sim.engine import Engine
 from sim.fast.steady import Steady, SteadyStatic
 from sim.fast.vllm import FastVllm
 from sim.kv.books import check_pool
@@ -27,7 +31,7 @@ from sim.kv.swap import HostTier, Swapped, SwappedPrefix
 from sim.latency import Linear, Replay
 from sim.moves import Swap
 from sim.plan import Plan
-from sim.request import Sequence
+from sim.request import Request, Sequence
 from sim.scheduling.orders import Fcfs
 from sim.scheduling.priority import Priority
 from sim.scheduling.vllm import Limits, VllmScheduler
@@ -76,6 +80,43 @@ def test_latency_models() -> None:
     check_latency_model(Replay(list(range(1, 10)), source="here"))
     model = load_model("Llama-3.1-8B")
     check_latency_model(Roofline(model, load_device("H200"), host_ns=1000))
+
+
+@pytest.mark.parametrize("make", [RoundRobin, LeastOutstanding])
+def test_routers(make: Callable[[], Router]) -> None:
+    check_router(make)
+
+
+def answers_nothing(engines: list[Engine], request: Request) -> Any:
+    return None
+
+
+def drops_engines(engines: list[Engine], request: Request) -> Engine:
+    del engines[1:]
+    return engines[0]
+
+
+def serves_by_itself(engines: list[Engine], request: Request) -> Engine:
+    engines[0].submit(request, index=10**6 + request.output_stream)
+    return engines[0]
+
+
+def draws(engines: list[Engine], request: Request) -> Engine:
+    return random.choice(engines)
+
+
+@pytest.mark.parametrize(
+    ("router", "message"),
+    [
+        (answers_nothing, "request r0 goes to None, which is none of the engines"),
+        (drops_engines, "the list of engines was changed"),
+        (serves_by_itself, "an engine was changed: a router reads only"),
+        (draws, "goes to engine ., and to engine ."),
+    ],
+)
+def test_broken_routers_are_caught(router: Router, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_router(lambda: router)
 
 
 class NobodyShares(Forks):
@@ -172,9 +213,7 @@ def check_static(source: str) -> None:
     module: dict[str, Any] = {}
     exec(source, module)
     check_scheduler(
-        lambda kv: module["StaticBatching"](
-            kv=kv, max_num_seqs=8, max_num_batched_tokens=48, max_model_len=64
-        ),
+        lambda kv: module["StaticBatching"](kv=kv, limits=LIMITS, max_model_len=64),
         max_num_batched_tokens=48,
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import simpy
 
 from sim.cluster import Cluster, RoundRobin
+from sim.contract.draws import draw_request
 from sim.contract.plan_watch import PlanWatch
 from sim.engine import Engine
 from sim.executor import Simulated
@@ -17,7 +18,6 @@ from sim.kv.swap import HostTier, SwappedPrefix
 from sim.latency import Linear
 from sim.record.recorder import Recorder
 from sim.record.records import Records
-from sim.request import Request
 from sim.scheduling.face import Scheduler
 from sim.world import World
 
@@ -49,15 +49,7 @@ def check_scheduler(
             observers=[recorder, watch],
         )
         requests = [
-            Request(
-                id=f"r{index}",
-                arrival_ns=100 * (index // 3),
-                prompt=((index % 4, 0, rng.randint(1, 16)), (100 + index, 0, rng.randint(1, 24))),
-                output_tokens=rng.randint(1, 20),
-                output_stream=1000 + index,
-                priority=rng.randint(0, 2),
-            )
-            for index in range(40)
+            draw_request(rng, index=index, arrival_ns=100 * (index // 3)) for index in range(40)
         ]
         Cluster(env, [engine], router=RoundRobin()).serve(requests)
         recorder.close()
