@@ -11,8 +11,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from experiments import style
 from experiments.capacity_result import Capacity, Point
-from experiments.capacity_screen import say_rate
-from experiments.words import say_source, say_time, say_whole
+from experiments.capacity_screen import say_rate, say_who_keeps
+from experiments.words import say_source, say_time
 
 _KEPT, _FAILED = "#1b7f79", "#cb181d"
 _LABELS = {
@@ -32,19 +32,21 @@ def draw_capacity(capacity: Capacity, folder: Path) -> Path:
     points = sorted(capacity.points, key=lambda point: _load(capacity, point))
     limits = points[0].judged.limits
     names = [name for name in _LABELS if name != "e2e" or "e2e_ms" in limits]
+    piling = any(point.judged.backlog.grows(capacity.goal.within) for point in points)
+    below = len(names) + piling
     with style.styled():
         figure = style.begin(
-            _say_title(capacity), footer=_say_footer(capacity), size=(9.2, 2.6 + 1.75 * len(names))
+            _say_title(capacity), footer=_say_footer(capacity), size=(9.2, 2.6 + 1.75 * below)
         )
-        panels = figure.subplots(
-            1 + len(names), 1, sharex=True, height_ratios=[1.3] + [1] * len(names)
-        )
+        panels = figure.subplots(1 + below, 1, sharex=True, height_ratios=[1.3, *[1] * below])
         _draw_share(panels[0], capacity, points)
-        for axes, name in zip(panels[1:], names, strict=True):
+        for axes, name in zip(panels[1:], names, strict=False):
             _draw_latency(axes, capacity, points, name)
+        if piling:
+            _draw_backlog(panels[-1], capacity, points)
+        _scale_load(panels[-1], capacity, points)
         for axes in panels:
             _shade(axes, capacity)
-        _scale_load(panels[-1], capacity, points)
         return style.save(figure, folder / "capacity.png")
 
 
@@ -69,12 +71,13 @@ def _draw_share(axes: Axes, capacity: Capacity, points: list[Point]) -> None:
                 label="keeps the SLO" if keeps else "fails",
             )
     goal = capacity.goal.share
-    axes.axhline(goal, color=style.INK, linewidth=1, linestyle="--", label=f"asked: {goal:.6g}")
-    worst = min(float(low.min()), goal)
-    axes.set(
-        ylim=(max(0.0, worst - 0.05), 1 + 0.05 * (1 - worst)),
-        title="share of requests within the SLO",
+    axes.axhline(
+        goal, color=style.INK, linewidth=1, linestyle="--", label=f"{goal * 100:.6g} % asked"
     )
+    worst = min(float(low.min()), goal)
+    margin = 0.12 * (1 - worst) + 1e-4
+    axes.set(ylim=(max(0.0, worst - margin), min(1.0, float(high.max())) + margin))
+    axes.set(title="requests within the SLO")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share * 100:.6g} %"))
     style.list_above(axes)
 
@@ -126,11 +129,41 @@ def _draw_latency(axes: Axes, capacity: Capacity, points: list[Point], name: str
     style.list_above(axes)
 
 
+def _draw_backlog(axes: Axes, capacity: Capacity, points: list[Point]) -> None:
+    """What shows an overload that no limit sees."""
+    loads = [_load(capacity, point) for point in points]
+    backlogs = [point.judged.backlog for point in points]
+    quarters = {
+        "second quarter of the arrivals": [each.before for each in backlogs],
+        "last quarter": [each.after for each in backlogs],
+    }
+    for (label, counts), alpha in zip(quarters.items(), (0.45, 1.0), strict=True):
+        axes.plot(
+            *(loads, counts),
+            marker="o",
+            color=style.PART_COLOURS["queue_memory"],
+            linewidth=1.6,
+            markersize=4,
+            label=label,
+            alpha=alpha,
+        )
+    axes.set(title="unanswered requests, mean", ylim=(0, None))
+    style.list_above(axes)
+
+
 def _shade(axes: Axes, capacity: Capacity) -> None:
     """Where it keeps and where it fails; between the two nobody looked."""
-    for point, colour in ((capacity.kept, _KEPT), (capacity.failed, _FAILED)):
+    left, right = axes.get_xlim()
+    ends = (left, right) if capacity.axis == "rate" else (right, left)
+    for point, end, colour in (
+        (capacity.kept, ends[0], _KEPT),
+        (capacity.failed, ends[1], _FAILED),
+    ):
         if point is not None:
-            axes.axvline(_load(capacity, point), color=colour, linewidth=1, linestyle=":")
+            load = _load(capacity, point)
+            axes.axvspan(min(load, end), max(load, end), color=colour, alpha=0.06, linewidth=0)
+            axes.axvline(load, color=colour, linewidth=1, linestyle=":")
+    axes.set_xlim(left, right)
 
 
 def _scale_load(axes: Axes, capacity: Capacity, points: list[Point]) -> None:
@@ -138,7 +171,8 @@ def _scale_load(axes: Axes, capacity: Capacity, points: list[Point]) -> None:
     wide = loads[-1] > _LOG_ABOVE * loads[0]
     if wide:
         axes.set_xscale("log")
-    ticks = _choose_ticks(loads, wide=wide)
+    edge = [_load(capacity, each) for each in (capacity.kept, capacity.failed) if each is not None]
+    ticks = _choose_ticks([*edge, *loads], wide=wide)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda load, _: say_rate(load)))
@@ -146,16 +180,14 @@ def _scale_load(axes: Axes, capacity: Capacity, points: list[Point]) -> None:
 
 
 def _choose_ticks(loads: list[float], *, wide: bool) -> list[float]:
-    """The loads themselves, but for those too near to the one before to be read."""
+    """The loads, the edge before the others, but for those too near to one before to be read."""
     place = np.log(loads) if wide else np.array(loads)
-    least = (place[-1] - place[0]) / _MOST_TICKS
-    ticks: list[float] = []
-    last = -np.inf
-    for load, at in zip(loads, place, strict=True):
-        if at - last >= least:
-            ticks.append(load)
-            last = at
-    return ticks
+    least = np.ptp(place) / _MOST_TICKS
+    chosen: list[int] = []
+    for at in range(len(loads)):
+        if all(abs(place[at] - place[other]) >= least for other in chosen):
+            chosen.append(at)
+    return sorted(loads[at] for at in chosen)
 
 
 def _load(capacity: Capacity, point: Point) -> float:
@@ -172,7 +204,7 @@ def _say_title(capacity: Capacity) -> str:
     if kept is None:
         return "Nothing that was tried keeps the SLO"
     if capacity.axis == "replicas":
-        return f"{kept.replicas:,} replicas keep the SLO at {say_rate(kept.rate)} requests/s"
+        return f"{say_who_keeps(kept.replicas)} the SLO at {say_rate(kept.rate)} requests/s"
     said = f"Keeps the SLO up to {say_rate(kept.rate)} requests/s"
     return said if failed is None else f"{said}, fails at {say_rate(failed.rate)}"
 
@@ -183,5 +215,4 @@ def _say_footer(capacity: Capacity) -> str:
     said = ", ".join(str(name) for name in names if name)
     replicas = capacity.points[0].replicas
     where = f" on {replicas} replicas" if capacity.axis == "rate" and replicas > 1 else ""
-    bars = f"bars: 95 of 100 cases; {say_whole(capacity.goal.share)} are asked for"
-    return f"{said}{where}; latency {say_source(about)}; {bars}"
+    return f"{said}{where}; latency {say_source(about)}; bars: 95 of 100 cases"

@@ -55,6 +55,11 @@ def say_rate(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 1000 else f"{rate:.4g}"
 
 
+def say_who_keeps(replicas: int) -> str:
+    """To be followed by what is kept."""
+    return f"{_count_replicas(replicas)} {'keeps' if replicas == 1 else 'keep'}"
+
+
 def tabulate(capacity: Capacity) -> Table:
     """The points, from the least load to the most."""
     first = capacity.points[0]
@@ -97,18 +102,15 @@ def say_answer(capacity: Capacity) -> str:
     if kept is None:
         assert failed is not None
         lead = "No rate keeps" if capacity.axis == "rate" else "No number of replicas keeps"
-        return (
-            f"{lead} {promise}: even {_say_load(capacity, failed)} {explain(failed, goal)}"
-            + _say_end(capacity)
-        )
+        said = f"{lead} {promise}: even {_say_load(capacity, failed)} {explain(failed, goal)}"
+        return said + _say_end(capacity)
     if capacity.axis == "rate":
         each = f", {say_rate(kept.rate / kept.replicas)} a replica" if kept.replicas > 1 else ""
         said = f"Keeps {promise} up to {say_rate(kept.rate)} requests/s{each}"
         if failed is None:
-            return f"{said}, the highest rate tried. Nothing fails it: {_say_few(kept)}."
+            return f"{said}, the highest rate tried: {kept.judged.arrived:,} requests do not overload it."
         return f"{said}; at {say_rate(failed.rate)} it fails: {explain(failed, goal)}."
-    verb = "keeps" if kept.replicas == 1 else "keep"
-    said = f"{_count_replicas(kept.replicas)} {verb} {promise} at {say_rate(kept.rate)} requests/s"
+    said = f"{say_who_keeps(kept.replicas)} {promise} at {say_rate(kept.rate)} requests/s"
     if failed is None:
         return f"{said}."
     verb = "fails" if failed.replicas == 1 else "fail"
@@ -123,13 +125,13 @@ def explain(point: Point, goal: Goal) -> str:
         for name, missed in sorted(judged.missed.items(), key=lambda each: -each[1]):
             if missed:
                 limit = say_limits({name: judged.limits[name]})
-                text = f"{say_share(missed / judged.arrived)} of the requests miss {limit}"
+                text = f"{say_whole(missed / judged.arrived)} of the requests miss {limit}"
                 if name == "ttft_ms" and judged.cause is not None:
                     finding = PARTS_IN_WORDS[judged.cause.part].finding
-                    text += f" ({say_share(judged.cause.share)} of their TTFT is {finding})"
+                    text += f" ({say_share(judged.cause.share)} of them by {finding})"
                 said.append(text)
         if judged.refused:
-            said.append(f"{say_share(judged.refused / judged.arrived)} are refused")
+            said.append(f"{say_whole(judged.refused / judged.arrived)} are refused")
     if judged.backlog.grows(goal.within):
         before, after, arrived = judged.backlog
         said.append(
@@ -142,16 +144,25 @@ def explain(point: Point, goal: Goal) -> str:
 def list_notes(capacity: Capacity) -> Iterator[str]:
     """What a reader should know before the number is believed."""
     decided = [point for point in (capacity.kept, capacity.failed) if point is not None]
-    for point in decided:
-        if not point.judged.is_clear(capacity.goal):
-            low, high = point.judged.bounds
-            yield (
-                f"{_say_load(capacity, point)} the share lies between {low * 100:.1f} and"
-                f" {high * 100:.1f} % in 95 of 100 cases, on both sides of"
-                f" {_say_goal(capacity.goal.share)}: more requests would tell"
-            )
-    if (few := decided[-1]) and (why := _say_short(few)):
-        yield f"{_say_load(capacity, few)} {why}"
+    first = decided[0]
+    if unclear := [point for point in decided if _is_unclear(point, capacity.goal)]:
+        where = " and ".join(_say_load(capacity, point) for point in unclear)
+        yield (
+            f"{where} {_say_goal(capacity.goal.share)} lies within the interval of the share: more"
+            " requests would tell better"
+        )
+    if (unseen := first.judged.backlog.unseen) > capacity.goal.within:
+        yield (
+            f"with {first.judged.arrived:,} requests an overload of up to {say_share(unseen)} is not"
+            " told from chance: more requests would tell better"
+        )
+    answer_ms = min(_read_answer(point) for point in capacity.points)
+    span_ms = (first.judged.arrived - 1) / first.rate * 1e3
+    if span_ms < _SHORT * answer_ms:
+        yield (
+            f"{_say_load(capacity, first)} all requests arrive within {say_time(span_ms)}, and an"
+            f" answer takes {say_time(answer_ms)}: too short a trace for a load that lasts"
+        )
     case = capacity.case
     if case.trace.in_sessions and any(point.rate != case.own_rate for point in capacity.points):
         yield (
@@ -161,25 +172,23 @@ def list_notes(capacity: Capacity) -> Iterator[str]:
         )
     if case.config.variants:
         yield "the config's variants are left out: --set what one of them replaces to search that"
-    summary = decided[0].result.summary
+    summary = first.result.summary
     yield from summary["run"]["notes"]
     for loss in list_losses(summary):
-        yield f"{_say_load(capacity, decided[0])}: {loss}"
+        yield f"{_say_load(capacity, first)}: {loss}"
 
 
-def _say_short(point: Point) -> str | None:
-    e2e_ms = point.result.summary["latency_ms"]["e2e"].get("mean")
-    span_ms = (point.judged.arrived - 1) / point.rate * 1e3
-    if e2e_ms is None or span_ms >= _SHORT * e2e_ms:
-        return None
-    return (
-        f"all requests arrive within {say_time(span_ms)}, while an answer takes"
-        f" {say_time(e2e_ms)} in the mean: too short a trace to tell whether that lasts"
-    )
+def _is_unclear(point: Point, goal: Goal) -> bool:
+    """Whether chance may have decided: the share does, and the goal is within its bounds."""
+    low, high = point.judged.bounds
+    decides = point.keeps or point.judged.share < goal.share
+    return decides and low < goal.share <= high
 
 
-def _say_few(point: Point) -> str:
-    return f"{point.judged.arrived:,} requests are too few to pile up"
+def _read_answer(point: Point) -> float:
+    """Mean E2E in milliseconds; 0 where nobody was answered."""
+    mean: float = point.result.summary["latency_ms"]["e2e"].get("mean", 0.0)
+    return mean
 
 
 def _say_end(capacity: Capacity) -> str:

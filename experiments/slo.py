@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from experiments.attribution import read_parts
+from experiments.distribution import NS_PER_MS
 from experiments.metrics import keeps_limits
 from experiments.resampling import BLOCK, FEWEST_BLOCKS
 from experiments.results import RunResult
@@ -19,6 +20,8 @@ from experiments.windows import Level, Windows
 _Z = 1.959964
 """Of 95 in 100 cases."""
 _QUARTERS = 4
+_ALONE = ("own", "host")
+"""Parts of TTFT that a request has without any load."""
 _CHANCE = 2
 """Standard deviations of a difference that say nothing."""
 
@@ -43,23 +46,31 @@ class Backlog(NamedTuple):
     arrived: int
 
     def grows(self, within: float) -> bool:
-        """Whether more piled up than `within` of those who arrived, and than chance would.
+        """Whether more of those who arrived piled up than `within` of them, and than chance
+        explains."""
+        return self.after - self.before > max(within, self.unseen) * self.arrived
 
-        What is served without limit has as many unanswered requests as a Poisson variable with
-        their mean, so the difference of two such counts has a variance of their sum. Means over a
-        quarter vary less.
+    @property
+    def unseen(self) -> float:
+        """What may pile up by chance, as a share of those who arrived.
+
+        Where everybody is served at once, as many are unanswered as a Poisson variable says, so
+        the difference of two counts has a variance of their sum; means over a quarter vary less.
         """
-        grown = self.after - self.before
-        return grown > max(within * self.arrived, _CHANCE * sqrt(self.before + self.after))
+        return _CHANCE * sqrt(self.before + self.after) / max(self.arrived, 1)
 
 
 class Cause(NamedTuple):
-    """What the first token of those who miss the limit of TTFT waits for most."""
+    """What makes most of those who miss the limit of TTFT miss it.
+
+    A request whose own prefill and host time are above the limit misses it in any case, by the
+    larger of the two; all others by the largest of what the load puts on top.
+    """
 
     part: str
     """A key of PARTS_IN_WORDS."""
     share: float
-    """Of the TTFT of those requests, in the mean."""
+    """Of those who miss it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +98,6 @@ class Judgement:
     def keeps(self, goal: Goal) -> bool:
         return self.share >= goal.share and not self.backlog.grows(goal.within)
 
-    def is_clear(self, goal: Goal) -> bool:
-        """Whether the share is on one side of the goal with its bounds."""
-        low, high = self.bounds
-        return not low < goal.share <= high
-
 
 def judge(result: RunResult) -> Judgement:
     """Hold a run, which has limits, against them."""
@@ -105,7 +111,9 @@ def judge(result: RunResult) -> Judgement:
         bounds=bound_share(_in_order(requests, refused, kept.all(axis="columns"))),
         refused=len(refused),
         missed={str(name): int((~column).sum()) for name, column in kept.items()},
-        cause=_find_cause(requests, kept, knows_alone=result.summary["about"]["knows_alone"]),
+        cause=_find_cause(
+            requests, kept, limits, knows_alone=result.summary["about"]["knows_alone"]
+        ),
         backlog=count_backlog(requests, refused),
     )
 
@@ -159,11 +167,15 @@ def _measure_spells(good: NDArray[np.bool_]) -> float:
     return float(means.var(ddof=1) * BLOCK / (share * (1 - share)))
 
 
-def _find_cause(requests: pd.DataFrame, kept: pd.DataFrame, *, knows_alone: bool) -> Cause | None:
+def _find_cause(
+    requests: pd.DataFrame, kept: pd.DataFrame, limits: dict[str, float], *, knows_alone: bool
+) -> Cause | None:
     """None where TTFT has no limit, or all keep it."""
     if "ttft_ms" not in kept or kept["ttft_ms"].all():
         return None
-    late = requests[~kept["ttft_ms"]]
-    means: Any = read_parts(late, knows_alone=knows_alone).mean()
-    part = str(means.idxmax())
-    return Cause(part, float(means[part] / late["ttft_ns"].mean()))
+    late = read_parts(requests[~kept["ttft_ms"]], knows_alone=knows_alone)
+    alone = late[[part for part in _ALONE if part in late]]
+    hopeless = alone.sum(axis="columns") > limits["ttft_ms"] * NS_PER_MS
+    on_top = late.drop(columns=alone.columns).idxmax(axis="columns")
+    counts = on_top.mask(hopeless, alone.idxmax(axis="columns")).value_counts()
+    return Cause(str(counts.index[0]), float(counts.iloc[0] / len(late)))
