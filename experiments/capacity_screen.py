@@ -52,7 +52,7 @@ def say_point(point: Point, goal: Goal) -> str:
 
 def say_rate(rate: float) -> str:
     """Four digits, so that neighbours differ: 12.37, 0.05432, 12,370."""
-    return f"{rate:,.0f}" if rate >= 1000 else f"{rate:.4g}"
+    return f"{rate:,.0f}" if rate >= 999.95 else f"{rate:.4g}"
 
 
 def say_who_keeps(replicas: int) -> str:
@@ -108,7 +108,7 @@ def say_answer(capacity: Capacity) -> str:
         each = f", {say_rate(kept.rate / kept.replicas)} a replica" if kept.replicas > 1 else ""
         said = f"Keeps {promise} up to {say_rate(kept.rate)} requests/s{each}"
         if failed is None:
-            return f"{said}, the highest rate tried: {kept.judged.arrived:,} requests do not overload it."
+            return f"{said}, the highest rate tried: so few requests do not overload it."
         return f"{said}; at {say_rate(failed.rate)} it fails: {explain(failed, goal)}."
     said = f"{say_who_keeps(kept.replicas)} {promise} at {say_rate(kept.rate)} requests/s"
     if failed is None:
@@ -153,8 +153,8 @@ def list_notes(capacity: Capacity) -> Iterator[str]:
         )
     if (unseen := first.judged.backlog.unseen) > capacity.goal.within:
         yield (
-            f"with {first.judged.arrived:,} requests an overload of up to {say_share(unseen)} is not"
-            " told from chance: more requests would tell better"
+            f"of {first.judged.arrived:,} requests {say_share(min(unseen, 1))} may pile up by"
+            " chance, so a smaller overload is not seen: more requests would tell better"
         )
     answer_ms = min(_read_answer(point) for point in capacity.points)
     span_ms = (first.judged.arrived - 1) / first.rate * 1e3
