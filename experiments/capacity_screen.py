@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import ceil
 
 from rich.console import Console
 from rich.table import Table
@@ -133,10 +134,10 @@ def explain(point: Point, goal: Goal) -> str:
         if judged.refused:
             said.append(f"{say_whole(judged.refused / judged.arrived)} are refused")
     if judged.backlog.grows(goal.within):
-        before, after, arrived = judged.backlog
+        backlog = judged.backlog
         said.append(
-            f"unanswered requests pile up, from {say_count(before)} to {say_count(after)} while"
-            f" {arrived:,} arrive"
+            f"unanswered requests pile up, from {say_count(backlog.before)} to"
+            f" {say_count(backlog.after)} while {backlog.arrived:,} arrive"
         )
     return ", ".join(said)
 
@@ -161,7 +162,8 @@ def list_notes(capacity: Capacity) -> Iterator[str]:
     if span_ms < _SHORT * answer_ms:
         yield (
             f"{_say_load(capacity, first)} all requests arrive within {say_time(span_ms)}, and an"
-            f" answer takes {say_time(answer_ms)}: too short a trace for a load that lasts"
+            f" answer takes {say_time(answer_ms)}: too short a trace for a load that lasts. Take"
+            f" {ceil(_SHORT * answer_ms * first.rate / 1e3):,} requests or more"
         )
     case = capacity.case
     if case.trace.in_sessions and any(point.rate != case.own_rate for point in capacity.points):

@@ -15,7 +15,8 @@ from experiments.distribution import NS_PER_MS
 from experiments.metrics import keeps_limits
 from experiments.resampling import BLOCK, FEWEST_BLOCKS
 from experiments.results import RunResult
-from experiments.windows import Level, Windows
+from experiments.timeline import Ints
+from experiments.windows import Floats, Level, Windows
 
 _Z = 1.959964
 """Of 95 in 100 cases."""
@@ -37,18 +38,23 @@ class Goal(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """How many requests were there and unanswered, in the mean over the second and over the last
-    quarter of the time in which requests arrive, and how many arrived from the middle of the one
-    to the middle of the other."""
+    """How many requests are there and unanswered while others arrive."""
 
     before: float
+    """Mean over the second quarter of the time in which requests arrive."""
     after: float
+    """Mean over the last quarter of it."""
     arrived: int
+    """How many came from the middle of the one to the middle of the other."""
+    filling: float = 0.0
+    """By how much it grows under any load, since a run begins with nobody: whoever stays longer
+    than the time since then cannot have left yet."""
 
     def grows(self, within: float) -> bool:
         """Whether more of those who arrived piled up than `within` of them, and than chance
         explains."""
-        return self.after - self.before > max(within, self.unseen) * self.arrived
+        grown = self.after - self.before - self.filling
+        return grown > max(within, self.unseen) * self.arrived
 
     @property
     def unseen(self) -> float:
@@ -147,7 +153,28 @@ def count_backlog(requests: pd.DataFrame, refused: pd.DataFrame) -> Backlog:
     means, _, _ = windows.follow(level)
     middles = windows.middles_ns + first
     between = (arrivals >= middles[1]) & (arrivals < middles[3])
-    return Backlog(float(means[1]), float(means[3]), int(between.sum()))
+    return Backlog(
+        before=float(means[1]),
+        after=float(means[3]),
+        arrived=int(between.sum()),
+        filling=_fill(arrivals - first, finishes - first, windows.edges_ns - first),
+    )
+
+
+def _fill(arrivals: Ints, finishes: Ints, edges_ns: Floats) -> float:
+    """By how much the mean backlog of the last quarter would exceed that of the second one if
+    everybody stayed as long as those who came in the first half: at rate r and after a time t there
+    are r E[min(stay, t)] (Little's law, for a system that starts empty)."""
+    stays = (finishes - arrivals)[arrivals <= edges_ns[2]].astype(np.float64)
+    rate = (len(arrivals) - 1) / (edges_ns[-1] - edges_ns[0])
+    if not len(stays):
+        return 0.0
+    levels = []
+    for start, end in ((edges_ns[1], edges_ns[2]), (edges_ns[3], edges_ns[4])):
+        until = np.clip(stays, start, end)
+        integral = (until**2 - start**2) / 2 + stays * (end - until)
+        levels.append(float(integral.mean()) / (end - start))
+    return float(rate * (levels[1] - levels[0]))
 
 
 def _in_order(

@@ -170,11 +170,27 @@ def test_a_backlog_by_hand() -> None:
     assert backlog.after == pytest.approx(5.5)
     # From 30 to before 70.
     assert backlog.arrived == 4
+    # Those of the first half, from 0 to 40, stay 5, 5, 980, 970 and 960: but for the first two as
+    # long as there is time, 30 in the mean of the second quarter and 70 in the last one.
+    assert backlog.filling == pytest.approx(8 / 80 * (70 - 30) * 3 / 5)
     assert backlog.unseen == pytest.approx(2 * sqrt(7) / 4)
     assert not backlog.grows(0.03)
     assert Backlog(10, 30, 100).grows(0.03)
     assert not Backlog(10, 30, 100).grows(0.25)
+    assert not Backlog(10, 30, 100, filling=10).grows(0.03)
     assert not Backlog(100, 120, 100).grows(0.03)
+
+
+def test_a_run_that_fills_up_is_no_overload() -> None:
+    """1,000 requests within a second, each answered after half of it: over the second quarter the
+    number there goes from 250 to 500, and stays."""
+    arrivals = np.linspace(0, 10**9, 1001).astype(np.int64)
+    backlog = count_backlog(requests([*arrivals], [*(arrivals + 5 * 10**8)]), NOBODY)
+    assert backlog.before == pytest.approx(375, abs=1)
+    assert backlog.after == pytest.approx(500, abs=1)
+    assert backlog.filling == pytest.approx(125, abs=0.1)
+    assert not backlog.grows(0.01)
+    assert backlog._replace(filling=0).grows(0.01)
 
 
 def test_a_refused_request_is_part_of_the_time_and_not_of_the_backlog() -> None:
@@ -183,7 +199,7 @@ def test_a_refused_request_is_part_of_the_time_and_not_of_the_backlog() -> None:
     assert alone.before == alone.after == pytest.approx(0.5)
     refused = pd.DataFrame({"arrival_ns": [160]})
     assert count_backlog(requests(arrivals, finishes), refused).after == 0
-    assert count_backlog(NOBODY, refused) == (0, 0, 0)
+    assert count_backlog(NOBODY, refused) == Backlog(0, 0, 0)
 
 
 def test_the_interval_is_wilsons_where_requests_are_independent() -> None:
