@@ -23,6 +23,8 @@ _Z = 1.959964
 _QUARTERS = 4
 _ALONE = ("own", "host")
 """Parts of TTFT that a request has without any load."""
+_EARLY = 8
+"""The first part, of so many, of the time in which requests arrive."""
 _CHANCE = 2
 """Standard deviations of a difference that say nothing."""
 
@@ -163,12 +165,16 @@ def count_backlog(requests: pd.DataFrame, refused: pd.DataFrame) -> Backlog:
 
 def _fill(arrivals: Ints, finishes: Ints, edges_ns: Floats) -> float:
     """By how much the mean backlog of the last quarter would exceed that of the second one if
-    everybody stayed as long as those who came in the first half: at rate r and after a time t there
-    are r E[min(stay, t)] (Little's law, for a system that starts empty)."""
-    stays = (finishes - arrivals)[arrivals <= edges_ns[2]].astype(np.float64)
-    rate = (len(arrivals) - 1) / (edges_ns[-1] - edges_ns[0])
-    if not len(stays):
+    everybody stayed as long as the first ones, whom no backlog delays yet: at rate r and after a
+    time t there are r E[min(stay, t)] (Little's law, for a system that starts empty).
+
+    Nothing is excused where those stay longer than half of the time: then nobody can tell.
+    """
+    early = arrivals <= edges_ns[-1] / _EARLY
+    stays = (finishes - arrivals)[early].astype(np.float64)
+    if not len(stays) or stays.mean() > edges_ns[-1] / 2:
         return 0.0
+    rate = (len(arrivals) - 1) / edges_ns[-1]
     levels = []
     for start, end in ((edges_ns[1], edges_ns[2]), (edges_ns[3], edges_ns[4])):
         until = np.clip(stays, start, end)

@@ -170,9 +170,8 @@ def test_a_backlog_by_hand() -> None:
     assert backlog.after == pytest.approx(5.5)
     # From 30 to before 70.
     assert backlog.arrived == 4
-    # Those of the first half, from 0 to 40, stay 5, 5, 980, 970 and 960: but for the first two as
-    # long as there is time, 30 in the mean of the second quarter and 70 in the last one.
-    assert backlog.filling == pytest.approx(8 / 80 * (70 - 30) * 3 / 5)
+    # The two of the first eighth stay 5: nobody else would be there so long.
+    assert backlog.filling == 0
     assert backlog.unseen == pytest.approx(2 * sqrt(7) / 4)
     assert not backlog.grows(0.03)
     assert Backlog(10, 30, 100).grows(0.03)
@@ -182,15 +181,20 @@ def test_a_backlog_by_hand() -> None:
 
 
 def test_a_run_that_fills_up_is_no_overload() -> None:
-    """1,000 requests within a second, each answered after half of it: over the second quarter the
-    number there goes from 250 to 500, and stays."""
-    arrivals = np.linspace(0, 10**9, 1001).astype(np.int64)
-    backlog = count_backlog(requests([*arrivals], [*(arrivals + 5 * 10**8)]), NOBODY)
-    assert backlog.before == pytest.approx(375, abs=1)
-    assert backlog.after == pytest.approx(500, abs=1)
-    assert backlog.filling == pytest.approx(125, abs=0.1)
+    """10,000 requests within a second, each answered after 400 ms: over the second quarter, from
+    250 ms on, the number there goes from 2,500 to 4,000, and stays."""
+    arrivals = np.linspace(0, 10**9, 10_001).astype(np.int64)
+    backlog = count_backlog(requests([*arrivals], [*(arrivals + 4 * 10**8)]), NOBODY)
+    before = (150 * (2500 + 4000) / 2 + 100 * 4000) / 250
+    assert backlog.before == pytest.approx(before, abs=1)
+    assert backlog.after == pytest.approx(4000, abs=1)
+    assert backlog.filling == pytest.approx(4000 - before, abs=0.1)
     assert not backlog.grows(0.01)
     assert backlog._replace(filling=0).grows(0.01)
+    # Who stays longer than half of the time may as well stay for ever.
+    slow = count_backlog(requests([*arrivals], [*(arrivals + 6 * 10**8)]), NOBODY)
+    assert slow.filling == 0
+    assert slow.grows(0.03)
 
 
 def test_a_refused_request_is_part_of_the_time_and_not_of_the_backlog() -> None:
