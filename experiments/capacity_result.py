@@ -51,7 +51,7 @@ class Capacity:
     kept: Point | None
     failed: Point | None
     futile: bool
-    """The search ended early: half the load made no request better off."""
+    """The search ended early: less load would not help."""
     path: Path
     """The folder with capacity.json and the figure."""
 
@@ -99,6 +99,7 @@ def _describe_point(point: Point) -> dict[str, Any]:
         "share_low": low,
         "share_high": high,
         "missed": judged.missed,
+        "doomed": judged.doomed,
         "ttft_cause": None if judged.cause is None else judged.cause._asdict(),
         "backlog": judged.backlog._asdict(),
         "latency_ms": {

@@ -104,7 +104,7 @@ def say_answer(capacity: Capacity) -> str:
         assert failed is not None
         lead = "No rate keeps" if capacity.axis == "rate" else "No number of replicas keeps"
         said = f"{lead} {promise}: even {_say_load(capacity, failed)} {explain(failed, goal)}"
-        return said + _say_end(capacity)
+        return f"{said}. Less load would not help." if capacity.futile else f"{said}."
     if capacity.axis == "rate":
         each = f", {say_rate(kept.rate / kept.replicas)} a replica" if kept.replicas > 1 else ""
         said = f"Keeps {promise} up to {say_rate(kept.rate)} requests/s{each}"
@@ -192,13 +192,6 @@ def _read_answer(point: Point) -> float:
     """Mean E2E in milliseconds; 0 where nobody was answered."""
     mean: float = point.result.summary["latency_ms"]["e2e"].get("mean", 0.0)
     return mean
-
-
-def _say_end(capacity: Capacity) -> str:
-    if not capacity.futile:
-        return "."
-    half = "half the rate" if capacity.axis == "rate" else "twice as many replicas"
-    return f". It is not the load: {half} made nobody better off."
 
 
 def _say_load(capacity: Capacity, point: Point) -> str:

@@ -111,15 +111,16 @@ class Trials:
 
     @property
     def futile(self) -> bool:
-        """Whether to make it easier once more would help nobody: the last two points, of which the
-        later is the easier one, fail by the same counts, and not by their backlog."""
+        """Whether to make it easier once more would not help: at half the load too many are doomed,
+        or as many fail as before, and for no backlog."""
         if len(self.points) < 2 or any(point.keeps for point in self.points):
             return False
         before, last = (point.judged for point in self.points[-2:])
-        same = (before.good, before.refused, before.missed) == (
-            last.good,
-            last.refused,
-            last.missed,
+        if last.doomed > (1 - self.goal.share) * last.arrived:
+            return True
+        same = all(
+            getattr(before, count) == getattr(last, count)
+            for count in ("good", "refused", "missed")
         )
         return same and not any(each.backlog.grows(self.goal.within) for each in (before, last))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ _Z = 1.959964
 _QUARTERS = 4
 _ALONE = ("own", "host")
 """Parts of TTFT that a request has without any load."""
+_MOST_LEFT = 0.03
 _EARLY = 8
 """The first part, of so many, of the time in which requests arrive."""
 _CHANCE = 2
@@ -35,8 +36,8 @@ class Goal(NamedTuple):
     share: float
     """Of all requests, within all limits."""
     within: float
-    """A load that exceeds what is served by no more than this is not told from one that does not:
-    the tolerance of the search."""
+    """How near what keeps and what fails shall come, as a share; a load that exceeds what is served
+    by less is not told from one that does not."""
 
 
 class Backlog(NamedTuple):
@@ -53,10 +54,10 @@ class Backlog(NamedTuple):
     than the time since then cannot have left yet."""
 
     def grows(self, within: float) -> bool:
-        """Whether more of those who arrived piled up than `within` of them, and than chance
-        explains."""
+        """Whether more of those who arrived piled up than `within` of them (at most 3 %, however
+        coarse the search), and than chance explains."""
         grown = self.after - self.before - self.filling
-        return grown > max(within, self.unseen) * self.arrived
+        return grown > max(min(within, _MOST_LEFT), self.unseen) * self.arrived
 
     @property
     def unseen(self) -> float:
@@ -95,6 +96,9 @@ class Judgement:
     refused: int
     missed: dict[str, int]
     """Answered requests outside of each limit."""
+    doomed: int
+    """Those whom no load, however small, would save: refused, or with a prefill and host time of
+    their own above the limit of TTFT."""
     cause: Cause | None
     backlog: Backlog
 
@@ -112,6 +116,8 @@ def judge(result: RunResult) -> Judgement:
     requests, refused = result.requests, result.refused
     limits: dict[str, float] = result.summary["throughput"]["goodput"]["slo"]
     kept = keeps_limits(requests, limits)
+    knows_alone = result.summary["about"]["knows_alone"]
+    causes = _find_causes(requests, limits, knows_alone=knows_alone)
     return Judgement(
         limits=limits,
         arrived=len(requests) + len(refused),
@@ -119,9 +125,8 @@ def judge(result: RunResult) -> Judgement:
         bounds=bound_share(_in_order(requests, refused, kept.all(axis="columns"))),
         refused=len(refused),
         missed={str(name): int((~column).sum()) for name, column in kept.items()},
-        cause=_find_cause(
-            requests, kept, limits, knows_alone=result.summary["about"]["knows_alone"]
-        ),
+        doomed=len(refused) + int(causes.isin(_ALONE).sum()),
+        cause=_find_most(causes),
         backlog=count_backlog(requests, refused),
     )
 
@@ -200,15 +205,22 @@ def _measure_spells(good: NDArray[np.bool_]) -> float:
     return float(means.var(ddof=1) * BLOCK / (share * (1 - share)))
 
 
-def _find_cause(
-    requests: pd.DataFrame, kept: pd.DataFrame, limits: dict[str, float], *, knows_alone: bool
-) -> Cause | None:
-    """None where TTFT has no limit, or all keep it."""
-    if "ttft_ms" not in kept or kept["ttft_ms"].all():
-        return None
-    late = read_parts(requests[~kept["ttft_ms"]], knows_alone=knows_alone)
+def _find_causes(
+    requests: pd.DataFrame, limits: dict[str, float], *, knows_alone: bool
+) -> pd.Series[str]:
+    """The part of TTFT by which each request that misses its limit does."""
+    limit_ns = limits.get("ttft_ms", inf) * NS_PER_MS
+    late = read_parts(requests[requests["ttft_ns"] > limit_ns], knows_alone=knows_alone)
+    if late.empty:
+        return pd.Series(dtype=str)
     alone = late[[part for part in _ALONE if part in late]]
-    hopeless = alone.sum(axis="columns") > limits["ttft_ms"] * NS_PER_MS
+    doomed = alone.sum(axis="columns") > limit_ns
     on_top = late.drop(columns=alone.columns).idxmax(axis="columns")
-    counts = on_top.mask(hopeless, alone.idxmax(axis="columns")).value_counts()
-    return Cause(str(counts.index[0]), float(counts.iloc[0] / len(late)))
+    return on_top.where(~doomed, alone.idxmax(axis="columns")).astype(str)
+
+
+def _find_most(causes: pd.Series[str]) -> Cause | None:
+    if causes.empty:
+        return None
+    counts = causes.value_counts()
+    return Cause(str(counts.index[0]), float(counts.iloc[0] / len(causes)))
