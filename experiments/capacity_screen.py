@@ -15,6 +15,8 @@ from experiments.screen import list_losses, make_table, say_headline, say_limits
 from experiments.slo import Goal
 from experiments.words import say_count, say_share, say_time, say_whole
 
+_LEAST_SHARE = 0.0005
+"""Of the requests; what is less is not worth a word."""
 _SHORT = 10
 """A trace whose arrivals take less than so many answers one after the other tells little of load
 that lasts."""
@@ -78,7 +80,9 @@ def tabulate(capacity: Capacity) -> Table:
         said = "" if limit is None else f"<= {say_time(limit)}"
         table.add_column(f"{name.upper()}\nP50", justify="right", no_wrap=True)
         table.add_column(f"{said}\nP99", justify="right", no_wrap=True)
-    table.add_column("verdict")
+    table.add_column("verdict", overflow="fold")
+    if "e2e" in shown:
+        table.padding = (0, 0, 0, 1)
     for point in capacity.by_load():
         latency_ms = point.result.summary["latency_ms"]
         low, high = point.judged.bounds
@@ -123,8 +127,9 @@ def explain(point: Point, goal: Goal) -> str:
     judged = point.judged
     said = []
     if judged.share < goal.share:
+        most = max(judged.missed.values())
         for name, missed in sorted(judged.missed.items(), key=lambda each: -each[1]):
-            if missed:
+            if missed and (missed == most or missed / judged.arrived >= _LEAST_SHARE):
                 limit = say_limits({name: judged.limits[name]})
                 text = f"{say_whole(missed / judged.arrived)} of the requests miss {limit}"
                 if name == "ttft_ms" and judged.cause is not None:
