@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +20,9 @@ def read_share(text: str, *, option: str) -> float:
     """A share as one writes it: 0.99 or 99%. Raises ConfigError."""
     number, percent, rest = text.partition("%")
     try:
-        share = float(number) / (100 if percent else 1)
-    except ValueError:
+        # 99.9 / 100 is not the float 0.999, which 1,998 of 2,000 are.
+        share = float(Decimal(number) / (100 if percent else 1))
+    except (ValueError, ArithmeticError):
         share = 0.0
     if rest or not 0 < share <= 1:
         raise ConfigError(f"{option}: found {text!r}; allowed: above 0 to 1, as 0.99, or as 99%")

@@ -131,13 +131,14 @@ def explain(point: Point, goal: Goal) -> str:
         for name, missed in sorted(judged.missed.items(), key=lambda each: -each[1]):
             if missed and (missed == most or missed / judged.arrived >= _LEAST_SHARE):
                 limit = say_limits({name: judged.limits[name]})
-                text = f"{say_whole(missed / judged.arrived)} of the requests miss {limit}"
+                text = f"{_say_part(missed / judged.arrived)} of the requests miss {limit}"
                 if name == "ttft_ms" and judged.cause is not None:
                     finding = PARTS_IN_WORDS[judged.cause.part].finding
                     text += f" ({say_share(judged.cause.share)} of them by {finding})"
                 said.append(text)
-        if judged.refused:
-            said.append(f"{say_whole(judged.refused / judged.arrived)} are refused")
+        refused = judged.refused / judged.arrived
+        if judged.refused and (judged.refused >= most or refused >= _LEAST_SHARE):
+            said.append(f"{_say_part(refused)} are refused")
     if judged.backlog.grows(goal.within):
         backlog = judged.backlog
         said.append(
@@ -207,6 +208,11 @@ def _say_load(capacity: Capacity, point: Point) -> str:
 
 def _count_replicas(replicas: int) -> str:
     return "One replica" if replicas == 1 else f"{replicas:,} replicas"
+
+
+def _say_part(share: float) -> str:
+    """12.3 %, 0.9 %, <0.1 %: never nothing."""
+    return say_whole(share) if share >= 0.01 else say_share(share)
 
 
 def _say_goal(share: float) -> str:

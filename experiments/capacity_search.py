@@ -93,12 +93,13 @@ class Trials:
     def simulate(self, *, factor: float, replicas: int) -> Point:
         """The trace at `factor` times its rate, on so many replicas."""
         rate = self.case.own_rate * factor
+        where = f" on {replicas:,} replicas" if replicas > 1 else ""
         outcome = simulate(
             _vary(self.case.config, factor=factor, replicas=replicas),
             out=self.out,
             force=self._force,
             figures=False,
-            watch=self._watch and self._watch(f"{say_count(rate)} requests/s on {replicas}:"),
+            watch=self._watch and self._watch(f"{say_count(rate)} requests/s{where}:"),
         )
         judged = judge(outcome.result)
         point = Point(
@@ -116,7 +117,7 @@ class Trials:
         if len(self.points) < 2 or any(point.keeps for point in self.points):
             return False
         before, last = (point.judged for point in self.points[-2:])
-        if last.doomed > (1 - self.goal.share) * last.arrived:
+        if (last.arrived - last.doomed) / last.arrived < self.goal.share:
             return True
         same = all(
             getattr(before, count) == getattr(last, count)

@@ -29,7 +29,7 @@ DURATIONS = "durations.csv"
 STUDY = "study.json"
 CAPACITY = "capacity.json"
 _OF_RUNS = (STUDY, CAPACITY)
-"""In the folder of a comparison, beside those of its runs."""
+"""What a folder about several runs has, beside those of the runs."""
 _FILES = (SUMMARY, CONFIG, *(f"{table}.parquet" for table in TABLES))
 
 

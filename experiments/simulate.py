@@ -69,9 +69,8 @@ def simulate(
 
     `force` runs in any case; `watch` makes an observer of the simulation. Without `figures`, which
     take longer than a short run, none are drawn; whoever wants them of that run later has them
-    drawn then. Raises ConfigError,
-    ModelError, DeviceError, DoesNotFit, TraceError, TableError and ResultError, all of them
-    ValueErrors made for a user's eyes.
+    drawn then. Raises ConfigError, ModelError, DeviceError, DoesNotFit, TraceError, TableError and
+    ResultError, all of them ValueErrors made for a user's eyes.
     """
     deployment = resolve(config)
     latency = build_latency(deployment)

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 import experiments
 from experiments.bracket import counts, rates, search
 from experiments.build_trace import build_trace
+from experiments.capacity import read_share
 from experiments.capacity_figure import draw_capacity
 from experiments.capacity_screen import say_rate
 from experiments.cli import main as pagesim
@@ -147,6 +148,11 @@ def test_nothing_found_is_none_and_the_limits_are_kept() -> None:
     assert search(lambda at: True, 1.0, ladder) == (4.0, None)
     assert search(lambda at: False, 3, counts(most=10)) == (None, 10)
     assert search(lambda at: True, 3, counts(most=10)) == (1, None)
+
+
+def test_a_share_is_the_one_that_is_written() -> None:
+    assert read_share("99.9%", option="--share") == 1998 / 2000
+    assert read_share("0.99", option="--share") == read_share("99%", option="--share") == 198 / 200
 
 
 # What keeps
@@ -405,6 +411,7 @@ def test_a_stop_keeps_what_was_finished(tmp_path: Path, monkeypatch: pytest.Monk
         ((), {"slo": {}}, "small.yaml: slo: found no limit; allowed: what a good answer keeps"),
         (("--share", "1.2"), {}, "--share: found '1.2'; allowed: above 0 to 1"),
         (("--share", "x%"), {}, "--share: found 'x%'; allowed: above 0 to 1"),
+        (("--share", "nan"), {}, "--share: found 'nan'; allowed: above 0 to 1"),
         (("--within", "0"), {}, "--within: found '0'; allowed: above 0 to 1"),
         (("--rate", "1e9"), {}, "--rate: found 1e+09; allowed: 0.0614 to 58,594, since the trace"),
         (("--rate", "nan"), {}, "--rate: found nan; allowed: 0.0614 to 58,594"),
