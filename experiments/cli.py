@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from experiments.blocks import blocks
 from experiments.calibrate_cli import main as calibrate
+from experiments.capacity import capacity
 from experiments.conformance import conformance
 from experiments.exits import make_app
 from experiments.follow import follow
@@ -18,6 +19,7 @@ main = make_app(
     follow,
     blocks,
     size,
+    capacity,
     conformance,
     validate,
     schema,

@@ -27,10 +27,13 @@ class CustomRouter(Custom):
     the request. docs/guides/write-a-cache-or-a-router.md says what it has to do."""
 
 
+MOST_REPLICAS = 4096
+
+
 class Cluster(Section):
     """How many replicas serve, and who gets the next request."""
 
-    replicas: Annotated[int, Field(gt=0, le=4096)] = 1
+    replicas: Annotated[int, Field(gt=0, le=MOST_REPLICAS)] = 1
     router: Annotated[
         RoundRobin | LeastOutstanding | CustomRouter,
         BeforeValidator(by_kind("round_robin")),

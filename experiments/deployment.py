@@ -17,7 +17,7 @@ from sim.scheduling.versions import VERSIONS
 
 _UTILIZATION = {"0.19": 0.9}
 _UTILIZATION_SINCE_0_20 = 0.92
-_MOST_BLOCKS_OF_ALL = 10 * MOST_BLOCKS
+MOST_BLOCKS_OF_ALL = 10 * MOST_BLOCKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,10 +220,10 @@ def _check_size(num_gpu_blocks: int, *, replicas: int) -> None:
             f"engine.block_size: found {num_gpu_blocks:,} KV blocks; allowed: up to"
             f" {MOST_BLOCKS:,}, so larger ones"
         )
-    if replicas * num_gpu_blocks > _MOST_BLOCKS_OF_ALL:
+    if replicas * num_gpu_blocks > MOST_BLOCKS_OF_ALL:
         raise ConfigError(
             f"cluster.replicas: found {replicas:,} with {num_gpu_blocks:,} KV blocks each; allowed:"
-            f" up to {_MOST_BLOCKS_OF_ALL:,} blocks in all"
+            f" up to {MOST_BLOCKS_OF_ALL:,} blocks in all"
         )
 
 

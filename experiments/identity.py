@@ -43,8 +43,13 @@ def name_run(deployment: Deployment, *, trace_fingerprint: str, latency: Latency
         "result_schema": RESULT_SCHEMA,
         "pagesim": [_version("pagesim"), digest_code()],
     }
+    return name_by(config.name, contents)
+
+
+def name_by(name: str, contents: object) -> str:
+    """`<name>-<hash>`: equal for equal contents, which JSON can hold."""
     text = json.dumps(contents, sort_keys=True)
-    return f"{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:_SHOWN_DIGITS]}"
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:_SHOWN_DIGITS]}"
 
 
 def read_versions() -> dict[str, str]:

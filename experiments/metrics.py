@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pandas as pd
 from experiments.attribution import decompose_ttft, judge_ttft
 from experiments.conservation import check
 from experiments.context import Context, Frames
-from experiments.distribution import describe
+from experiments.distribution import NS_PER_MS, describe
 from experiments.itl import measure_gaps
 from experiments.kv_use import count_prefix_hits, share_memory
 from experiments.limits import judge_limits, share_limits
@@ -18,7 +19,7 @@ from experiments.phases import share_phases
 from experiments.swapping import measure_swaps
 from sim.record.rows import Event
 
-__all__ = ["check", "read_latencies", "summarize"]
+__all__ = ["check", "keeps_limits", "read_latencies", "summarize"]
 
 NS_PER_S = 1e9
 
@@ -159,7 +160,7 @@ def _rate(
     set_limits = {name: limit for name, limit in (slo or {}).items() if limit is not None}
     goodput: dict[str, Any] | None = None
     if set_limits:
-        good = _count_good(requests, set_limits)
+        good = int(keeps_limits(requests, set_limits).all(axis="columns").sum())
         goodput = {
             "slo": set_limits,
             "requests": good,
@@ -169,13 +170,17 @@ def _rate(
     return {"makespan_s": makespan_s, **rates, "goodput": goodput}
 
 
-def _count_good(requests: pd.DataFrame, limits: dict[str, float]) -> int:
-    """Requests that keep every limit, given as `ttft_ms` and the like; no TPOT keeps any."""
+def keeps_limits(requests: pd.DataFrame, limits: Mapping[str, float]) -> pd.DataFrame:
+    """Whether each answered request keeps each limit, given as `ttft_ms` and the like; a column
+    for each of them. No TPOT keeps any."""
     latencies = read_latencies(requests)
-    good = pd.Series(data=True, index=requests.index)
-    for name, limit_ms in limits.items():
-        good &= ~(latencies[name.removesuffix("_ms")] > limit_ms * 1e6)
-    return int(good.sum())
+    return pd.DataFrame(
+        {
+            name: ~(latencies[name.removesuffix("_ms")] > limit_ms * NS_PER_MS)
+            for name, limit_ms in limits.items()
+        },
+        index=requests.index,
+    )
 
 
 def _price(frames: Frames, context: Context) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -14,8 +15,21 @@ from sim.parting import Fork
 from sim.plan import Departure, Plan
 from sim.request import BRANCHES, Request, Sequence
 
+if TYPE_CHECKING:
+    from experiments.simulate import Survey
+
 _BETWEEN_UPDATES_S = 0.1
 _NS_PER_S = 1e9
+
+
+def watch_aloud(label: str, *, quiet: bool = False) -> Callable[[Survey], ProgressBar] | None:
+    """What makes a progress bar on stderr; None where nobody looks."""
+    errors = Console(stderr=True, quiet=quiet)
+    if quiet or not errors.is_terminal:
+        return None
+    return lambda survey: ProgressBar(
+        errors, requests=survey.requests, last_arrival_ns=survey.last_arrival_ns, label=label
+    )
 
 
 class ProgressBar:

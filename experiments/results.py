@@ -27,7 +27,9 @@ SUMMARY, CONFIG, FIGURES = "summary.json", "config.yaml", "figures"
 DURATIONS = "durations.csv"
 """Of every step, where one replica executed them: `latency.kind: replay` reads it."""
 STUDY = "study.json"
-"""In the folder of a comparison, beside those of its runs."""
+CAPACITY = "capacity.json"
+_OF_RUNS = (STUDY, CAPACITY)
+"""What a folder about several runs has, beside those of the runs."""
 _FILES = (SUMMARY, CONFIG, *(f"{table}.parquet" for table in TABLES))
 
 
@@ -61,8 +63,9 @@ class RunResult:
 def load_result(path: str | Path) -> RunResult:
     """Read what a run left in its folder. Raises ResultError where there is no such run."""
     path = Path(path)
-    if (path / STUDY).is_file():
-        raise ResultError(f"{path}: compares runs; allowed: one of those that its {STUDY} names")
+    for name in _OF_RUNS:
+        if (path / name).is_file():
+            raise ResultError(f"{path}: compares runs; allowed: one of those that its {name} names")
     try:
         summary = json.loads((path / SUMMARY).read_text(encoding="utf-8"))
         config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
@@ -127,8 +130,11 @@ class Draft:
     def write_texts(self, summary: Mapping[str, Any], *, config: Mapping[str, Any]) -> None:
         resolved = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         (self.path / CONFIG).write_text(resolved, encoding="utf-8")
-        text = json.dumps(summary, indent=2, allow_nan=False)
-        (self.path / SUMMARY).write_text(text + "\n", encoding="utf-8")
+        self.write_json(SUMMARY, summary)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        text = json.dumps(content, indent=2, allow_nan=False)
+        (self.path / name).write_text(text + "\n", encoding="utf-8")
 
     def publish(self) -> None:
         """Give the draft its final name, in place of an earlier result of that name.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,6 @@ from experiments.exits import DIFFERENT, exits, make_app
 
 if TYPE_CHECKING:
     from experiments.config import Config
-    from experiments.simulate import Survey, Watcher
 
 
 def run(
@@ -61,11 +60,12 @@ def run(
 def _run(config: Config, *, out: Path, force: bool, quiet: bool) -> Path:
     """Simulate and show one config; returns the folder of the result."""
     with exits():
+        from experiments.progress import watch_aloud
         from experiments.screen import show
         from experiments.simulate import simulate
         from experiments.terminal import open_screen
 
-        outcome = simulate(config, out=out, force=force, watch=_watch("", quiet=quiet))
+        outcome = simulate(config, out=out, force=force, watch=watch_aloud("", quiet=quiet))
     with exits(stopped=f"the result is in {outcome.result.path}"):
         if quiet:
             typer.echo(outcome.result.path)
@@ -84,6 +84,7 @@ def _compare(
 ) -> Path:
     """Simulate all variants and show how they compare; returns the folder of the comparison."""
     with exits(stopped="no comparison was written; runs that were finished are kept"):
+        from experiments.progress import watch_aloud
         from experiments.study import run_study
         from experiments.study_screen import show_study
         from experiments.terminal import open_screen
@@ -94,7 +95,7 @@ def _compare(
             variants,
             out=out,
             force=force,
-            watch=lambda variant: _watch(labels[variant], quiet=quiet),
+            watch=lambda variant: watch_aloud(labels[variant], quiet=quiet),
         )
     with exits(stopped=f"the comparison is in {study.path}"):
         if quiet:
@@ -102,20 +103,6 @@ def _compare(
         else:
             show_study(study, open_screen())
     return study.path
-
-
-def _watch(label: str, *, quiet: bool) -> Callable[[Survey], Watcher] | None:
-    """What makes a progress bar; None where nobody looks."""
-    from rich.console import Console
-
-    from experiments.progress import ProgressBar
-
-    errors = Console(stderr=True, quiet=quiet)
-    if quiet or not errors.is_terminal:
-        return None
-    return lambda survey: ProgressBar(
-        errors, requests=survey.requests, last_arrival_ns=survey.last_arrival_ns, label=label
-    )
 
 
 def _verify(configs: Mapping[str, Config]) -> None:

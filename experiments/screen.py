@@ -37,7 +37,7 @@ def show(
     console = console or Console()
     narrow = console.width < FULL_COLUMNS
     parts: list[RenderableType] = [
-        _say_headline(summary["about"]),
+        say_headline(summary["about"]),
         Text(_count(summary), style="dim"),
         *(Text(f"! {note}", style="yellow") for note in list_losses(summary)),
         "",
@@ -59,7 +59,8 @@ def show(
     console.print(Group(*parts))
 
 
-def _say_headline(about: dict[str, Any]) -> Text:
+def say_headline(about: dict[str, Any]) -> Text:
+    """Who runs where and serves what, and where the times come from."""
     text = Text()
     text.append(str(about["name"] or "run"), style="bold cyan")
     where = [about["model"], about["device"]]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from calibrate.device import Device
 from calibrate.host_link import PricesSwaps
@@ -23,7 +23,7 @@ from experiments.deployment import Deployment, count_block_bytes, resolve
 from experiments.durations import Recording, write_durations
 from experiments.executor_config import RealKernels
 from experiments.identity import name_run, read_versions
-from experiments.metrics import check, summarize
+from experiments.metrics import NS_PER_S, check, summarize
 from experiments.results import DURATIONS, FIGURES, Draft, RunResult, is_finished, load_result
 from experiments.tables import make_frames
 from sim.latency import LatencyModel, Linear
@@ -35,7 +35,16 @@ class Survey(NamedTuple):
     """What is known of a trace before it is served; reading all of it also proves it valid."""
 
     requests: int
+    first_arrival_ns: int
     last_arrival_ns: int
+    in_sessions: int
+    """Requests that belong to one."""
+
+    @property
+    def rate(self) -> float | None:
+        """Requests per second, of the gaps between them; None where no time passes."""
+        span_ns = self.last_arrival_ns - self.first_arrival_ns
+        return (self.requests - 1) / span_ns * NS_PER_S if span_ns else None
 
 
 class Watcher(Observer, AbstractContextManager["Watcher"], Protocol):
@@ -53,23 +62,30 @@ def simulate(
     *,
     out: Path,
     force: bool = False,
+    figures: bool = True,
     watch: Callable[[Survey], Watcher] | None = None,
 ) -> Outcome:
     """Run a config, unless `out` has its result already, and leave the result in `out`.
 
-    `force` runs in any case; `watch` makes an observer of the simulation. Raises ConfigError,
-    ModelError, DeviceError, DoesNotFit, TraceError, TableError and ResultError, all of them
-    ValueErrors made for a user's eyes.
+    `force` runs in any case; `watch` makes an observer of the simulation. Without `figures`, which
+    take longer than a short run, none are drawn; whoever wants them of that run later has them
+    drawn then. Raises ConfigError, ModelError, DeviceError, DoesNotFit, TraceError, TableError and
+    ResultError, all of them ValueErrors made for a user's eyes.
     """
     deployment = resolve(config)
     latency = build_latency(deployment)
     trace = build_trace(config)
     run_id = name_run(deployment, trace_fingerprint=trace.fingerprint(), latency=latency)
     if is_finished(out / run_id) and not force:
-        return Outcome(load_result(out / run_id), reused=True)
+        result = load_result(out / run_id)
+        if figures and not (result.path / FIGURES).is_dir():
+            with Draft(result.path, run_id=FIGURES) as drawn:
+                _draw(result.frames, result.summary, drawn.path)
+                drawn.publish()
+        return Outcome(result, reused=True)
     with Draft(out, run_id=run_id) as draft:
-        survey = _survey(trace)
-        simulation, cost = _serve(deployment, latency, trace, watch and watch(survey))
+        seen = survey(trace)
+        simulation, cost = _serve(deployment, latency, trace, watch and watch(seen))
         frames = make_frames(simulation.records)
         context = _context(deployment, latency, trace, simulation, cost)
         check(frames, context)
@@ -88,13 +104,17 @@ def simulate(
         draft.write_texts(summary, config=context["config"])
         if len(simulation.kernels) == 1:
             write_durations(draft.path / DURATIONS, simulation.kernels[0].durations_ns)
-        from experiments.figures import draw  # seaborn is slow to import
-
-        figures = draft.path / FIGURES
-        figures.mkdir()
-        draw(frames, summary, figures)
+        if figures:
+            (draft.path / FIGURES).mkdir()
+            _draw(frames, summary, draft.path / FIGURES)
         draft.publish()
     return Outcome(load_result(draft.final), reused=False)
+
+
+def _draw(frames: Frames, summary: dict[str, Any], folder: Path) -> None:
+    from experiments.figures import draw  # seaborn is slow to import
+
+    draw(frames, summary, folder)
 
 
 def describe_stages(stages: int) -> list[str]:
@@ -164,12 +184,15 @@ def _name_devices(measured_on: Device | None, device: Device | None) -> list[str
     return [f"latency table: measured on {measured_on.name}; the memory is that of {device.name}"]
 
 
-def _survey(trace: Trace) -> Survey:
-    requests, last_arrival_ns = 0, 0
+def survey(trace: Trace) -> Survey:
+    """Read all of a trace. Raises TraceError."""
+    requests = first_arrival_ns = last_arrival_ns = in_sessions = 0
     for request in trace:
+        first_arrival_ns = first_arrival_ns if requests else request.arrival_ns
         requests += 1
         last_arrival_ns = request.arrival_ns
-    return Survey(requests, last_arrival_ns)
+        in_sessions += request.session is not None
+    return Survey(requests, first_arrival_ns, last_arrival_ns, in_sessions)
 
 
 class _Cost(NamedTuple):

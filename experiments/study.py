@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +10,7 @@ import pandas as pd
 
 from experiments.config import Config
 from experiments.deployment import resolve
-from experiments.identity import read_versions
+from experiments.identity import name_by, read_versions
 from experiments.results import FIGURES, STUDY, Draft, RunResult
 from experiments.simulate import Outcome, Survey, Watcher, simulate
 from experiments.variants import of_variant
@@ -21,7 +19,6 @@ from experiments.waste import expect_waste, measure_middle
 COMPARISON = "comparison.parquet"
 _COMPARED = ("counts", "latency_ms", "throughput", "ttft", "limits", "memory", "prefix_cache")
 """Parts of a summary whose numbers are in the comparison."""
-_SHOWN_DIGITS = 12
 
 Watch = Callable[[Survey], Watcher]
 
@@ -65,8 +62,7 @@ def run_study(
     with Draft(out, run_id=_name(name, variants)) as draft:
         content = _describe(variants)
         content["study"] = {"id": draft.final.name, "versions": read_versions()}
-        text = json.dumps(content, indent=2, allow_nan=False)
-        (draft.path / STUDY).write_text(text + "\n", encoding="utf-8")
+        draft.write_json(STUDY, content)
         compare(content["variants"]).to_parquet(draft.path / COMPARISON, index=False)
         from experiments.study_figures import draw_study  # seaborn is slow to import
 
@@ -114,8 +110,7 @@ def _describe(variants: Mapping[str, Variant]) -> dict[str, Any]:
 def _name(name: str, variants: Mapping[str, Variant]) -> str:
     """Of equal names and runs, equal; run ids cover whatever the runs depend on."""
     runs = [[variant, run.result.path.name] for variant, run in variants.items()]
-    digest = hashlib.sha256(json.dumps(runs).encode()).hexdigest()
-    return f"{name}-{digest[:_SHOWN_DIGITS]}"
+    return name_by(name, runs)
 
 
 def _flatten(content: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, float | None]]:

@@ -20,6 +20,15 @@ def say_share(share: float | None) -> str:
     return f"{percent:.1f} %" if 0.05 <= abs(percent) < 0.95 else f"{percent:.0f} %"
 
 
+def say_whole(share: float) -> str:
+    """99.1 %, 99.97 %: never 100 % where something is missing."""
+    said = f"{share * 100:.1f}"
+    for digits in (2, 3, 4):
+        if share < 1 and float(said) == 100:
+            said = f"{share * 100:.{digits}f}"
+    return f"{said} %"
+
+
 def say_time(ms: float | None) -> str:
     """12 ns, 340 µs, 4.2 ms, 13.9 s, 2.5 min; a dash where there is no time."""
     if ms is None:

@@ -24,6 +24,7 @@ import typer
 from typer.testing import CliRunner
 
 import experiments.blocks
+import experiments.capacity
 import experiments.cli
 import experiments.conformance
 import experiments.follow
@@ -50,6 +51,7 @@ COMMANDS: dict[tuple[str, ...], typer.Typer] = {
     ("python", "-m", "calibrate.show"): experiments.table_commands.main,
     ("python", "-m", "experiments.follow"): experiments.follow.main,
     ("python", "-m", "experiments.blocks"): experiments.blocks.main,
+    ("python", "-m", "experiments.capacity"): experiments.capacity.main,
     ("python", "-m", "experiments.conformance"): experiments.conformance.main,
     ("python", "-m", "experiments.schema"): experiments.schema.main,
     ("python", "-m", "experiments.size"): experiments.size.main,
@@ -123,6 +125,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Slow, and tested elsewhere.
     monkeypatch.setattr("experiments.figures.draw", lambda *_: [])
     monkeypatch.setattr("experiments.study_figures.draw_study", lambda *_, **__: [])
+    monkeypatch.setattr("experiments.capacity_figure.draw_capacity", lambda *_: None)
     return tmp_path
 
 
