@@ -46,7 +46,8 @@ def _doubted(made_by: type[Any], path: str) -> type[Any]:
         if not _are_durations(found, k):
             raise ConfigError(
                 f"{LATENCY}.path: {path} says that step {plan.step} and those that repeat it"
-                f" take {shown(found)}; allowed: a list of whole numbers of ns above 0, one or up to {k}"
+                f" take {shown(found)}; allowed: a list of 1 or up to {k} whole numbers of ns"
+                " above 0"
             )
         return found
 
