@@ -12,6 +12,7 @@ from calibrate.collector import uncollected
 from calibrate.host_link import PricesSwaps
 from calibrate.model import ModelError
 from calibrate.roofline import Roofline
+from experiments.build_clock import build_custom_clock
 from experiments.build_executor import describe_kernels, explain_kernels, kernel_executors
 from experiments.build_router import build_router
 from experiments.build_schedulers import build_scheduler, build_world, count_seats
@@ -23,6 +24,7 @@ from experiments.durations import Recording
 from experiments.errors import ConfigError
 from experiments.executor_config import RealKernels
 from experiments.latency_config import (
+    CustomLatency,
     ExecutedLatency,
     ImportedLatency,
     LinearLatency,
@@ -178,6 +180,8 @@ def _build_clock(deployment: Deployment) -> LatencyModel:
             return _build_roofline(deployment, roofline)
         case TableLatency() | ImportedLatency() as measured:
             return build_table_latency(deployment, measured)
+        case CustomLatency() as custom:
+            return build_custom_clock(deployment, custom)
 
 
 def build_work(deployment: Deployment) -> Roofline | None:

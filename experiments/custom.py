@@ -53,7 +53,7 @@ def find_class(section: Custom, *, at: str) -> Found:
     file, source = _read_source(home, section.path, at=at)
     if vars(home).setdefault(_DIGEST, source) != source:
         named = sys.modules[section.path.partition(":")[0]]
-        with _explained(f"{at}.path: {section.path} cannot be imported"):
+        with explained(f"{at}.path: {section.path} cannot be imported"):
             for module in (home,) if home is named else (home, named):
                 importlib.reload(module)
         vars(home)[_DIGEST] = source
@@ -105,7 +105,7 @@ def make(
     Raises ConfigError where its constructor fails, or where it lacks what it `needs` to have.
     """
     made_by = made_by or find_class(section, at=at).made_by
-    with _explained(f"{at}: {section.path} cannot be made with its options"):
+    with explained(f"{at}: {section.path} cannot be made with its options"):
         made = made_by(*positional, **given, **deepcopy(section.options))
         lacking = sorted(name for name in needs if not hasattr(made, name))
     if lacking:
@@ -171,16 +171,18 @@ def _import(name: str, *, path: str, at: str) -> ModuleType:
         sys.path.insert(0, here)
     if name not in sys.modules:
         importlib.invalidate_caches()
-    with _explained(f"{at}.path: {path} cannot be imported", absent=(name, here)):
+    with explained(f"{at}.path: {path} cannot be imported", absent=(name, here)):
         return importlib.import_module(name)
 
 
 @contextmanager
-def _explained(what: str, *, absent: tuple[str, str] | None = None) -> Iterator[None]:
+def explained(what: str, *, absent: tuple[str, str] | None = None) -> Iterator[None]:
     """Raise what goes wrong in the user's code as a ConfigError with file and line; a module that
     is `absent` (name, folder) without them."""
     try:
         yield
+    except ConfigError:
+        raise
     except (Exception, SystemExit) as error:
         if absent and isinstance(error, ModuleNotFoundError) and error.name:
             module, folder = absent

@@ -10,17 +10,20 @@ from experiments.custom import asks_for, describe, find_class, settle
 from experiments.custom_config import Custom
 from experiments.engine_config import CustomCache, CustomScheduler, Engine
 from experiments.errors import ConfigError
+from experiments.latency_config import CustomLatency
 
-SCHEDULER, CACHE, ROUTER = "engine.scheduler", "engine.kv_cache", "cluster.router"
+SCHEDULER, CACHE = "engine.scheduler", "engine.kv_cache"
+LATENCY, ROUTER = "latency", "cluster.router"
 SCHEDULER_GIVEN = ("kv", "limits")
 """What a scheduler is made with, by keyword; and what it may ask for, by naming it:"""
 SCHEDULER_OFFERED = ("order", "rules", "max_model_len")
+LATENCY_OFFERED = ("model", "device", "engine")
 
 
 def settle_custom(config: Config) -> Config:
     """The config with the source of each of its classes. Raises ConfigError for a class that is
     not there, that does not take what it is given, or cannot do what the config asks of it."""
-    engine, cluster = config.engine, config.cluster
+    engine, cluster, latency = config.engine, config.cluster, config.latency
     if isinstance(scheduler := engine.scheduler, CustomScheduler):
         scheduler = settle(
             scheduler, at=SCHEDULER, given=SCHEDULER_GIVEN, offered=SCHEDULER_OFFERED
@@ -34,7 +37,10 @@ def settle_custom(config: Config) -> Config:
         _check_forks(engine, kv_cache, at=CACHE)
     if isinstance(router := cluster.router, CustomRouter):
         cluster = cluster.model_copy(update={"router": settle(router, at=ROUTER, given=())})
-    return config.model_copy(update={"engine": engine, "cluster": cluster})
+    if isinstance(latency, CustomLatency):
+        latency = settle(latency, at=LATENCY, given=(), offered=LATENCY_OFFERED)
+    parts = {"engine": engine, "cluster": cluster, "latency": latency}
+    return config.model_copy(update=parts)
 
 
 def describe_custom(config: Config) -> list[str]:
@@ -46,6 +52,7 @@ def _list_custom(config: Config) -> Iterator[tuple[str, Custom]]:
     for at, section in (
         (SCHEDULER, config.engine.scheduler),
         (CACHE, config.engine.kv_cache),
+        (LATENCY, config.latency),
         (ROUTER, config.cluster.router),
     ):
         if isinstance(section, Custom):

@@ -9,10 +9,11 @@ from calibrate.device import Device, DeviceError, load_device
 from calibrate.memory import DoesNotFit, MemoryPlan, default_limits, plan_memory
 from calibrate.model import Model, ModelError, load_model
 from experiments.config import Config
-from experiments.custom_parts import settle_custom
+from experiments.custom import asks_for, find_class
+from experiments.custom_parts import LATENCY, settle_custom
 from experiments.engine_config import MOST_BLOCKS, Engine
 from experiments.errors import ConfigError
-from experiments.latency_config import ImportedLatency, RooflineLatency, TableLatency
+from experiments.latency_config import CustomLatency, ImportedLatency, RooflineLatency, TableLatency
 from sim.scheduling.versions import VERSIONS
 
 _UTILIZATION = {"0.19": 0.9}
@@ -88,6 +89,9 @@ def _check_parts(config: Config, *, model: Model | None, device: Device | None) 
     of_device = isinstance(config.latency, ImportedLatency) and (
         config.latency.source == "aiconfigurator"
     )
+    asked: list[str] = []
+    if isinstance(config.latency, CustomLatency):
+        asked = asks_for(find_class(config.latency, at=LATENCY).made_by, ("model", "device"))
     derives_blocks = engine.num_gpu_blocks_override is None
     preemption = engine.preemption
     swaps_bytes = preemption.kind == "swap" and preemption.num_cpu_blocks_override is None
@@ -97,6 +101,7 @@ def _check_parts(config: Config, *, model: Model | None, device: Device | None) 
             model,
             {
                 f"latency.kind {config.latency.kind}": modelled or measured,
+                "latency.path, whose class asks for it": "model" in asked,
                 "the number of KV blocks (or give engine.num_gpu_blocks_override)": derives_blocks,
                 "engine.max_model_len (or give it)": engine.max_model_len is None,
                 "engine.preemption.swap_space (or give num_cpu_blocks_override)": swaps_bytes,
@@ -108,6 +113,7 @@ def _check_parts(config: Config, *, model: Model | None, device: Device | None) 
             {
                 "latency.kind roofline": modelled,
                 "latency.source aiconfigurator": of_device,
+                "latency.path, whose class asks for it": "device" in asked,
                 "the number of KV blocks (or give engine.num_gpu_blocks_override)": derives_blocks,
                 "engine.max_num_seqs (or give it)": engine.max_num_seqs is None,
                 "engine.max_num_batched_tokens (or give it)": engine.max_num_batched_tokens is None,

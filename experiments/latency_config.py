@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from calibrate.link import LINK_EFFICIENCY
 from calibrate.roofline import BANDWIDTH_EFFICIENCY, COMPUTE_EFFICIENCY
+from experiments.custom_config import Custom
 from experiments.engine_config import Count
 from experiments.section import Section, refuse
 from sim.flight import EMPTY_STEP_SLEEP_NS
@@ -139,6 +140,11 @@ class ExecutedLatency(Clock):
     kind: Literal["executed"]
 
 
+class CustomLatency(Clock, Custom):
+    """A clock of your own: it is made with its options, and with those of model, device and engine
+    (as resolved) that it names. docs/guides/write-a-clock.md says what it has to do."""
+
+
 Latency = (
     RooflineLatency
     | LinearLatency
@@ -147,4 +153,5 @@ Latency = (
     | TableLatency
     | ImportedLatency
     | ExecutedLatency
+    | CustomLatency
 )

@@ -17,7 +17,10 @@ def sort(
         Path, typer.Argument(metavar="FILE", help="A trace: CSV or JSON lines, also .gz.")
     ],
     out: Annotated[
-        Path, typer.Option(help="Where the sorted trace goes; gzipped if its name ends in .gz.")
+        Path,
+        typer.Option(
+            help="Where the sorted trace goes, FILE itself is allowed; gzipped if it ends in .gz."
+        ),
     ],
     column: Annotated[
         str | None, typer.Option(help="The column with the arrival, if the format is your own.")
@@ -25,6 +28,7 @@ def sort(
     time_unit: Annotated[
         str | None, typer.Option(help="And its unit: s, ms, us, ns or datetime.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another file.")] = False,
 ) -> None:
     """Sort a trace's rows by arrival; lines stay as they are, equal arrivals in their order."""
     if (column is None) != (time_unit is None):
@@ -36,8 +40,11 @@ def sort(
         from rich.console import Console
         from rich.progress import Progress, TextColumn
 
+        from experiments.errors import ConfigError
         from traces.sorting import sort_trace
 
+        if out.exists() and not force and not (file.exists() and out.samefile(file)):
+            raise ConfigError(f"--out {out}: exists; allowed: another name, FILE, or --force")
         errors = Console(stderr=True)
         rows = TextColumn("{task.completed:,} rows read and written")
         with Progress(rows, console=errors, transient=True, disable=not errors.is_terminal) as bar:

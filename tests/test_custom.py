@@ -23,6 +23,8 @@ from experiments.verify import BlockTrail, serve, verify
 POLICIES = '''
 from copy import copy
 
+from calibrate.roofline import Roofline
+from sim.latency import WholeSteps
 from sim.cluster import RoundRobin
 from sim.fast.steady import Steady
 from sim.kv.paged import Paged
@@ -106,6 +108,48 @@ class Nowhere:
         return None
 
 
+class Even(WholeSteps):
+    """Every step takes as long."""
+
+    source = "an even clock"
+
+    def __init__(self, *, step_ns, engine):
+        GIVEN.append((engine.block_size, engine.max_num_seqs))
+        self.step_ns = step_ns
+
+    def durations(self, plan, k):
+        return [self.step_ns] * k
+
+
+class Weary(Even):
+    """Goes wrong where the contract does not look."""
+
+    def durations(self, plan, k):
+        return [self.step_ns if plan.step < 20 else -1] * k
+
+
+class Growing(Even):
+    """Remembers what it was asked."""
+
+    def durations(self, plan, k):
+        self.step_ns += k
+        return [self.step_ns] * k
+
+
+class Ajar(Even):
+    def alone(self, computed_before, n):
+        return computed_before / n
+
+
+class Slower(Roofline):
+    def __init__(self, *, model, device, by):
+        super().__init__(model, device)
+        self._by = by
+
+    def durations(self, plan, k):
+        return [self._by * each for each in super().durations(plan, k)]
+
+
 def a_function():
     pass
 '''
@@ -147,8 +191,9 @@ def custom(name: str, **options: Any) -> dict[str, Any]:
 
 
 def values_of(**parts: Any) -> dict[str, Any]:
-    """The config with these in its engine, and `router` in its cluster."""
-    values = {**CONFIG, "engine": CONFIG["engine"] | parts}
+    """The config with these in its engine, `router` in its cluster, and other parts themselves."""
+    others = {name: parts.pop(name) for name in ("latency", "model", "device") if name in parts}
+    values = {**CONFIG, **others, "engine": CONFIG["engine"] | parts}
     if router := values["engine"].pop("router", None):
         values["cluster"] = {"replicas": 2, "router": router}
     return values
@@ -271,6 +316,31 @@ def test_a_router_decides(here: Path) -> None:
     assert set(result.requests["replica"]) == {1}
 
 
+def test_a_clock_tells_the_time(here: Path) -> None:
+    result = load_result(run(latency=custom("Even", step_ns=3_000_000)))
+    assert sys.modules["policies"].GIVEN == [(16, 2)]
+    assert result.summary["about"]["latency"] == "an even clock"
+    steps = result.steps
+    assert (steps.end_ns - steps.start_ns == 3_000_000 * steps["steps"]).all()
+    slower = load_result(run(latency=custom("Even", step_ns=4_000_000)))
+    assert slower.path != result.path
+
+
+def test_a_clock_is_given_model_and_device_by_name(here: Path) -> None:
+    parts = {"model": "Llama-3.1-8B", "device": "H100"}
+    roofline = load_result(run(latency={"kind": "roofline"}, **parts))
+    slower = load_result(run(latency=custom("Slower", by=2), **parts))
+    first, second = (each.step_ends.end_ns.iloc[0] for each in (roofline, slower))
+    arrival = roofline.requests.arrival_ns.min()
+    assert second - arrival == 2 * (first - arrival)
+
+
+def test_a_clock_is_verified(here: Path) -> None:
+    result = invoke("run", "--verify", "--quiet", latency=custom("Even", step_ns=3_000_000))
+    assert result.exit_code == 0, result.output
+    assert "Verified" in result.stderr
+
+
 def test_variants_may_be_custom(here: Path) -> None:
     values = values_of() | {
         "variants": {
@@ -302,7 +372,7 @@ def test_variants_may_be_custom(here: Path) -> None:
         (
             {"scheduler": custom("LastComesFirst")},
             "engine.scheduler.path: found policies:LastComesFirst, but policies.py has no"
-            " LastComesFirst; did you mean LastComeFirst? Known: AlwaysLast,",
+            " LastComesFirst; did you mean LastComeFirst? Known: Ajar, AlwaysLast,",
         ),
         (
             {"scheduler": custom("a_function")},
@@ -361,6 +431,31 @@ def test_variants_may_be_custom(here: Path) -> None:
         (
             {"kv_cache": custom("NoPool"), "preemption": {"kind": "swap"}},
             "engine.preemption.kind: found swap; allowed with kv_cache.kind custom: recompute",
+        ),
+        (
+            {"latency": custom("Slower", by=2), "device": "H100"},
+            "model: missing; needed for latency.path, whose class asks for it",
+        ),
+        (
+            {"latency": custom("Even", step_ns=2.5e6)},
+            "latency.path: policies:Even says that step 0 and those that repeat it take"
+            " [2500000.0, ",
+        ),
+        (
+            {"latency": custom("Weary", step_ns=10**6)},
+            "latency.path: policies:Weary says that step ",
+        ),
+        (
+            {"latency": custom("Growing", step_ns=10**6)},
+            "latency: policies:Growing fails sim.contract.check_latency_model: ",
+        ),
+        (
+            {"latency": custom("Ajar", step_ns=10**6)},
+            "latency: policies:Ajar fails sim.contract.check_latency_model: policies.py:",
+        ),
+        (
+            {"latency": custom("AlwaysLast")},
+            "latency.path: found policies:AlwaysLast, which has no alone, durations, host_ns,",
         ),
         (
             {"router": custom("Half")},

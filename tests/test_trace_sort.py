@@ -128,10 +128,9 @@ def test_a_file_that_cannot_be_sorted(tmp_path: Path, content: bytes, found: str
 def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     path = json_lines(tmp_path, BLOCKS, BLOCKS | {"timestamp": 6}, "")
     path.write_text(path.read_text().replace('""\n', "\n"))
-    out = tmp_path / "out"
-    for app, words in (
-        (experiments.trace_sort.main, []),
-        (experiments.cli.main, ["trace", "sort"]),
+    for app, words, out in (
+        (experiments.trace_sort.main, [], tmp_path / "out"),
+        (experiments.cli.main, ["trace", "sort"], tmp_path / "again"),
     ):
         done = CliRunner().invoke(app, [*words, str(path), "--out", str(out)])
         assert done.exit_code == 0
@@ -139,6 +138,20 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
             f"2 rows in {out}, 1 of them moved up; 1 blank lines dropped."
             f" Run it with --set trace.path={out}\n"
         )
+
+
+def test_another_file_is_not_replaced_unasked(tmp_path: Path) -> None:
+    path, other = json_lines(tmp_path, BLOCKS), tmp_path / "other"
+    other.write_text("mine")
+    call = [str(path), "--out", str(other)]
+    refused = CliRunner().invoke(experiments.trace_sort.main, call)
+    assert refused.exit_code == 2
+    assert "exists; allowed: another name, FILE, or --force" in refused.stderr
+    assert other.read_text() == "mine"
+    assert CliRunner().invoke(experiments.trace_sort.main, [*call, "--force"]).exit_code == 0
+    assert other.read_bytes() == path.read_bytes()
+    in_place = [str(path), "--out", str(path)]
+    assert CliRunner().invoke(experiments.trace_sort.main, in_place).exit_code == 0
 
 
 def test_the_line_to_copy_can_be_pasted(tmp_path: Path) -> None:
