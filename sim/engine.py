@@ -15,8 +15,8 @@ from sim.latency import LONGEST_STRETCH
 from sim.moment import Kind, Moment
 from sim.moves import NO_TAKES
 from sim.observer import Observer
-from sim.parting import Fork
-from sim.request import Request
+from sim.plan import Plan
+from sim.request import Request, Sequence
 from sim.scheduling.face import ONE_STEP, ForkingScheduler, Scheduler
 from sim.stuck import Watchdog
 from sim.world import World
@@ -130,7 +130,7 @@ class Engine:
         if is_empty or in_flight.depth > 1:
             in_flight.send(plan, now_ns, 0 if is_empty else self._executor.run(plan, 1)[0])
             return is_empty
-        once = self._branching.may_part(plan)
+        once = self._branching.forks and self._branching.may_part(plan)
         k, until_ns, cut_on_arrival = ONE_STEP if once else self.scheduler.stable_for(plan)
         if k > 1:
             k = min(k, self._world.steps_left(plan), LONGEST_STRETCH)
@@ -165,9 +165,7 @@ class Engine:
         takes = self.scheduler.extend_by(plan, k) if k > 1 else NO_TAKES
         for observer in self._observers:
             observer.ran(plan, start_ns, ends_ns, takes)
-        forks, pruned = self._branching.part(plan)
-        if forks:
-            self._fork(forks, now_ns)
+        pruned = self._part(plan, now_ns) if self._branching.forks else []
         ended = self._world.ended(plan, k)
         self.outstanding -= len(ended)
         if pruned:
@@ -182,10 +180,14 @@ class Engine:
         else:
             self._turn(now_ns)
 
-    def _fork(self, forks: list[Fork], now_ns: int) -> None:
+    def _part(self, plan: Plan, now_ns: int) -> list[Sequence]:
+        """Fork whom the step's tokens part; returns who is given up."""
+        forks, pruned = self._branching.part(plan)
         scheduler = cast(ForkingScheduler, self.scheduler)
         for parent, child in forks:
             scheduler.fork(parent, child)
             self._world.fork(parent, child)
-        for observer in self._observers:
-            observer.forked(forks, now_ns)
+        if forks:
+            for observer in self._observers:
+                observer.forked(forks, now_ns)
+        return pruned

@@ -86,7 +86,7 @@ class FastVllm:
     def schedule(self, now_ns: int) -> Plan:
         group, kv = self.group, self.kv
         group.step = step = group.step + 1
-        plan = Plan(decodes=group)
+        plan = Plan(group)
         cap = self._cap()
         takers = group.takers(step)
         if self._partial or len(takers) > kv.pool.free:
