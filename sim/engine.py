@@ -134,8 +134,7 @@ class Engine:
         k, until_ns, cut_on_arrival = ONE_STEP if once else self.scheduler.stable_for(plan)
         if k > 1:
             k = min(k, self._world.steps_left(plan), LONGEST_STRETCH)
-        ends_ns = list(accumulate(self._executor.run(plan, k), initial=now_ns))
-        del ends_ns[0]
+        _, *ends_ns = accumulate(self._executor.run(plan, k), initial=now_ns)
         if until_ns is not None:
             del ends_ns[1 + bisect_left(ends_ns, until_ns) :]
         in_flight.append(Stretch(plan, now_ns, ends_ns, cut_on_arrival))
