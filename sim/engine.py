@@ -158,12 +158,13 @@ class Engine:
         """The oldest stretch is over, unless it was cut: then this moment is stale."""
         if moment is not self._landing:
             return
-        plan, start_ns, ends_ns, _, is_step, _ = self._in_flight.popleft()
+        stretch = self._in_flight.popleft()
+        plan, ends_ns = stretch.plan, stretch.ends_ns
         k, now_ns = len(ends_ns), ends_ns[-1]
-        self.steps += k if is_step else 0
+        self.steps += k if stretch.is_step else 0
         takes = self.scheduler.extend_by(plan, k) if k > 1 else NO_TAKES
         for observer in self._observers:
-            observer.ran(plan, start_ns, ends_ns, takes)
+            observer.ran(plan, stretch.start_ns, ends_ns, takes)
         pruned = self._part(plan, now_ns) if self._branching.forks else []
         ended = self._world.ended(plan, k)
         self.outstanding -= len(ended)
