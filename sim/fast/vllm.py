@@ -92,7 +92,7 @@ class FastVllm:
         takers = group.takers(step)
         if self._partial or len(takers) > kv.pool.free:
             budget -= self._walk(plan, cap)
-        else:
+        elif takers or kv.publishes:
             kv.extend(takers, group.fillers(step))
         budget -= len(group)
         plan.limit = self._admit_waiting(plan, cap, budget)
@@ -123,9 +123,10 @@ class FastVllm:
                 offsets.append(offset)
                 blocks.append(len(bucket))
                 takers += bucket
-        # Who fills a block in one step takes one in the next.
-        soonest = len(group.takers(group.step + 1))
-        fillers = takers[soonest:] + group.fillers(group.step + k - 1)
+        fillers: list[Sequence] = []
+        if kv.publishes:  # who fills a block in one step takes one in the next
+            soonest = len(group.takers(group.step + 1))
+            fillers = takers[soonest:] + group.fillers(group.step + k - 1)
         takes = Takes(offsets, blocks, kv.pool.idle_after(blocks))
         kv.extend(takers, fillers)
         group.step += k - 1

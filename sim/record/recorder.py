@@ -86,8 +86,10 @@ class Recorder:
         self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
     ) -> None:
         index, prompt_tokens = sequence.index, sequence.prompt_tokens
-        asked = (request.output_tokens, sequence.priority, request.beam)
-        self._note_arrival(_ARRIVAL(index, now_ns, prompt_tokens, answer_tokens, *asked))
+        wanted, priority, beam = request.output_tokens, sequence.priority, request.beam
+        self._note_arrival(
+            _ARRIVAL(index, now_ns, prompt_tokens, answer_tokens, wanted, priority, beam)
+        )
         self._final_tokens[index] = prompt_tokens + answer_tokens - 1
         self._names[index % BRANCHES] = (request.id, request.tenant, request.session)
 
