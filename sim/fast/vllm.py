@@ -92,7 +92,7 @@ class FastVllm:
         takers = group.takers(step)
         if self._partial or len(takers) > kv.pool.free:
             budget -= self._walk(plan, cap)
-        elif takers or kv.publishes:
+        else:
             kv.extend(takers, group.fillers(step))
         budget -= len(group)
         plan.limit = self._admit_waiting(plan, cap, budget)
