@@ -21,6 +21,9 @@ NOBODY_PARTS = Parting([], [])
 class Branching(Protocol):
     """How a request for several answers becomes sequences."""
 
+    forks: bool
+    """May sequences part at all? Else `may_part` and `part` are not asked."""
+
     def refusal(self, request: Request) -> str | None:
         """Why this engine cannot serve so many answers at once; None if it can."""
         ...
@@ -56,6 +59,8 @@ class _Streams:
 class Separately:
     """n requests that arrive together: branch b of request `r` is called `b_r`, as in vLLM V1."""
 
+    forks = False
+
     def __init__(self) -> None:
         self._streams = _Streams()
 
@@ -79,6 +84,8 @@ class Separately:
 class ByForking:
     """One sequence computes the prompt; with its first token it becomes several that share it:
     n answers, or the beams of a search, which go on forking."""
+
+    forks = True
 
     def __init__(self, *, max_num_seqs: int, searches: Searches) -> None:
         self._streams = _Streams()

@@ -58,12 +58,12 @@ class Cluster:
 
     def _begin(self, requests: Iterable[Request]) -> None:
         self._requests = iter(requests)
-        self._await_next()
+        self._await_next(int(self._env.now))
 
-    def _await_next(self) -> None:
-        self._next = next(self._requests, None)
-        if self._next is not None:
-            Moment(self._env, self._next.arrival_ns, self._deliver, kind=Kind.ARRIVAL)
+    def _await_next(self, now_ns: int) -> None:
+        self._next = request = next(self._requests, None)
+        if request is not None:
+            Moment(self._env, request.arrival_ns - now_ns, self._deliver, Kind.ARRIVAL)
 
     def _deliver(self, _: simpy.Event) -> None:
         """Hand the next request over, and wait for the one after it.
@@ -74,4 +74,4 @@ class Cluster:
         assert request is not None
         self._router(self.engines, request).submit(request, index=self.arrived)
         self.arrived += 1
-        self._await_next()
+        self._await_next(request.arrival_ns)

@@ -15,8 +15,8 @@ from sim.latency import LONGEST_STRETCH
 from sim.moment import Kind, Moment
 from sim.moves import NO_TAKES
 from sim.observer import Observer
-from sim.parting import Fork
-from sim.request import Request
+from sim.plan import Plan
+from sim.request import Request, Sequence
 from sim.scheduling.face import ONE_STEP, ForkingScheduler, Scheduler
 from sim.stuck import Watchdog
 from sim.world import World
@@ -75,8 +75,8 @@ class Engine:
         """The latest turn put nothing on the device."""
 
     def submit(self, request: Request, *, index: int) -> None:
-        """A request arrives now, as the index-th of the trace."""
-        now_ns = int(self._env.now)
+        """A request arrives now, at its `arrival_ns`, as the index-th of the trace."""
+        now_ns = request.arrival_ns
         reason = self._world.refusal(request) or self._branching.refusal(request)
         if reason is not None:
             for observer in self._observers:
@@ -102,19 +102,19 @@ class Engine:
             if in_flight.is_full():
                 break
             if self._rests and self.scheduler.has_work:
-                self._look_again(now_ns + self._sleep_ns)
+                self._look_again(now_ns, self._sleep_ns)
                 return
         if in_flight:
             self._wait(in_flight[0], now_ns)
         else:
             self._awake = False
 
-    def _look_again(self, at_ns: int) -> None:
+    def _look_again(self, now_ns: int, delay_ns: int = 0) -> None:
         def turn(_: simpy.Event) -> None:
-            self._turn(at_ns)
+            self._turn(now_ns + delay_ns)
 
         self.events += 1
-        Moment(self._env, at_ns, turn, kind=Kind.WAKE_UP, replica=self.replica)
+        Moment(self._env, delay_ns, turn, Kind.WAKE_UP + self.replica)
 
     def _plan(self, now_ns: int) -> bool:
         """Decide the next step, see for how long the decision stands, and put it in flight. Is it
@@ -130,12 +130,11 @@ class Engine:
         if is_empty or in_flight.depth > 1:
             in_flight.send(plan, now_ns, 0 if is_empty else self._executor.run(plan, 1)[0])
             return is_empty
-        once = self._branching.may_part(plan)
+        once = self._branching.forks and self._branching.may_part(plan)
         k, until_ns, cut_on_arrival = ONE_STEP if once else self.scheduler.stable_for(plan)
         if k > 1:
             k = min(k, self._world.steps_left(plan), LONGEST_STRETCH)
-        ends_ns = list(accumulate(self._executor.run(plan, k), initial=now_ns))
-        del ends_ns[0]
+        _, *ends_ns = accumulate(self._executor.run(plan, k), initial=now_ns)
         if until_ns is not None:
             del ends_ns[1 + bisect_left(ends_ns, until_ns) :]
         in_flight.append(Stretch(plan, now_ns, ends_ns, cut_on_arrival))
@@ -143,38 +142,30 @@ class Engine:
 
     def _wait(self, stretch: Stretch, now_ns: int) -> None:
         """Wait for the end of this stretch, the oldest, and of no other."""
+        # Tokens that came while the engine slept are there when it wakes.
+        stretch.ends_ns[-1] = end_ns = max(stretch.ends_ns[-1], now_ns)
         self.events += 1
-        self._landing = Moment(
-            self._env,
-            max(now_ns, stretch.ends_ns[-1]),
-            self._land,
-            kind=Kind.STEP_END,
-            replica=self.replica,
-        )
+        self._landing = Moment(self._env, end_ns - now_ns, self._land, Kind.STEP_END + self.replica)
 
     def _cut(self, stretch: Stretch, now_ns: int) -> None:
         """End the stretch with the step that is running."""
         steps = 1 + bisect_left(stretch.ends_ns, now_ns)
         if steps < len(stretch.ends_ns):
-            cut = Stretch(stretch.plan, stretch.start_ns, stretch.ends_ns[:steps], False)
-            self._in_flight[0] = cut
-            self._wait(cut, now_ns)
+            del stretch.ends_ns[steps:]
+            self._wait(stretch, now_ns)
 
     def _land(self, moment: simpy.Event) -> None:
         """The oldest stretch is over, unless it was cut: then this moment is stale."""
         if moment is not self._landing:
             return
-        plan, start_ns, ends_ns, _, is_step, _ = self._in_flight.popleft()
-        # Tokens that come while the engine sleeps are there when it wakes.
-        ends_ns[-1] = now_ns = int(self._env.now)
-        k = len(ends_ns)
-        self.steps += k if is_step else 0
+        stretch = self._in_flight.popleft()
+        plan, ends_ns = stretch.plan, stretch.ends_ns
+        k, now_ns = len(ends_ns), ends_ns[-1]
+        self.steps += k if stretch.is_step else 0
         takes = self.scheduler.extend_by(plan, k) if k > 1 else NO_TAKES
         for observer in self._observers:
-            observer.ran(plan, start_ns, ends_ns, takes)
-        forks, pruned = self._branching.part(plan)
-        if forks:
-            self._fork(forks, now_ns)
+            observer.ran(plan, stretch.start_ns, ends_ns, takes)
+        pruned = self._part(plan, now_ns) if self._branching.forks else []
         ended = self._world.ended(plan, k)
         self.outstanding -= len(ended)
         if pruned:
@@ -185,14 +176,18 @@ class Engine:
             for observer in self._observers:
                 observer.ended(departures, now_ns)
         if self._rests and self.scheduler.has_work:
-            self._look_again(now_ns + self._sleep_ns)
+            self._look_again(now_ns, self._sleep_ns)
         else:
             self._turn(now_ns)
 
-    def _fork(self, forks: list[Fork], now_ns: int) -> None:
+    def _part(self, plan: Plan, now_ns: int) -> list[Sequence]:
+        """Fork whom the step's tokens part; returns who is given up."""
+        forks, pruned = self._branching.part(plan)
         scheduler = cast(ForkingScheduler, self.scheduler)
         for parent, child in forks:
             scheduler.fork(parent, child)
             self._world.fork(parent, child)
-        for observer in self._observers:
-            observer.forked(forks, now_ns)
+        if forks:
+            for observer in self._observers:
+                observer.forked(forks, now_ns)
+        return pruned

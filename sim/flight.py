@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from sim.plan import Plan
 
@@ -11,7 +11,8 @@ EMPTY_STEP_SLEEP_NS = 1_000_000
 """How long vLLM's engine sleeps after a step in which nobody could run."""
 
 
-class Stretch(NamedTuple):
+@dataclass(slots=True)
+class Stretch:
     """A plan that runs once or several times over."""
 
     plan: Plan

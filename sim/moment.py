@@ -24,7 +24,7 @@ class Kind:
 
 
 class Moment(simpy.Event):
-    """Calls `action` with itself at `at_ns`, which must not lie in the past."""
+    """Calls `action` with itself in `delay_ns`, 0 or more; `priority` is a `Kind` + a replica."""
 
     # As in a simpy.Timeout: an event that has its value when it is scheduled.
     _value = None
@@ -34,12 +34,10 @@ class Moment(simpy.Event):
     def __init__(
         self,
         env: simpy.Environment,
-        at_ns: int,
+        delay_ns: int,
         action: Callable[[simpy.Event], None],
-        *,
-        kind: int,
-        replica: int = 0,
+        priority: int,
     ) -> None:
         self.env = env
         self.callbacks = [action]
-        env.schedule(self, kind + replica, at_ns - env.now)  # type: ignore[arg-type]
+        env.schedule(self, priority, delay_ns)  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ class LastComeFirst(VllmScheduler):
         super().__init__(kv=kv, order=Fcfs(), limits=limits)
 
     def add(self, sequence):
-        self.order._queue.appendleft(sequence)
+        self.order.add_preempted(sequence)
 
 
 class Promising(Steady):
@@ -244,7 +244,7 @@ def test_the_summary_names_the_class_and_its_source(here: Path) -> None:
 def test_a_changed_source_is_another_run(here: Path) -> None:
     first, again = (run(scheduler=custom("LastComeFirst")) for _ in range(2))
     assert first == again
-    text = POLICIES.replace("appendleft", "append")
+    text = POLICIES.replace("add_preempted", "add")
     (here / "policies.py").write_text(text, encoding="utf-8")
     changed = run(scheduler=custom("LastComeFirst"))
     assert changed != first

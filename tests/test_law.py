@@ -127,10 +127,8 @@ def a_stretch_runs_on_past_a_step_that_ends_at_an_arrival(patch: pytest.MonkeyPa
     def cut(self: Engine, stretch: Any, now_ns: int) -> None:
         steps = 1 + bisect_right(stretch.ends_ns, now_ns)
         if steps < len(stretch.ends_ns):
-            self._in_flight[0] = stretch._replace(
-                ends_ns=stretch.ends_ns[:steps], cut_on_arrival=False
-            )
-            self._wait(self._in_flight[0], now_ns)
+            del stretch.ends_ns[steps:]
+            self._wait(stretch, now_ns)
 
     patch.setattr(Engine, "_cut", cut)
 

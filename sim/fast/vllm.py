@@ -84,17 +84,17 @@ class FastVllm:
         self.order.add(sequence)
 
     def schedule(self, now_ns: int) -> Plan:
-        group, kv = self.group, self.kv
+        group, kv, limits = self.group, self.kv, self.limits
         group.step = step = group.step + 1
-        plan = Plan(decodes=group)
-        cap = self._cap()
+        plan = Plan(group)
+        budget = limits.max_num_batched_tokens
+        cap = self._cap() if limits.long_prefill_token_threshold else budget
         takers = group.takers(step)
         if self._partial or len(takers) > kv.pool.free:
-            chunk_tokens = self._walk(plan, cap)
+            budget -= self._walk(plan, cap)
         else:
             kv.extend(takers, group.fillers(step))
-            chunk_tokens = 0
-        budget = self.limits.max_num_batched_tokens - len(group) - chunk_tokens
+        budget -= len(group)
         plan.limit = self._admit_waiting(plan, cap, budget)
         plan.swaps = kv.take_swaps()
         for sequence, _, n in plan.chunks:
@@ -123,9 +123,10 @@ class FastVllm:
                 offsets.append(offset)
                 blocks.append(len(bucket))
                 takers += bucket
-        # Who fills a block in one step takes one in the next.
-        soonest = len(group.takers(group.step + 1))
-        fillers = takers[soonest:] + group.fillers(group.step + k - 1)
+        fillers: list[Sequence] = []
+        if kv.publishes:  # who fills a block in one step takes one in the next
+            soonest = len(group.takers(group.step + 1))
+            fillers = takers[soonest:] + group.fillers(group.step + k - 1)
         takes = Takes(offsets, blocks, kv.pool.idle_after(blocks))
         kv.extend(takers, fillers)
         group.step += k - 1
@@ -162,7 +163,8 @@ class FastVllm:
         for sequence in sorted(work, key=ADMISSION):
             if sequence not in self._running:
                 continue
-            if sequence in group:
+            decodes = sequence in group
+            if decodes:
                 group.refresh(sequence, in_step=False)
                 n = 1
             else:
@@ -177,7 +179,7 @@ class FastVllm:
                 if victim is sequence:
                     break
             else:
-                if sequence not in group:
+                if not decodes:
                     plan.chunks.append(Chunk(sequence, sequence.computed, n))
                     chunk_tokens += n
         return chunk_tokens
@@ -263,13 +265,10 @@ class FastVllm:
         return self.group.steps_before_key(refusal.missing, refusal.index)
 
     def _cap(self) -> int:
-        limits = self.limits
-        if not limits.long_prefill_token_threshold:
-            return limits.max_num_batched_tokens
         alone = len(self._running) + len(self.order) <= 1
         if alone and self.rules.lone_request_exempt:
-            return limits.max_num_batched_tokens
-        return limits.long_prefill_token_threshold
+            return self.limits.max_num_batched_tokens
+        return self.limits.long_prefill_token_threshold
 
     def check(self) -> None:
         """Raise AssertionError where lists, group, cache and progress disagree. Slow."""

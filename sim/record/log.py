@@ -13,6 +13,8 @@ has the number 0.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
+from struct import Struct
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -198,6 +200,12 @@ class Facts(NamedTuple):
     forks: Forks
     copies: Copies
     swaps: Swaps
+
+
+def packs(kind: type[tuple[Any, ...]]) -> Callable[..., bytes]:
+    """What makes of the integers of a row the bytes that its `Log` takes. A third cheaper than an
+    array's own way, which parses every integer like an argument."""
+    return Struct(f"{len(kind._fields)}q").pack  # type: ignore[attr-defined]
 
 
 class Log:

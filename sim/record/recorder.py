@@ -10,7 +10,16 @@ from sim.latency import LatencyModel
 from sim.moves import Takes
 from sim.parting import Fork
 from sim.plan import Departure, Plan
-from sim.record.log import NOBODY, Log
+from sim.record.log import (
+    NOBODY,
+    Admissions,
+    Arrivals,
+    Chunks,
+    Decisions,
+    Departures,
+    Log,
+    packs,
+)
 from sim.record.memory import Levels, Memory, Pool, Slots, recount, slots_of
 from sim.record.records import Records
 from sim.record.rows import make_tables
@@ -18,6 +27,10 @@ from sim.request import BRANCHES, Request, Sequence
 from sim.scheduling.face import Scheduler
 
 CHECK_EVERY_STEPS = 1000
+
+_ARRIVAL, _DECISION, _ADMISSION, _CHUNK, _DEPARTURE = map(
+    packs, (Arrivals, Decisions, Admissions, Chunks, Departures)
+)
 
 
 class Recorder:
@@ -46,17 +59,13 @@ class Recorder:
         self._front_end_ns = front_end_ns
         self._check_every = check_every
         self._log = log = Log()
-        # Looked up once: these are called for everything that happens. A list is appended in one
-        # go, where `extend` takes any iterable and is three times as slow.
-        self._note_arrival = log.arrivals.fromlist
-        self._note_decision = log.decisions.fromlist
+        # Looked up once: these are called for everything that happens.
+        self._note_arrival = log.arrivals.frombytes
+        self._note_decision = log.decisions.frombytes
         self._note_step_ends = log.step_ends.fromlist
-        self._note_admission = log.admissions.fromlist
-        self._note_chunk = log.chunks.fromlist
-        self._note_departure = log.departures.fromlist
-        self._note_fork = log.forks.fromlist
-        self._note_copy = log.copies.fromlist
-        self._note_swap = log.swaps.fromlist
+        self._note_admission = log.admissions.frombytes
+        self._note_chunk = log.chunks.frombytes
+        self._note_departure = log.departures.frombytes
         self._decisions = 0
         """Made so far that became steps; of them"""
         self._ran = 0
@@ -77,8 +86,10 @@ class Recorder:
         self, sequence: Sequence, request: Request, answer_tokens: int, now_ns: int
     ) -> None:
         index, prompt_tokens = sequence.index, sequence.prompt_tokens
-        asked = (request.output_tokens, sequence.priority, request.beam)
-        self._note_arrival([index, now_ns, prompt_tokens, answer_tokens, *asked])
+        wanted, priority, beam = request.output_tokens, sequence.priority, request.beam
+        self._note_arrival(
+            _ARRIVAL(index, now_ns, prompt_tokens, answer_tokens, wanted, priority, beam)
+        )
         self._final_tokens[index] = prompt_tokens + answer_tokens - 1
         self._names[index % BRANCHES] = (request.id, request.tenant, request.session)
 
@@ -99,18 +110,18 @@ class Recorder:
         for sequence, hit_tokens, woken_blocks in plan.admitted:
             index, stay = sequence.index, sequence.preemptions
             room = len(sequence.blocks) if kv.reserves else 0
-            self._note_admission([decision, index, stay, hit_tokens, woken_blocks, room])
+            self._note_admission(_ADMISSION(decision, index, stay, hit_tokens, woken_blocks, room))
         for sequence, out, tokens, blocks, _ in plan.swaps:
             stay = sequence.preemptions - out
-            self._note_swap([decision, sequence.index, stay, out, tokens, len(blocks)])
+            self._log.swaps.fromlist([decision, sequence.index, stay, out, tokens, len(blocks)])
         for _, _, sequence, position in plan.copies:
-            self._note_copy([decision, sequence.index, position])
+            self._log.copies.fromlist([decision, sequence.index, position])
         if self._paused or num_decodes != len(self._decoding):
             self._note_pauses(plan)
         completing = plan.completing
         for sequence, computed_before, n in plan.chunks:
             index, stay, completes = sequence.index, sequence.preemptions, sequence in completing
-            self._note_chunk([decision, index, stay, computed_before, n, completes])
+            self._note_chunk(_CHUNK(decision, index, stay, computed_before, n, completes))
         for sequence in completing:
             self._decoding[sequence] = None
         facts = [
@@ -136,7 +147,7 @@ class Recorder:
             return
         self._note_step_ends(ends_ns)
         self._note_decision(
-            [
+            _DECISION(
                 *head,
                 steps,
                 start_ns,
@@ -145,20 +156,20 @@ class Recorder:
                 kv.idle_blocks,
                 kv.evicted_blocks,
                 self._count_wasted(plan) if self._ended_in_flight else 0,
-            ]
+            )
         )
         if takes.offsets:
             rows = ([self._ran] * len(takes.offsets), *takes)
             for column, values in zip(self._log.takes, rows, strict=True):
                 column.fromlist(values)
-        if (plan.step + steps) // self._check_every > plan.step // self._check_every:
+        if plan.step % self._check_every + steps >= self._check_every:
             self._recount(external=head[-1])
         self._ran += 1
 
     def forked(self, forks: list[Fork], now_ns: int) -> None:
         final_tokens = self._final_tokens
         for parent, child in forks:
-            self._note_fork([self._ran - 1, child.index, child.computed])
+            self._log.forks.fromlist([self._ran - 1, child.index, child.computed])
             self._decoding[child] = None
             final_tokens[child.index] = final_tokens[parent.index]
 
@@ -197,7 +208,9 @@ class Recorder:
     def _leaves(self, departure: Departure, *, decision: int, stay: int, finished: int) -> None:
         sequence, computed, _, shared = departure
         index, generated = sequence.index, sequence.generated
-        self._note_departure([decision, index, stay, computed, shared, generated, finished])
+        self._note_departure(
+            _DEPARTURE(decision, index, stay, computed, shared, generated, finished)
+        )
         self._decoding.pop(sequence, None)
         self._paused.pop(sequence, None)
 

@@ -46,34 +46,17 @@ class Order(Protocol):
         ...
 
 
-class Fcfs:
+class Fcfs(deque[Sequence]):
     """First come, first served; the latest admitted gives way and resumes first."""
 
     overtakes = False
-
-    def __init__(self) -> None:
-        self._queue: deque[Sequence] = deque()
-
-    def __len__(self) -> int:
-        return len(self._queue)
-
-    def __iter__(self) -> Iterator[Sequence]:
-        return iter(self._queue)
-
-    def add(self, sequence: Sequence) -> None:
-        self._queue.append(sequence)
-
-    def add_preempted(self, sequence: Sequence) -> None:
-        self._queue.appendleft(sequence)
+    add = deque.append
+    add_preempted = deque.appendleft
+    pop = deque.popleft
+    withdraw = deque.remove
 
     def head(self) -> Sequence | None:
-        return self._queue[0] if self._queue else None
-
-    def pop(self) -> Sequence:
-        return self._queue.popleft()
-
-    def withdraw(self, sequence: Sequence) -> None:
-        self._queue.remove(sequence)
+        return self[0] if self else None
 
     def victim(self, running: list[Sequence]) -> int:
         return len(running) - 1
