@@ -45,7 +45,7 @@ def test_a_branch_keeps_the_names_of_what_it_shares(
     for prompt, answer in sequences:
         tokens = _tokens(*prompt, (answer, 0, ANSWER_TOKENS))[:shared]
         chain = names.chain(prompt, answer)
-        branch = chain.branch(len(tokens), 7)
+        branch = names.branch(chain, len(tokens), 7)
         again = names.chain((*((stream, at, 1) for stream, at in tokens),), 7)
         blocks = (len(tokens) + ANSWER_TOKENS) // block_size
         assert _walked(branch, blocks) == _walked(again, blocks)

@@ -54,8 +54,8 @@ class PrefixCached(Paged):
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
         super().fork(parent, child)
-        if parent.names is not None:
-            child.names = parent.names.branch(parent.computed, child.output_stream)
+        names, stream = self._chain(parent), child.output_stream
+        child.names = self._names.branch(names, parent.computed, stream)
 
     def key_after(self, sequence: Sequence, hit: Hit) -> Name | None:
         index = len(hit.blocks)
