@@ -14,7 +14,7 @@ In the order in which to read it; what stands in brackets can wait::
     several answers        [branching  parting  beams]
     the same, fast         fast.group  fast.vllm  [fast.steady]
     what is noted          record.recorder  record.log
-    and made of it         record.rows  record.records  record.stays  record.memory
+    and made of it         record.records  record.rows  record.stays  record.memory
                            record.account  record.ttft  [record.columns]
     tests for plug-ins     [contract.schedulers  contract.caches  contract.routers
                            contract.latencies  contract.trials]
