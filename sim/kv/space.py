@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from operator import lt
 from typing import Protocol
@@ -82,8 +82,7 @@ class Holes:
     def check(self, pieces: list[range]) -> None:
         assert all(map(lt, self._bounds, self._bounds[1:])), "an empty hole, or holes that touch"
         holes = [range(start, stop) for start, stop in self._holes()]
-        _check_cover([*holes, *pieces], self.size)
-        assert sum(map(len, holes)) == self.free
+        _check_cover(self, holes, pieces)
 
     def _holes(self) -> Iterator[tuple[int, int]]:
         bounds = iter(self._bounds)
@@ -135,7 +134,7 @@ class Buddies:
         start = self._holes[order].pop(0)
         while order > wanted:
             order -= 1
-            self._insert(order, start + (1 << order))
+            insort(self._holes[order], start + (1 << order))
         self.free -= 1 << order
         return range(start, start + (1 << order))
 
@@ -148,16 +147,11 @@ class Buddies:
     def give_back(self, piece: range) -> None:
         self.free += len(piece)
         start, order = piece.start, _order(len(piece))
-        while order + 1 < self._largest:
-            buddy = start ^ (1 << order)
-            holes = self._holes[order]
-            at = bisect_left(holes, buddy)
-            # The row's shorter pieces have no other half.
-            if at == len(holes) or holes[at] != buddy:
-                break
-            del holes[at]
-            start, order = min(start, buddy), order + 1
-        self._insert(order, start)
+        # The row's shorter pieces have no other half.
+        while (half := start ^ 1 << order) in self._holes[order]:
+            self._holes[order].remove(half)
+            start, order = min(start, half), order + 1
+        insort(self._holes[order], start)
 
     def check(self, pieces: list[range]) -> None:
         holes = [
@@ -165,15 +159,10 @@ class Buddies:
             for order, starts in enumerate(self._holes)
             for start in starts
         ]
-        _check_cover([*holes, *pieces], self.size)
-        assert sum(map(len, holes)) == self.free
+        _check_cover(self, holes, pieces)
         assert all(starts == sorted(starts) for starts in self._holes)
         for piece in (*holes, *pieces):
             assert piece.start % len(piece) == 0, f"{piece} is no half of anything"
-
-    def _insert(self, order: int, start: int) -> None:
-        holes = self._holes[order]
-        holes.insert(bisect_left(holes, start), start)
 
 
 def _order(size: int) -> int:
@@ -181,10 +170,11 @@ def _order(size: int) -> int:
     return (size - 1).bit_length()
 
 
-def _check_cover(pieces: list[range], size: int) -> None:
-    """Pieces lie side by side from 0 to size."""
+def _check_cover(space: Holes | Buddies, holes: list[range], pieces: list[range]) -> None:
+    """They lie side by side, and fill the space."""
     at = 0
-    for piece in sorted(pieces, key=lambda piece: piece.start):
+    for piece in sorted([*holes, *pieces], key=lambda piece: piece.start):
         assert piece.start == at, f"{piece} after address {at}"
         at = piece.stop
-    assert at == size
+    assert at == space.size
+    assert sum(map(len, holes)) == space.free
