@@ -1,6 +1,6 @@
-"""Blocks that are found by their content, and the line in which those of nobody wait::
+"""Blocks that are found by their content, and the line in which those wait that nobody holds::
 
-    taken from the head   [ lot of A | of B | of A | nameless | of C ]   who gives back, joins here
+    taken first   [ lot of A | lot of B | lot of A | nameless | lot of C ]   given back last
 
 What happens within a node is the node's business (`sim.kv.node`), so that what costs is the node,
 not the block.
@@ -46,7 +46,7 @@ class Cached:
         for node, n in parts:
             blocks = node.blocks[:n]
             found += blocks
-            if node.lots or node.tangle:
+            if node.lots or node.tangle:  # somebody may wait
                 idle += (node.tangle or node).count_idle(len(blocks))
             if len(blocks) < n:
                 break

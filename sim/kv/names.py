@@ -29,7 +29,7 @@ _MANY = 10_000
 class Names:
     """Finds the node of a run by the name before it, by what its first block begins with, and by
     where it starts: so two blocks get one name if and only if they and everything before them
-    hold the same tokens. (vLLM keys a block by hash(parent's key, its tokens), which may collide.)
+    hold the same tokens. vLLM keys a block by hash(parent's key, its tokens).
     """
 
     def __init__(self, block_size: int) -> None:

@@ -18,8 +18,8 @@ class Node:
     later than those. So whatever happens to blocks happens to slices of these.
 
     That is a *plain* node: all who came shared its blocks. It is *tangled* from when somebody has
-    computed a block that was cached already, which then is there twice, until it is empty; its
-    `Tangle` does then what is its own to do here.
+    computed a block that was cached already, which then is there twice, until it is empty. What
+    to do with blocks is asked of `node.tangle or node`.
     """
 
     __slots__ = ("__weakref__", "blocks", "lots", "number", "stream", "tangle")
