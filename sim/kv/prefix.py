@@ -1,7 +1,7 @@
 """Prefix caching: full blocks stay findable by content, in use or idle::
 
-    one prompt       [ 7 | 3 | 9 ]      computed; 7 and 3 are full, so they are published
-    another          [ 7 | 3 | 4 ]      begins alike: 7 and 3 are hits, what follows is computed
+one prompt       [ 7 | 3 | 9 ]      computed; 7 and 3 are full, so they are published
+another          [ 7 | 3 | 4 ]      begins alike: 7 and 3 are hits, what follows is computed
 """
 
 from __future__ import annotations

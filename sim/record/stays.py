@@ -1,8 +1,8 @@
 """Stays in the running list, and the runs of steps in which they gave one token each::
 
-    a sequence   admitted | chunk | chunk, decode ... decode | preempted   admitted | chunk, ...
-    stay         |<------------------ 0 ------------------->|             |<-------- 1 --------
-    segment                       |<----- its tokens ------>|                       |<---------
+a sequence   admitted | chunk | chunk, decode ... decode | preempted   admitted | chunk, ...
+stay         |<------------------ 0 ------------------->|             |<-------- 1 --------
+segment                       |<----- its tokens ------>|                       |<---------
 """
 
 from __future__ import annotations
