@@ -1,8 +1,9 @@
-"""Forked sequences share their last, partly filled block too, and copy it before they write::
+"""Forked sequences share their last, partly filled block too, and copy it before they write.
 
-parent   [ 7 | 3 | 9 ]      10 tokens, block size 4
-child    [ 7 | 3 | 9 ]
-parent   [ 7 | 3 | 5 ]      it writes first, so 9 is copied to 5; the child has 9 for itself
+With 10 tokens and a block size of 4, where the parent writes first::
+
+    parent   [ 7 | 3 | 9 ]   ->   [ 7 | 3 | 5 ]      9 is copied to 5
+    child    [ 7 | 3 | 9 ]        [ 7 | 3 | 9 ]      has 9 for itself now
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Prefix caching: full blocks stay findable by content, in use or idle::
+"""Prefix caching: full blocks stay findable by content, in use or idle.
 
-one prompt       [ 7 | 3 | 9 ]      computed; 7 and 3 are full, so they are published
-another          [ 7 | 3 | 4 ]      begins alike: 7 and 3 are hits, what follows is computed
+Who comes first publishes what it fills; who begins alike finds it::
+
+    first    [ 7 | 3 | 9 ]      7 and 3 are full
+    second   [ 7 | 3 | 4 ]      shares 7 and 3, and computes what follows
 """
 
 from __future__ import annotations

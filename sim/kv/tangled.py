@@ -7,7 +7,7 @@ published first that still has its name; each is held, given back and evicted on
     found      [ 7 | 3 | 9 ]
     copies               5      found once 9 is gone, and
                          6      this one once 5 is, too
-    waiting      7, 3, 5        each in its lot; 9 and 6 are held
+    waiting      5              in its lot; the others are held
 """
 
 from __future__ import annotations
