@@ -14,10 +14,10 @@ In the order in which to read it; what stands in brackets can wait::
     several answers        [branching  parting  beams]
     the same, fast         fast.group  fast.vllm  [fast.steady]
     what is noted          record.recorder  record.log
-    and made of it         record.rows  record.records  record.stays  record.memory
+    and made of it         record.records  record.rows  record.stays  record.memory
                            record.account  record.ttft  [record.columns]
-    tests for plug-ins     [contract.caches  contract.schedulers  contract.plan_watch
-                           contract.routers  contract.clocks  contract.draws]
+    tests for plug-ins     [contract.schedulers  contract.caches  contract.routers
+                           contract.latencies  contract.trials]
 
 Policies (`scheduling`, `kv`) import nothing of the loop; the loop knows no policy by name. Why it
 is built like this is told in docs/background/how-the-loop-works.md.

@@ -23,7 +23,6 @@ from sim.kv.cache import KVCache
 from sim.kv.cached import Cached
 from sim.kv.forks import Forks
 from sim.kv.names import Names
-from sim.kv.node import Lot, Node
 from sim.kv.paged import Paged
 from sim.kv.pool import Pool
 from sim.kv.prefix import PrefixCached
@@ -149,8 +148,12 @@ class SwapsTooLate(Swapped):
 
 
 class NothingEvicted(Cached):
-    def _evict(self, node: Node, lot: Lot, blocks: list[int]) -> list[int]:
-        return blocks
+    def take(self, n: int) -> list[int]:
+        kept = [(node, [*node.blocks]) for node in self.nodes]
+        taken = super().take(n)
+        for node, blocks in kept:
+            node.blocks[:] = blocks
+        return taken
 
 
 class ForgetsKeys(PrefixCached):

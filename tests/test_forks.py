@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from experiments.conservation import check
 from experiments.itl import measure_gaps
 from sim.kv.forks import Forks
-from sim.kv.names import Chain
+from sim.kv.names import Names
 from sim.kv.paged import Paged
 from sim.kv.prefix import PrefixCached
 from sim.latency import Linear
@@ -242,7 +242,7 @@ def bugs() -> dict[str, Callable[[pytest.MonkeyPatch], None]]:
         patch.setattr(Forks, "_withdraw_copy", withdraw)
 
     def a_child_has_its_parents_names(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(Chain, "branch", lambda self, *_: self)
+        patch.setattr(Names, "branch", lambda self, chain, *_: chain)
 
     def a_part_counts_as_a_block(patch: pytest.MonkeyPatch) -> None:
         original = Paged.release

@@ -19,14 +19,12 @@ from hypothesis import strategies as st
 
 import sim.engine
 import sim.fast.vllm
-import sim.kv.cached
-import sim.kv.tangled
 import sim.stuck
 from sim.engine import Engine
 from sim.fast.group import FOR_EVER, Group
 from sim.fast.vllm import FastVllm
-from sim.kv.cached import Cached
-from sim.kv.node import Lot, Node
+from sim.kv.node import Node
+from sim.kv.tangled import Lot, Tangle
 from sim.plan import Limit, Plan
 from sim.request import Sequence
 from sim.scheduling.orders import Fcfs
@@ -248,37 +246,34 @@ def a_refused_head_is_remembered_though_chunking_is_off(patch: pytest.MonkeyPatc
 
 @bug
 def what_is_published_twice_keeps_one_block(patch: pytest.MonkeyPatch) -> None:
-    def publish_again(node: Node, offset: int, blocks: list[int]) -> None:
-        node.blocks[offset : offset + len(blocks)] = blocks
+    def publish(self: Node, offset: int, blocks: list[int]) -> None:
+        self.blocks[offset : offset + len(blocks)] = blocks
 
-    patch.setattr(sim.kv.tangled, "publish_again", publish_again)
+    patch.setattr(Node, "publish", publish)
 
 
 @bug
 def a_hit_leaves_its_idle_blocks_in_the_line(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Cached, "_wake", lambda self, node, n: node.blocks[:n])
+    patch.setattr(Node, "wake", lambda self, n: (self.blocks[:n], []))
 
 
 @bug
 def what_others_hold_joins_the_line(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(sim.kv.cached, "_without", lambda blocks, held, node: blocks)
+    patch.setattr(Node, "without", lambda self, blocks, held: blocks)
 
 
 @bug
 def a_copy_is_evicted_as_the_last_of_its_node(patch: pytest.MonkeyPatch) -> None:
-    def evict(node: Node, lot: Lot, blocks: list[int]) -> list[int]:
-        del node.blocks[-len(blocks) :]
+    def evict(self: Tangle, lot: Lot, blocks: list[int]) -> list[int]:
+        del self.found[-len(blocks) :]
         return blocks
 
-    patch.setattr(sim.kv.tangled, "evict", evict)
+    patch.setattr(Tangle, "evict", evict)
 
 
 @bug
 def a_tangled_node_is_taken_for_a_plain_one(patch: pytest.MonkeyPatch) -> None:
-    def wake(node: Node, n: int) -> tuple[list[int], list[Lot]]:
-        return node.blocks[: min(n, node.held)], []
-
-    patch.setattr(sim.kv.tangled, "wake", wake)
+    patch.setattr(Tangle, "wake", lambda self, n: (self.found[:n], []))
 
 
 @bug

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.kv.names import Chain, Names
+from sim.kv.node import Node
 from sim.kv.prefix import PrefixCached
 from sim.request import Request, Run, Sequence
 from tests.worlds import SmallWorld, serve, several_answers, small_world, swapping
@@ -45,7 +46,7 @@ def test_a_branch_keeps_the_names_of_what_it_shares(
     for prompt, answer in sequences:
         tokens = _tokens(*prompt, (answer, 0, ANSWER_TOKENS))[:shared]
         chain = names.chain(prompt, answer)
-        branch = chain.branch(len(tokens), 7)
+        branch = names.branch(chain, len(tokens), 7)
         again = names.chain((*((stream, at, 1) for stream, at in tokens),), 7)
         blocks = (len(tokens) + ANSWER_TOKENS) // block_size
         assert _walked(branch, blocks) == _walked(again, blocks)
@@ -63,9 +64,16 @@ def test_forgetting_changes_nothing(
 ) -> None:
     worlds = [make(random.Random(seed)) for seed in range(80)]
     worlds = [world for world in worlds if world.prefix_caching]
-    kept = [serve(world, check_every=50).content() for world in worlds]
     monkeypatch.setattr("sim.kv.names._MANY", 1)
-    assert [serve(world, check_every=50).content() for world in worlds] == kept
+    forgetful = [serve(world, check_every=50).content() for world in worlds]
+    original, nodes = Names.node, []
+
+    def node(self: Names, *key: int) -> Node:
+        nodes.append(original(self, *key))
+        return nodes[-1]
+
+    monkeypatch.setattr(Names, "node", node)
+    assert [serve(world, check_every=50).content() for world in worlds] == forgetful
 
 
 def test_what_nobody_can_ask_for_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,8 +86,10 @@ def test_what_nobody_can_ask_for_is_forgotten(monkeypatch: pytest.MonkeyPatch) -
         kv.grow(sequence, 24)
         sequence.computed = 24
         kv.release(sequence)
-    # Two or three nodes a request: of 20 requests, and of those that 40 blocks are of.
-    assert len(kv.pool.cached.nodes) <= len(kv._names._nodes) <= 3 * 20 + 2 * 8
+    del sequence  # whose chain has nodes, too
+    cached, known = kv.pool.cached.nodes, kv._names._nodes
+    assert {node for each in known.values() if (node := each()) is not None} == cached
+    assert len(known) < len(cached) + 20
 
 
 def _tokens(*runs: Run) -> list[tuple[int, int]]:

@@ -7,18 +7,16 @@ from typing import Any
 
 import pytest
 
-import sim.kv.cached
-import sim.kv.tangled
 import sim.scheduling.vllm as scheduling
 from sim.kv.books import list_names
 from sim.kv.cache import Hit
 from sim.kv.cached import Cached
 from sim.kv.names import Names
-from sim.kv.node import Lot, Node, Part
+from sim.kv.node import Node, Part
 from sim.kv.paged import Paged
 from sim.kv.pool import Pool
 from sim.kv.prefix import PrefixCached
-from sim.kv.tangled import tangle
+from sim.kv.tangled import Lot, Tangle
 from sim.plan import Departure, Limit, Plan
 from sim.request import Sequence
 from sim.scheduling.orders import Fcfs
@@ -85,7 +83,7 @@ def the_newest_duplicate_wins(patch: pytest.MonkeyPatch) -> None:
 
     def find(self: Cached, parts: list[Part]) -> tuple[list[int], int]:
         found, idle = original(self, parts)
-        copies = [(tangle(node).copies, offset) for node, n in parts for offset in range(n)]
+        copies = [(node.entangle().copies, offset) for node, n in parts for offset in range(n)]
         newest = [
             of.get(offset, [block])[-1] for block, (of, offset) in zip(found, copies, strict=False)
         ]
@@ -101,13 +99,13 @@ def a_duplicate_gets_no_key(patch: pytest.MonkeyPatch) -> None:
         nameless = {block for block in blocks if block not in named}
         self._unkeyed += [block for block in blocks if block in nameless - held]
         for node, _ in parts:
-            tangle(node)
+            node.entangle()
         self.cached.park(blocks, list(parts), held | nameless)
         self.free += len(blocks) - len(held)
         self.given_back += len(blocks) - len(held)
         return len(held)
 
-    patch.setattr(sim.kv.tangled, "publish_again", lambda node, offset, blocks: None)
+    patch.setattr(Tangle, "publish", lambda self, offset, blocks: None)
     patch.setattr(Pool, "release", release)
 
 
@@ -153,8 +151,8 @@ def victims_take_their_new_keys_with_them(patch: pytest.MonkeyPatch) -> None:
         for index in reversed(range(computed_blocks, sequence.published)):
             node, offset = sequence.names.name(index)
             block, lot = sequence.blocks[index], Lot(offset, [])
-            tangle(node).waiting[block] = lot
-            sim.kv.tangled.evict(node, lot, [block])
+            node.entangle().waiting[block] = lot
+            node.entangle().evict(lot, [block])
             if not node.blocks:
                 self.pool.cached.nodes.discard(node)
         sequence.published = min(sequence.published, computed_blocks)

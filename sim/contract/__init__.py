@@ -8,7 +8,7 @@ Each raises AssertionError and says what was violated. They draw random cases fr
 """
 
 from sim.contract.caches import check_kv_cache
-from sim.contract.clocks import check_latency_model
+from sim.contract.latencies import check_latency_model
 from sim.contract.routers import check_router
 from sim.contract.schedulers import check_scheduler
 

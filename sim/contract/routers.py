@@ -8,15 +8,12 @@ from collections.abc import Callable
 import simpy
 
 from sim.cluster import Cluster, Router
-from sim.contract.draws import draw_request
+from sim.contract.trials import draw_requests, make_engine
 from sim.engine import Engine
-from sim.executor import Simulated
 from sim.kv.paged import Paged
-from sim.latency import Linear
 from sim.request import Request
 from sim.scheduling.orders import Fcfs
 from sim.scheduling.vllm import Limits, VllmScheduler
-from sim.world import World
 
 
 def check_router(make: Callable[[], Router], *, seed: int = 0) -> None:
@@ -27,13 +24,9 @@ def check_router(make: Callable[[], Router], *, seed: int = 0) -> None:
     """
     for replicas in (1, 2, 5):
         env = simpy.Environment()
-        engines = [_make_engine(env, replica=replica) for replica in range(replicas)]
-        watch = _Watch(make(), make())
-        rng = random.Random(seed)
-        requests = (
-            draw_request(rng, index=index, arrival_ns=150 * (index // 3)) for index in range(60)
-        )
-        Cluster(env, engines, router=watch).serve(requests)
+        engines = [make_engine(env, _make_scheduler(), replica=at) for at in range(replicas)]
+        requests = draw_requests(random.Random(seed), 60, every_ns=150)
+        Cluster(env, engines, router=_Watch(make(), make())).serve(requests)
 
 
 class _Watch:
@@ -77,17 +70,6 @@ def _look_at(engines: list[Engine]) -> list[tuple[int, ...]]:
     ]
 
 
-def _make_engine(env: simpy.Environment, *, replica: int) -> Engine:
-    scheduler = VllmScheduler(
-        kv=Paged(30, block_size=4),
-        order=Fcfs(),
-        limits=Limits(max_num_seqs=4, max_num_batched_tokens=32),
-    )
-    return Engine(
-        env,
-        scheduler=scheduler,
-        executor=Simulated(Linear(base_ns=100, per_token_ns=1, per_context_token_ns=0)),
-        world=World(max_model_len=64),
-        observers=[],
-        replica=replica,
-    )
+def _make_scheduler() -> VllmScheduler:
+    limits = Limits(max_num_seqs=4, max_num_batched_tokens=32)
+    return VllmScheduler(kv=Paged(30, block_size=4), order=Fcfs(), limits=limits)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Set
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from sim.kv.node import Lot, Name, Node
-from sim.kv.tangled import GONE, Tangle
+from sim.kv.node import Name, Node
+from sim.kv.tangled import GONE, Lot, Tangle
 
 if TYPE_CHECKING:
     from sim.kv.cached import Cached

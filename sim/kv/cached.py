@@ -1,4 +1,10 @@
-"""Blocks that are found by their content, and the line in which those of nobody wait."""
+"""Blocks that are found by their content, and the line in which those wait that nobody holds::
+
+    taken first   [ lot of A | lot of B | lot of A | nameless | lot of C ]   given back last
+
+What happens within a node is the node's business (`sim.kv.node`), so that what costs is the node,
+not the block.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +12,12 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 
-from sim.kv import tangled
-from sim.kv.node import Lot, Name, Node, Part
+from sim.kv.node import Name, Node, Part
+from sim.kv.tangled import Lot
 
 
 class Cached:
-    """Finds blocks by their names, and evicts those that were not used for longest.
-
-    What happens to blocks happens to slices of nodes: what costs is the node, not the block.
-    """
+    """Finds blocks by their names, and evicts those that were not used for longest."""
 
     def __init__(self) -> None:
         self.idle = 0
@@ -33,11 +36,7 @@ class Cached:
         for node, offset, n in parts:
             if not node.blocks:
                 self.nodes.add(node)
-            known = min(n, len(node.blocks) - offset)
-            assert known >= 0, "a block is named before those that it follows"
-            if known:
-                tangled.publish_again(node, offset, blocks[at : at + known])
-            node.blocks += blocks[at + known : at + n]
+            node.publish(offset, blocks[at : at + n])
             at += n
 
     def find(self, parts: list[Part]) -> tuple[list[int], int]:
@@ -47,10 +46,8 @@ class Cached:
         for node, n in parts:
             blocks = node.blocks[:n]
             found += blocks
-            if node.tangle is not None:
-                idle += node.tangle.count_idle(blocks)
-            elif node.lots:
-                idle += max(0, len(blocks) - node.held)
+            if node.lots or node.tangle:  # somebody may wait
+                idle += (node.tangle or node).count_idle(len(blocks))
             if len(blocks) < n:
                 break
         return found, idle
@@ -65,12 +62,16 @@ class Cached:
 
     def wake(self, parts: list[Part]) -> list[int]:
         """Of these blocks, which were found, idle ones leave the line; returns the others."""
-        held: list[int] = []
+        all_held: list[int] = []
         for node, n in parts:
-            blocks = self._wake(node, n) if node.lots or node.tangle else node.blocks[:n]
-            self.idle -= n - len(blocks)
-            held += blocks
-        return held
+            held = node.blocks[:n]
+            if node.lots or node.tangle:
+                held, empty = (node.tangle or node).wake(n)
+                for lot in empty:
+                    del self.line[lot]
+                self.idle -= n - len(held)
+            all_held += held
+        return all_held
 
     def park(self, blocks: list[int], parts: Sequence[Part], held: Collection[int]) -> None:
         """The blocks of a chain join the line, the last one first, but for those still held."""
@@ -79,16 +80,12 @@ class Cached:
             left = blocks[end - n : end]
             end -= n
             if held:
-                left = _without(left, held, node)
+                left = (node.tangle or node).without(left, held)
                 if not left:
                     continue
             lot = Lot(n - len(left), left)
             self.line[lot] = node
-            if node.tangle is None:
-                node.lots.append(lot)
-                self.idle += len(left)
-            else:
-                self.idle += node.tangle.park(lot)
+            self.idle += (node.tangle or node).park(lot)
 
     def park_nameless(self, blocks: list[int]) -> None:
         """The rest of a table, which has no names, does the same."""
@@ -104,51 +101,14 @@ class Cached:
             blocks = lot.blocks[: -n - 1 : -1]
             del lot.blocks[-n:]
             if node is not None:
-                blocks = self._evict(node, lot, blocks)
+                blocks = (node.tangle or node).evict(lot, blocks)
+                if not node.blocks:
+                    node.tangle = None
+                    self.nodes.discard(node)
+                self.idle -= len(blocks)
+                self.evicted += len(blocks)
             if not lot.blocks:
                 del self.line[lot]
             taken += blocks
             n -= len(blocks)
         return taken
-
-    def _wake(self, node: Node, n: int) -> list[int]:
-        if node.tangle is not None:
-            held, left = tangled.wake(node, n)
-            for lot in left:
-                if not lot.blocks:
-                    del self.line[lot]
-            return held
-        lots, first_idle = node.lots, node.held
-        while lots and lots[-1].start < n:
-            lot = lots[-1]
-            del lot.blocks[: n - lot.start]
-            lot.start = n
-            if not lot.blocks:
-                del self.line[lots.pop()]
-        return node.blocks[: min(n, first_idle)]
-
-    def _evict(self, node: Node, lot: Lot, blocks: list[int]) -> list[int]:
-        if node.tangle is not None:
-            blocks = tangled.evict(node, lot, blocks)
-        else:
-            del node.blocks[-len(blocks) :]
-            if not lot.blocks:
-                del node.lots[0]
-        if not node.blocks:
-            node.tangle = None
-            self.nodes.discard(node)
-        self.idle -= len(blocks)
-        self.evicted += len(blocks)
-        return blocks
-
-
-def _without(blocks: list[int], held: Collection[int], node: Node) -> list[int]:
-    """A node's leading blocks, but for those still held."""
-    if node.tangle is not None:
-        return tangled.without(blocks, held)
-    # Here they are the first ones.
-    if blocks[-1] in held:
-        return []
-    if blocks[0] not in held:
-        return blocks
-    return [block for block in blocks if block not in held]

@@ -1,4 +1,10 @@
-"""Forked sequences share their last, partly filled block too, and copy it before they write."""
+"""Forked sequences share their last, partly filled block too, and copy it before they write.
+
+With 10 tokens and a block size of 4, where the parent writes first::
+
+    parent   [ 7 | 3 | 9 ]   ->   [ 7 | 3 | 5 ]      9 is copied to 5
+    child    [ 7 | 3 | 9 ]        [ 7 | 3 | 9 ]      has 9 for itself now
+"""
 
 from __future__ import annotations
 
@@ -36,8 +42,9 @@ class Forks:
         self._copies.append(Copy(shared, own, sequence, sequence.computed))
 
     def leave(self, sequence: Sequence) -> int:
-        """It is about to give its blocks back. How many tokens the last one counts for when shared
-        ones are counted by whole blocks: less for what is not filled, more for a copy not made."""
+        """It is about to give its blocks back. By how many tokens those that others go on holding
+        differ from whole blocks: less where the last one is not full, more where its copy is not
+        made any more, so that the original stands for it."""
         self.sequences.remove(sequence)
         if self.shares_last(sequence):
             return -(-sequence.computed % self._block_size)

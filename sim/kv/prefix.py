@@ -1,4 +1,10 @@
-"""Prefix caching: full blocks stay findable by content, in use or idle."""
+"""Prefix caching: full blocks stay findable by content, in use or idle.
+
+Who comes first publishes what it fills; who begins alike finds it::
+
+    first    [ 7 | 3 | 9 ]      7 and 3 are full
+    second   [ 7 | 3 | 4 ]      shares 7 and 3, and computes what follows
+"""
 
 from __future__ import annotations
 
@@ -54,8 +60,8 @@ class PrefixCached(Paged):
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
         super().fork(parent, child)
-        if parent.names is not None:
-            child.names = parent.names.branch(parent.computed, child.output_stream)
+        names, stream = self._chain(parent), child.output_stream
+        child.names = self._names.branch(names, parent.computed, stream)
 
     def key_after(self, sequence: Sequence, hit: Hit) -> Name | None:
         index = len(hit.blocks)

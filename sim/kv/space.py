@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from operator import lt
 from typing import Protocol
 
 
@@ -39,75 +41,68 @@ class Space(Protocol):
 
 class Holes:
     """Pieces of just the size asked for, cut from the lowest hole that is large enough
-    (first fit) or from the smallest one (best fit; the lowest of equals)."""
+    (first fit) or from the smallest one (best fit; the lowest of equals)::
+
+        |<- a ->|   hole   |<- b ->|<- c ->|  hole  |
+        0       8          19      27      35       44       bounds 8, 19, 35, 44
+
+    What is taken or given back flips its two ends: each becomes a bound of a hole, or is one no
+    more. That holes join, shrink and vanish follows.
+    """
 
     def __init__(self, size: int, *, best: bool) -> None:
         self.size = self.free = size
         self._best = best
-        self._starts = [0]
-        """Of the holes, ascending; no two of them touch."""
-        self._stops = [size]
+        self._bounds = [0, size]
+        """Where each hole starts and stops, ascending; no two of them touch."""
 
     def fits(self, size: int) -> bool:
         return self._find(size) is not None
 
     def take(self, size: int) -> range | None:
-        at = self._find(size)
-        if at is None:
-            return None
-        start = self._starts[at]
-        self._cut(at, size)
-        return range(start, start + size)
+        start = self._find(size)
+        return None if start is None else self.extend(range(start, start), size)
 
     def above(self, piece: range) -> int:
-        at = bisect_left(self._starts, piece.stop)
-        touches = at < len(self._starts) and self._starts[at] == piece.stop
-        return self._stops[at] - piece.stop if touches else 0
+        at = bisect_left(self._bounds, piece.stop)
+        touches = self._bounds[at : at + 1] == [piece.stop]
+        return self._bounds[at + 1] - piece.stop if touches else 0
 
     def extend(self, piece: range, more: int) -> range | None:
         if self.above(piece) < more:
             return None
-        self._cut(bisect_left(self._starts, piece.stop), more)
+        self.free -= more
+        self._flip(piece.stop, piece.stop + more)
         return range(piece.start, piece.stop + more)
 
     def give_back(self, piece: range) -> None:
-        starts, stops = self._starts, self._stops
         self.free += len(piece)
-        at = bisect_left(starts, piece.start)
-        below = at > 0 and stops[at - 1] == piece.start
-        above = at < len(starts) and starts[at] == piece.stop
-        if below and above:
-            stops[at - 1] = stops[at]
-            del starts[at], stops[at]
-        elif below:
-            stops[at - 1] = piece.stop
-        elif above:
-            starts[at] = piece.start
-        else:
-            starts.insert(at, piece.start)
-            stops.insert(at, piece.stop)
+        self._flip(piece.start, piece.stop)
 
     def check(self, pieces: list[range]) -> None:
-        holes = [range(*ends) for ends in zip(self._starts, self._stops, strict=True)]
-        _check_cover([*holes, *pieces], self.size)
-        assert sum(map(len, holes)) == self.free
-        assert all(map(len, holes)), "an empty hole"
-        touching = zip(self._stops[:-1], self._starts[1:], strict=True)
-        assert all(stop < start for stop, start in touching), "holes that touch"
+        assert all(map(lt, self._bounds, self._bounds[1:])), "an empty hole, or holes that touch"
+        holes = [range(start, stop) for start, stop in self._holes()]
+        _check_cover(self, holes, pieces)
+
+    def _holes(self) -> Iterator[tuple[int, int]]:
+        bounds = iter(self._bounds)
+        return zip(bounds, bounds, strict=True)
 
     def _find(self, size: int) -> int | None:
-        holes = enumerate(zip(self._starts, self._stops, strict=True))
-        large_enough = ((stop - start, at) for at, (start, stop) in holes if stop - start >= size)
+        """Where the hole starts that a piece of this size is cut from."""
+        fitting = ((stop - start, start) for start, stop in self._holes() if stop - start >= size)
         if self._best:
-            return min(large_enough, default=(0, None))[1]
-        return next(large_enough, (0, None))[1]
+            return min(fitting, default=(0, None))[1]
+        return next(fitting, (0, None))[1]
 
-    def _cut(self, at: int, size: int) -> None:
-        """Take the lower end off a hole."""
-        self.free -= size
-        self._starts[at] += size
-        if self._starts[at] == self._stops[at]:
-            del self._starts[at], self._stops[at]
+    def _flip(self, *ends: int) -> None:
+        """Holes start or stop here, or do not any more."""
+        for end in ends:
+            at = bisect_left(self._bounds, end)
+            if self._bounds[at : at + 1] == [end]:
+                del self._bounds[at]
+            else:
+                self._bounds.insert(at, end)
 
 
 class Buddies:
@@ -139,7 +134,7 @@ class Buddies:
         start = self._holes[order].pop(0)
         while order > wanted:
             order -= 1
-            self._insert(order, start + (1 << order))
+            insort(self._holes[order], start + (1 << order))
         self.free -= 1 << order
         return range(start, start + (1 << order))
 
@@ -152,16 +147,11 @@ class Buddies:
     def give_back(self, piece: range) -> None:
         self.free += len(piece)
         start, order = piece.start, _order(len(piece))
-        while order + 1 < self._largest:
-            buddy = start ^ (1 << order)
-            holes = self._holes[order]
-            at = bisect_left(holes, buddy)
-            # The row's shorter pieces have no other half.
-            if at == len(holes) or holes[at] != buddy:
-                break
-            del holes[at]
-            start, order = min(start, buddy), order + 1
-        self._insert(order, start)
+        # The row's shorter pieces have no other half.
+        while (half := start ^ 1 << order) in self._holes[order]:
+            self._holes[order].remove(half)
+            start, order = min(start, half), order + 1
+        insort(self._holes[order], start)
 
     def check(self, pieces: list[range]) -> None:
         holes = [
@@ -169,15 +159,10 @@ class Buddies:
             for order, starts in enumerate(self._holes)
             for start in starts
         ]
-        _check_cover([*holes, *pieces], self.size)
-        assert sum(map(len, holes)) == self.free
+        _check_cover(self, holes, pieces)
         assert all(starts == sorted(starts) for starts in self._holes)
         for piece in (*holes, *pieces):
             assert piece.start % len(piece) == 0, f"{piece} is no half of anything"
-
-    def _insert(self, order: int, start: int) -> None:
-        holes = self._holes[order]
-        holes.insert(bisect_left(holes, start), start)
 
 
 def _order(size: int) -> int:
@@ -185,10 +170,11 @@ def _order(size: int) -> int:
     return (size - 1).bit_length()
 
 
-def _check_cover(pieces: list[range], size: int) -> None:
-    """Pieces lie side by side from 0 to size."""
+def _check_cover(space: Holes | Buddies, holes: list[range], pieces: list[range]) -> None:
+    """They lie side by side, and fill the space."""
     at = 0
-    for piece in sorted(pieces, key=lambda piece: piece.start):
+    for piece in sorted([*holes, *pieces], key=lambda piece: piece.start):
         assert piece.start == at, f"{piece} after address {at}"
         at = piece.stop
-    assert at == size
+    assert at == space.size
+    assert sum(map(len, holes)) == space.free

@@ -5,6 +5,8 @@ The PagedAttention paper, Kwon et al., SOSP 2023, section 4.5, and vLLM V0; V1 d
 
 from __future__ import annotations
 
+from itertools import islice
+
 from sim.kv.cache import Hit
 from sim.kv.paged import Paged
 from sim.kv.pool import FreeOrder
@@ -19,16 +21,13 @@ class HostTier:
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
-        self._touched = 0
-        """Blocks 0 to here were ever held, and only they cost anything."""
+        self.used = 0
+        self._fresh = iter(range(num_blocks))
+        """Blocks that nobody ever held, which cost nothing."""
         self._free: list[int] = []
-        """Of those."""
+        """Those that somebody did."""
         self._held: dict[Sequence, tuple[list[int], int]] = {}
         """Blocks, and the tokens in them."""
-
-    @property
-    def used(self) -> int:
-        return self._touched - len(self._free)
 
     def tokens(self, sequence: Sequence) -> int:
         """How many of its first tokens are here."""
@@ -38,10 +37,9 @@ class HostTier:
         """Blocks for a sequence that has none here; None where so many are not free."""
         if self.used + blocks > self.num_blocks:
             return None
-        again = min(blocks, len(self._free))
-        taken = [self._free.pop() for _ in range(again)]
-        taken += range(self._touched, self._touched + blocks - again)
-        self._touched += blocks - again
+        taken = [self._free.pop() for _ in range(min(blocks, len(self._free)))]
+        taken += islice(self._fresh, blocks - len(taken))
+        self.used += blocks
         self._held[sequence] = taken, tokens
         return taken
 
@@ -49,14 +47,15 @@ class HostTier:
         """Take its blocks back; returns them. KeyError where it has none."""
         blocks, _ = self._held.pop(sequence)
         self._free += blocks[::-1]
+        self.used -= len(blocks)
         return blocks
 
     def check(self) -> None:
         """Raise AssertionError unless every block is free or held, once. Slow."""
         held = [block for blocks, _ in self._held.values() for block in blocks]
         found = sorted([*self._free, *held])
-        assert found == list(range(self._touched)), "a host block was lost, or is there twice"
-        assert self._touched <= self.num_blocks
+        assert found == list(range(len(found))), "a host block was lost, or is there twice"
+        assert len(held) == self.used <= self.num_blocks
 
 
 class Swapped(Paged):

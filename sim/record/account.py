@@ -1,7 +1,8 @@
 """The levels of memory at each step and over time, worked out of what happened.
 
-The levels are sums of what admissions, chunks, decodes and departures change. What a plan changes
-counts from the decision that was the oldest in flight when it was made (`Decisions.oldest`).
+A level is a running sum: what decisions gain (by admissions, chunks, decodes) less what departures
+lose. What a plan changes counts from the decision that was the oldest in flight when it was made
+(`Decisions.oldest`); what a decision ends is still there in its last step.
 """
 
 from __future__ import annotations
@@ -105,7 +106,11 @@ def _final_tokens(facts: Facts, sequence: Integers) -> Integers:
 
 class _Tails(NamedTuple):
     """By stay: the slots of its last block, or of the room set aside for it, that it will never
-    write."""
+    write::
+
+        |<- block ->|<- block ->|<- last block ->|
+        |<-- final tokens of the stay -->|<tail>|
+    """
 
     slots: Integers
     first_step: Integers

@@ -1,4 +1,11 @@
-"""Stays in the running list, and the runs of steps in which they gave one token each."""
+"""Stays in the running list, and their segments: runs of steps that gave one token each.
+
+What becomes of a sequence that is preempted once::
+
+    admitted | chunk | last chunk, decode ... decode | preempted      admitted | chunk, ...
+    |<-------------------- stay 0 ----------------->|                 |<----- stay 1 ------
+                     |<---------- segment --------->|                          |<-- segment
+"""
 
 from __future__ import annotations
 

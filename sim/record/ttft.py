@@ -177,19 +177,17 @@ def _queue(facts: Facts, admitted: Integers) -> tuple[Integers, list[Integers]]:
     joined_ns = np.where(repeats, facts.step_ends[step - 1], decisions.start_ns[during])
     since_ns = joined_ns - decisions.start_ns[during]
 
-    clocks = [np.where(cause == each, duration_ns, 0) for each in Cause]
-    causes = []
-    for each, clock in zip(Cause, clocks, strict=True):
-        before = clock.cumsum() - clock
-        reading = before[during] + np.where(cause[during] == each, since_ns, 0)
-        causes.append(before[admitted] - reading)
-
     # A refused head is behind nobody: its wait has a reason of its own.
     new = has_head & (decisions.refused_stays == 0)
     heads = facts.arrivals.sequence.searchsorted(decisions.refused[new])
-    np.add.at(causes[Cause.BEHIND], heads, -duration_ns[new])
-    for each in (Cause.SEATS, Cause.TOKENS, Cause.MEMORY):
-        np.add.at(causes[each], heads, np.where(reason[new] == each, duration_ns[new], 0))
+    causes = []
+    for each in Cause:
+        clock = np.where(cause == each, duration_ns, 0)
+        before = clock.cumsum() - clock
+        reading = before[during] + np.where(cause[during] == each, since_ns, 0)
+        waited = before[admitted] - reading
+        np.add.at(waited, heads, (np.where(reason == each, duration_ns, 0) - clock)[new])
+        causes.append(waited)
     return joined_ns - arrival_ns, causes
 
 
