@@ -142,8 +142,9 @@ class Engine:
 
     def _wait(self, stretch: Stretch, now_ns: int) -> None:
         """Wait for the end of this stretch, the oldest, and of no other."""
-        # Tokens that came while the engine slept are there when it wakes.
-        stretch.ends_ns[-1] = end_ns = max(stretch.ends_ns[-1], now_ns)
+        end_ns = stretch.ends_ns[-1]
+        if end_ns < now_ns:  # tokens that came while the engine slept are there when it wakes
+            stretch.ends_ns[-1] = end_ns = now_ns
         self.events += 1
         self._landing = Moment(self._env, end_ns - now_ns, self._land, Kind.STEP_END + self.replica)
 

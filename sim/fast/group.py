@@ -128,13 +128,12 @@ class Group:
         steps = 1 + cycles * self._block_size
         if cycles >= _CYCLES_ENOUGH:
             return steps
-        step = self.step + 1
-        while True:
-            left -= len(self.takers(step))
+        for bucket in self.next_takers(self._block_size):
+            left -= len(bucket)
             if left < 0:
-                return steps
+                break
             steps += 1
-            step += 1
+        return steps
 
     def steps_before_key(self, key: Name | None, index: int) -> int:
         """For how many steps, the latest included, nobody publishes `key` as its block number

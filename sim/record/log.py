@@ -65,6 +65,8 @@ class Decisions(NamedTuple):
     """Blocks evicted so far, on this replica."""
     wasted: Integers
     """Decodes of answers that had ended when the decision ran."""
+    takes: Integers
+    """How many of the rows of `Takes` are the decision's."""
 
 
 def spans(decisions: Decisions) -> tuple[Integers, Integers]:
@@ -210,12 +212,12 @@ def packs(kind: type[tuple[Any, ...]]) -> Callable[..., bytes]:
 
 class Log:
     """Where a replica's facts are noted: each attribute takes the integers of a row, in the
-    order of the class of the same name; takes come by column."""
+    order of the class of the same name; takes come by column, and their decisions are counted."""
 
     def __init__(self) -> None:
         self.decisions = array("q")
         self.step_ends = array("q")
-        self.takes = [array("q") for _ in Takes._fields]
+        self.takes = [array("q") for _ in Takes._fields[1:]]
         self.arrivals = array("q")
         self.admissions = array("q")
         self.chunks = array("q")
@@ -229,13 +231,15 @@ class Log:
         """The facts by column."""
         arrivals = _columns(Arrivals, self.arrivals)
         by_sequence = np.argsort(arrivals.sequence)
+        decisions = _columns(Decisions, self.decisions)
+        whose = np.repeat(np.arange(len(decisions.takes)), decisions.takes)
         return Facts(
             num_blocks=kv.num_blocks,
             null_blocks=kv.null_blocks,
             block_size=kv.block_size,
-            decisions=_columns(Decisions, self.decisions),
+            decisions=decisions,
             step_ends=np.array(self.step_ends, dtype=np.int64),
-            takes=Takes(*(np.array(column, dtype=np.int64) for column in self.takes)),
+            takes=Takes(whose, *(np.array(column, dtype=np.int64) for column in self.takes)),
             arrivals=Arrivals(*(column[by_sequence] for column in arrivals)),
             admissions=_columns(Admissions, self.admissions),
             chunks=_columns(Chunks, self.chunks),

@@ -156,11 +156,11 @@ class Recorder:
                 kv.idle_blocks,
                 kv.evicted_blocks,
                 self._count_wasted(plan) if self._ended_in_flight else 0,
+                len(takes.offsets),
             )
         )
         if takes.offsets:
-            rows = ([self._ran] * len(takes.offsets), *takes)
-            for column, values in zip(self._log.takes, rows, strict=True):
+            for column, values in zip(self._log.takes, takes, strict=True):
                 column.fromlist(values)
         if plan.step % self._check_every + steps >= self._check_every:
             self._recount(external=head[-1])
