@@ -26,23 +26,21 @@ NO_HIT = Hit([], 0, 0)
 
 
 class KVCache(Protocol):
-    """Room for computed tokens, by sequence. `check_kv_cache` tests an implementation.
+    """Room for computed tokens, by sequence. `check_kv_cache` tests an implementation, which need
+    not say what it inherits: that nothing is shared, scattered, swapped or copied.
 
     A sequence is *in* the cache from `admit` (or a `fork`) to `release` or `preempt`, and after
     `admit` it grows before anything else happens to it. The cache writes
     `blocks`, `published` and `names` of a sequence, and nothing else of it.
     """
 
+    num_blocks: int
+    """All blocks of the pool, null blocks included."""
     block_size: int
     null_blocks: int
     """Blocks of the pool that are never handed out: vLLM's null block."""
-    reserves: bool
+    reserves: bool = False
     """Whether a sequence is given all its room when it is admitted, rather than as it grows."""
-
-    @property
-    def num_blocks(self) -> int:
-        """All blocks of the pool, null blocks included."""
-        ...
 
     @property
     def free_blocks(self) -> int:
@@ -52,17 +50,17 @@ class KVCache(Protocol):
     @property
     def idle_blocks(self) -> int:
         """Those free blocks whose content can still be found."""
-        ...
+        return 0
 
     @property
     def evicted_blocks(self) -> int:
         """How many blocks lost findable content to a new holder, so far."""
-        ...
+        return 0
 
     def match(self, sequence: Sequence) -> Hit:
         """What of a sequence outside the cache is there already; one token is always left
         to compute. Does not modify."""
-        ...
+        return NO_HIT
 
     def has_room(self, sequence: Sequence, tokens: int, *, hit: Hit, spare_blocks: int = 0) -> bool:
         """Would the first `tokens` tokens of a sequence outside the cache, which begin with
@@ -71,7 +69,7 @@ class KVCache(Protocol):
 
     def is_scattered(self, sequence: Sequence) -> bool:
         """Is a sequence outside the cache kept there only because what is free is in pieces?"""
-        ...
+        return False
 
     def admit(self, sequence: Sequence, hit: Hit) -> int:
         """Let a sequence in, with the blocks of its hit. Returns how many of them were idle."""
@@ -86,7 +84,7 @@ class KVCache(Protocol):
     def publish(self, sequence: Sequence, tokens: int) -> None:
         """Let others find the blocks that are full with the first `tokens` tokens, whose
         content is known."""
-        ...
+        return
 
     def release(self, sequence: Sequence) -> Departure:
         """Let a sequence go: it holds nothing afterwards."""
@@ -95,16 +93,16 @@ class KVCache(Protocol):
     def preempt(self, sequence: Sequence) -> Departure:
         """Let a sequence go that will be back. What it has computed may be kept elsewhere, for
         `match` to tell."""
-        ...
+        return self.release(sequence)
 
     def take_swaps(self) -> tuple[Swap, ...]:
         """Blocks to copy to host memory and from it before the next step and its `take_copies`,
         each reported once."""
-        ...
+        return ()
 
     def take_copies(self) -> list[Copy]:
         """Block copies due before the next step, each reported once."""
-        ...
+        return []
 
     def translate(self, sequence: Sequence, position: int) -> tuple[int, int]:
         """Physical (block, offset) of a token that has room. IndexError where it has none."""

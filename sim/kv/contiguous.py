@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sim.kv.cache import NO_HIT, Hit
+from sim.kv.cache import Hit, KVCache
 from sim.kv.space import Space
-from sim.moves import Copy, Swap
 from sim.plan import Departure
 from sim.request import Sequence
 
@@ -44,7 +43,7 @@ def oracle_pow2(answer_tokens: Callable[[Sequence], int], max_model_len: int) ->
     return reserve
 
 
-class Contiguous:
+class Contiguous(KVCache):
     """A slot is a block of one token here, and a block table an unbroken range::
 
     address space    |<--- a: 8 slots ---->|<-- hole -->|<----- b: 12 slots ------>|
@@ -54,9 +53,6 @@ class Contiguous:
     block_size = 1
     null_blocks = 0
     reserves = True
-    num_blocks: int
-    idle_blocks = 0
-    evicted_blocks = 0
 
     def __init__(self, space: Space, *, reserve: Reserve) -> None:
         self.num_blocks = space.free
@@ -67,9 +63,6 @@ class Contiguous:
     @property
     def free_blocks(self) -> int:
         return self._space.free
-
-    def match(self, sequence: Sequence) -> Hit:
-        return NO_HIT
 
     def has_room(self, sequence: Sequence, tokens: int, *, hit: Hit, spare_blocks: int = 0) -> bool:
         wanted = max(tokens, self._reserve(sequence))
@@ -97,9 +90,6 @@ class Contiguous:
         sequence.blocks = list(grown)
         return True
 
-    def publish(self, sequence: Sequence, tokens: int) -> None:
-        """Nobody looks for anything."""
-
     def inside(self, sequence: Sequence) -> int:
         """Slots of its piece that wait for further tokens of it."""
         return len(self._pieces[sequence]) - sequence.computed
@@ -114,15 +104,6 @@ class Contiguous:
             self._space.give_back(piece)
         blocks, sequence.blocks = sequence.blocks, []
         return Departure(sequence, sequence.computed, blocks, 0)
-
-    def preempt(self, sequence: Sequence) -> Departure:
-        return self.release(sequence)
-
-    def take_swaps(self) -> tuple[Swap, ...]:
-        return ()
-
-    def take_copies(self) -> list[Copy]:
-        return []
 
     def translate(self, sequence: Sequence, position: int) -> tuple[int, int]:
         return self._pieces[sequence][position], 0

@@ -7,16 +7,16 @@ PagedAttention", SOSP 2023; block ids as vLLM V1 hands them out.
 from __future__ import annotations
 
 from sim.kv.books import check_pool
-from sim.kv.cache import NO_HIT, Hit
+from sim.kv.cache import Hit, KVCache
 from sim.kv.forks import Forks
 from sim.kv.node import Name, Part
 from sim.kv.pool import FreeOrder, Pool
-from sim.moves import Copy, Swap
+from sim.moves import Copy
 from sim.plan import Departure
 from sim.request import Sequence
 
 
-class Paged:
+class Paged(KVCache):
     """Each sequence holds just the blocks that its computed tokens need::
 
     block table      [ 7 | 3 | 9 ]           block size 4
@@ -24,7 +24,6 @@ class Paged:
     """
 
     null_blocks = 1
-    reserves = False
     publishes = False
     """Whether others can find a full block by its content."""
 
@@ -49,9 +48,6 @@ class Paged:
     def evicted_blocks(self) -> int:
         return self.pool.cached.evicted
 
-    def match(self, sequence: Sequence) -> Hit:
-        return NO_HIT
-
     def key_after(self, sequence: Sequence, hit: Hit) -> Name | None:
         """The name whose publication would lengthen the hit; None if nothing would."""
         return None
@@ -59,9 +55,6 @@ class Paged:
     def has_room(self, sequence: Sequence, tokens: int, *, hit: Hit, spare_blocks: int = 0) -> bool:
         new = self.blocks_for(tokens) - len(hit.blocks)
         return new + hit.idle + spare_blocks <= self.pool.free
-
-    def is_scattered(self, sequence: Sequence) -> bool:
-        return False
 
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_size)
@@ -97,9 +90,6 @@ class Paged:
         self.pool.share(child.blocks)
         self._forks.add(parent, child)
 
-    def publish(self, sequence: Sequence, tokens: int) -> None:
-        """Nobody looks for anything."""
-
     def release(self, sequence: Sequence) -> Departure:
         blocks = sequence.blocks
         in_part = self._forks.leave(sequence) if sequence in self._forks.sequences else 0
@@ -108,12 +98,6 @@ class Paged:
         self._members.remove(sequence)
         shared_tokens = still_held * self.block_size + in_part
         return Departure(sequence, sequence.computed, blocks, shared_tokens)
-
-    def preempt(self, sequence: Sequence) -> Departure:
-        return self.release(sequence)
-
-    def take_swaps(self) -> tuple[Swap, ...]:
-        return ()
 
     def take_copies(self) -> list[Copy]:
         return self._forks.take_copies()
