@@ -108,7 +108,7 @@ def say_answer(capacity: Capacity) -> str:
         assert failed is not None
         lead = "No rate keeps" if capacity.axis == "rate" else "No number of replicas keeps"
         said = f"{lead} {promise}: even {_say_load(capacity, failed)} {explain(failed, goal)}"
-        return f"{said}. Less load would not help." if capacity.futile else f"{said}."
+        return f"{said}. Less load did not help." if capacity.futile else f"{said}."
     if capacity.axis == "rate":
         each = f", {say_rate(kept.rate / kept.replicas)} a replica" if kept.replicas > 1 else ""
         said = f"Keeps {promise} up to {say_rate(kept.rate)} requests/s{each}"
