@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 import experiments
+import experiments.capacity_figure
 from experiments.bracket import counts, rates, search
 from experiments.build_trace import build_trace
-from experiments.capacity import read_share
+from experiments.capacity import LEAST_WITHIN, read_share
 from experiments.capacity_figure import draw_capacity
 from experiments.capacity_screen import say_rate
 from experiments.cli import main as pagesim
@@ -153,6 +154,14 @@ def test_nothing_found_is_none_and_the_limits_are_kept() -> None:
 def test_a_share_is_the_one_that_is_written() -> None:
     assert read_share("99.9%", option="--share") == 1998 / 2000
     assert read_share("0.99", option="--share") == read_share("99%", option="--share") == 198 / 200
+
+
+@given(st.floats(1e-3, 1e6), st.floats(LEAST_WITHIN, 1))
+def test_what_keeps_does_not_read_like_what_fails(edge: float, within: float) -> None:
+    kept, failed = search(lambda at: at <= edge, edge, rates(edge, within=within, most=2.0))
+    assert kept is not None
+    assert failed is not None
+    assert say_rate(kept) != say_rate(failed)
 
 
 # What keeps
@@ -425,7 +434,7 @@ def test_a_stop_keeps_what_was_finished(tmp_path: Path, monkeypatch: pytest.Monk
         (("--share", "1.2"), {}, "--share: found '1.2'; allowed: above 0 to 1"),
         (("--share", "x%"), {}, "--share: found 'x%'; allowed: above 0 to 1"),
         (("--share", "nan"), {}, "--share: found 'nan'; allowed: above 0 to 1"),
-        (("--within", "0"), {}, "--within: found '0'; allowed: above 0 to 1"),
+        (("--within", "0.0001"), {}, "--within: found '0.0001'; allowed: 0.002 to 1, as 0.99"),
         (("--rate", "1e9"), {}, "--rate: found 1e+09; allowed: 0.0614 to 58,594, since the trace"),
         (("--rate", "nan"), {}, "--rate: found nan; allowed: 0.0614 to 58,594"),
         (("--json", "a.txt"), {}, "--json: found a.txt; allowed: a name in .json"),
@@ -467,3 +476,19 @@ def test_the_figure_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         done = run(tmp_path, "--quiet", *options)
         image = Path(done.stdout.strip()) / "figures" / "capacity.png"
         assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_nobody_has_gets_no_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of one token have no TPOT."""
+    monkeypatch.setattr("experiments.capacity_figure.draw_capacity", draw_capacity)
+    paint, drawn = experiments.capacity_figure._draw_latency, list[str]()
+
+    def note(*args: Any) -> None:
+        drawn.append(args[-1])
+        paint(*args)
+
+    monkeypatch.setattr("experiments.capacity_figure._draw_latency", note)
+    lengths = ONE_SEAT["trace"]["lengths"] | {"output": TWO_TOKENS}
+    for parts in ({}, traffic(lengths=lengths)):
+        assert run(tmp_path, "--within", "100%", **parts).exit_code == 0
+    assert drawn == ["ttft", "ttft", "tpot"]
