@@ -105,7 +105,7 @@ def simulate(
         draft.write_texts(summary, config=context["config"])
         if len(simulation.kernels) == 1:
             write_durations(draft.path / DURATIONS, simulation.kernels[0].durations_ns)
-        if figures:
+        if figures or (draft.final / FIGURES).is_dir():  # nobody loses what was drawn
             (draft.path / FIGURES).mkdir()
             _draw(frames, summary, draft.path / FIGURES)
         draft.publish()

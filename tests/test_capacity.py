@@ -378,6 +378,17 @@ def test_requests_too_few_to_fail_are_told(tmp_path: Path, monkeypatch: pytest.M
     assert "all requests arrive within 2 ms, and an answer takes" in said
 
 
+def test_a_trace_that_is_over_before_anybody_leaves_tells_nothing(tmp_path: Path) -> None:
+    """60 requests within 393 ms, each answered after 400 ms whoever else is there."""
+    lengths = ONE_SEAT["trace"]["lengths"] | {"output": {"kind": "constant", "tokens": 40}}
+    parts = traffic(requests=60, lengths=lengths) | {"slo": {"tpot_ms": 30}}
+    room = {"max_num_seqs": 60, "max_num_batched_tokens": 999, "num_gpu_blocks_override": 999}
+    parts["engine"] = ONE_SEAT["engine"] | room
+    _, said, _ = find(tmp_path, "--replicas", "--rate", "150", exit_code=1, **parts)
+    assert "It cannot be told whether any number of replicas keeps TPOT <= 30 ms for" in said
+    assert "too short a trace for a load that lasts" in said
+
+
 def test_refused_requests_keep_nothing(tmp_path: Path) -> None:
     """Prompts of 63 tokens and more leave no room for an answer of two, at any rate."""
     lengths = {"prompt": {"kind": "uniform", "low": 1, "high": 70}, "output": TWO_TOKENS}
@@ -406,6 +417,8 @@ def test_points_are_runs_that_are_used_again_and_get_their_figures_then(
         pagesim, ["run", str(other / "config.yaml"), "--out", str(results), "--quiet"]
     )
     assert Path(done.stdout.strip()) == other
+    assert (other / "figures").is_dir()
+    find(tmp_path, "--within", "1", "--force")
     assert (other / "figures").is_dir()
     monkeypatch.setattr("experiments.simulate.build_simulation", None)
     assert "2 of 2 runs were made before" in find(tmp_path, "--within", "100%").said
