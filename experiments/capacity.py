@@ -13,19 +13,23 @@ from experiments.errors import ConfigError
 from experiments.exits import exits, make_app
 
 NOTHING_KEEPS = 1
+LEAST_WITHIN = 0.002
+"""Rates are said in four digits, and what keeps shall not read like what fails."""
 _KEPT_RUNS = "finished runs are kept, and the next search takes them from there"
 
 
-def read_share(text: str, *, option: str) -> float:
-    """A share as one writes it: 0.99 or 99%. Raises ConfigError."""
+def read_share(text: str, *, option: str, least: float = 0.0) -> float:
+    """A share as one writes it: 0.99 or 99%; above 0, and no less than the least. Raises
+    ConfigError."""
     number, percent, rest = text.partition("%")
     try:
         # 99.9 / 100 is not the float 0.999, which 1,998 of 2,000 are.
         share = float(Decimal(number) / (100 if percent else 1))
     except (ValueError, ArithmeticError):
         share = 0.0
-    if rest or not 0 < share <= 1:
-        raise ConfigError(f"{option}: found {text!r}; allowed: above 0 to 1, as 0.99, or as 99%")
+    if rest or not 0 < share <= 1 or share < least:
+        low = f"{least:g}" if least else "above 0"
+        raise ConfigError(f"{option}: found {text!r}; allowed: {low} to 1, as 0.99, or as 99%")
     return share
 
 
@@ -84,7 +88,7 @@ def capacity(
         check_file(json_file, option="--json", suffixes=(".json",))
         goal = Goal(
             share=read_share(share, option="--share"),
-            within=read_share(within, option="--within"),
+            within=read_share(within, option="--within", least=LEAST_WITHIN),
         )
         case = open_case(load_config(config, overrides=overrides or ()), place=str(config))
         trials = Trials(

@@ -31,7 +31,7 @@ def draw_capacity(capacity: Capacity, folder: Path) -> Path:
     """Draw `capacity.png` into an existing folder."""
     points = sorted(capacity.points, key=lambda point: _load(capacity, point))
     limits = points[0].judged.limits
-    names = [name for name in _LABELS if name != "e2e" or "e2e_ms" in limits]
+    names = [name for name in _LABELS if f"{name}_ms" in limits or _is_told(points, name)]
     piling = any(point.judged.backlog.grows(capacity.goal.within) for point in points)
     below = len(names) + piling
     with style.styled():
@@ -94,8 +94,6 @@ def _draw_latency(axes: Axes, capacity: Capacity, points: list[Point], name: str
         seen += [ms for _, ms in known]
     title = f"{_LABELS[name]} ({name.upper()})"
     axes.set(title=title)
-    if not seen:
-        return
     most = max(seen) if limit_ms is None else min(max(seen), limit_ms * _ABOVE_LIMIT)
     style.scale_time(axes, along="y", low_ms=min(seen), high_ms=most)
     for (number, loads, times), alpha in zip(lines, (0.45, 1.0), strict=True):
@@ -192,6 +190,11 @@ def _choose_ticks(loads: list[float], *, wide: bool) -> list[float]:
 
 def _load(capacity: Capacity, point: Point) -> float:
     return point.rate if capacity.axis == "rate" else float(point.replicas)
+
+
+def _is_told(points: list[Point], name: str) -> bool:
+    """Answers of one token have no TPOT; E2E without a limit is of no interest."""
+    return name != "e2e" and any(_read(point, name, "p50") is not None for point in points)
 
 
 def _read(point: Point, name: str, number: str) -> float | None:

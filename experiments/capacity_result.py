@@ -51,7 +51,7 @@ class Capacity:
     kept: Point | None
     failed: Point | None
     futile: bool
-    """The search ended early: less load would not help."""
+    """The search ended early: half the load did not help."""
     path: Path
     """The folder with capacity.json and the figure."""
 

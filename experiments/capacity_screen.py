@@ -106,9 +106,12 @@ def say_answer(capacity: Capacity) -> str:
     promise = f"{limits} for {_say_goal(goal.share)} of the requests"
     if kept is None:
         assert failed is not None
-        lead = "No rate keeps" if capacity.axis == "rate" else "No number of replicas keeps"
+        what = "rate" if capacity.axis == "rate" else "number of replicas"
+        lead = f"No {what} keeps"
+        if failed.judged.share >= goal.share and _measure_span(failed) < 2 * _read_answer(failed):
+            lead = f"It cannot be told whether any {what} keeps"  # what piles up may be the start
         said = f"{lead} {promise}: even {_say_load(capacity, failed)} {explain(failed, goal)}"
-        return f"{said}. Less load would not help." if capacity.futile else f"{said}."
+        return f"{said}. Less load did not help." if capacity.futile else f"{said}."
     if capacity.axis == "rate":
         each = f", {say_rate(kept.rate / kept.replicas)} a replica" if kept.replicas > 1 else ""
         said = f"Keeps {promise} up to {say_rate(kept.rate)} requests/s{each}"
@@ -165,7 +168,7 @@ def list_notes(capacity: Capacity) -> Iterator[str]:
         )
     # Of what fails the answer may be late for its load, and not long.
     answer_ms = min(_read_answer(each) for each in ([first] if first.keeps else capacity.points))
-    span_ms = (first.judged.arrived - 1) / first.rate * 1e3
+    span_ms = _measure_span(first)
     if span_ms < _SHORT * answer_ms:
         yield (
             f"{_say_load(capacity, first)} all requests arrive within {say_time(span_ms)}, and an"
@@ -192,6 +195,11 @@ def _is_unclear(point: Point, goal: Goal) -> bool:
     low, high = point.judged.bounds
     decides = point.keeps or point.judged.share < goal.share
     return decides and low < goal.share <= high
+
+
+def _measure_span(point: Point) -> float:
+    """Milliseconds from the first arrival to the last."""
+    return (point.judged.arrived - 1) / point.rate * 1e3
 
 
 def _read_answer(point: Point) -> float:

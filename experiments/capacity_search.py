@@ -112,8 +112,8 @@ class Trials:
 
     @property
     def futile(self) -> bool:
-        """Whether to make it easier once more would not help: at half the load too many are doomed,
-        or as many fail as before, and for no backlog."""
+        """Whether there is no use in making it easier once more: at half the load too many are
+        doomed, or as many fail as before, and for no backlog, not even one that chance explains."""
         if len(self.points) < 2 or any(point.keeps for point in self.points):
             return False
         before, last = (point.judged for point in self.points[-2:])
@@ -123,7 +123,7 @@ class Trials:
             getattr(before, count) == getattr(last, count)
             for count in ("good", "refused", "missed")
         )
-        return same and not any(each.backlog.grows(self.goal.within) for each in (before, last))
+        return same and not any(each.backlog.exceeds(self.goal.within) for each in (before, last))
 
 
 def search_rate(trials: Trials, *, rate: float | None = None) -> Capacity:

@@ -21,6 +21,7 @@ from experiments.context import Context, Frames
 from experiments.custom_parts import describe_custom
 from experiments.deployment import Deployment, count_block_bytes, resolve
 from experiments.durations import Recording, write_durations
+from experiments.executed import Executed
 from experiments.executor_config import RealKernels
 from experiments.identity import name_run, read_versions
 from experiments.metrics import NS_PER_S, check, summarize
@@ -104,7 +105,7 @@ def simulate(
         draft.write_texts(summary, config=context["config"])
         if len(simulation.kernels) == 1:
             write_durations(draft.path / DURATIONS, simulation.kernels[0].durations_ns)
-        if figures:
+        if figures or (draft.final / FIGURES).is_dir():  # nobody loses what was drawn
             (draft.path / FIGURES).mkdir()
             _draw(frames, summary, draft.path / FIGURES)
         draft.publish()
@@ -155,6 +156,8 @@ def describe_swaps(latency: LatencyModel) -> list[str]:
         return ["latency: swaps take no time (latency.per_swapped_block_ns is 0)"]
     if isinstance(latency, Recording):
         return ["latency: swaps change no time, since steps take what was recorded"]
+    if not (isinstance(latency, Executed) or latency.swap(1, 1)):
+        return ["latency: swaps take no time (swap of its class)"]
     return []
 
 

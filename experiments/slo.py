@@ -54,19 +54,29 @@ class Backlog(NamedTuple):
     than the time since then cannot have left yet."""
 
     def grows(self, within: float) -> bool:
+        """Whether more piled up than `exceeds` allows, and than chance explains."""
+        return self.exceeds(within) and self._grown > self._chance
+
+    def exceeds(self, within: float) -> bool:
         """Whether more of those who arrived piled up than `within` of them (at most 3 %, however
-        coarse the search), and than chance explains."""
-        grown = self.after - self.before - self.filling
-        return grown > max(min(within, _MOST_LEFT), self.unseen) * self.arrived
+        coarse the search), be it by chance."""
+        return self._grown > min(within, _MOST_LEFT) * self.arrived
 
     @property
     def unseen(self) -> float:
-        """What may pile up by chance, as a share of those who arrived.
+        """What may pile up by chance, as a share of those who arrived."""
+        return self._chance / max(self.arrived, 1)
 
-        Where everybody is served at once, as many are unanswered as a Poisson variable says, so
+    @property
+    def _grown(self) -> float:
+        return self.after - self.before - self.filling
+
+    @property
+    def _chance(self) -> float:
+        """Where everybody is served at once, as many are unanswered as a Poisson variable says, so
         the difference of two counts has a variance of their sum; means over a quarter vary less.
         """
-        return _CHANCE * sqrt(self.before + self.after) / max(self.arrived, 1)
+        return _CHANCE * sqrt(self.before + self.after)
 
 
 class Cause(NamedTuple):

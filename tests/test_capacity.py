@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 import experiments
+import experiments.capacity_figure
 from experiments.bracket import counts, rates, search
 from experiments.build_trace import build_trace
-from experiments.capacity import read_share
+from experiments.capacity import LEAST_WITHIN, read_share
 from experiments.capacity_figure import draw_capacity
 from experiments.capacity_screen import say_rate
 from experiments.cli import main as pagesim
@@ -155,6 +156,14 @@ def test_a_share_is_the_one_that_is_written() -> None:
     assert read_share("0.99", option="--share") == read_share("99%", option="--share") == 198 / 200
 
 
+@given(st.floats(1e-3, 1e6), st.floats(LEAST_WITHIN, 1))
+def test_what_keeps_does_not_read_like_what_fails(edge: float, within: float) -> None:
+    kept, failed = search(lambda at: at <= edge, edge, rates(edge, within=within, most=2.0))
+    assert kept is not None
+    assert failed is not None
+    assert say_rate(kept) != say_rate(failed)
+
+
 # What keeps
 
 
@@ -186,6 +195,9 @@ def test_a_backlog_by_hand() -> None:
     assert Backlog(0, 29, 1000).grows(0.01)
     assert not Backlog(10, 30, 100, filling=10).grows(0.03)
     assert not Backlog(100, 120, 100).grows(0.03)
+    # Where nobody arrives in between, chance is not less.
+    assert not Backlog(0, 0.5, 0).grows(0.03)
+    assert Backlog(0, 5, 0).grows(0.03)
 
 
 def test_a_run_that_fills_up_is_no_overload() -> None:
@@ -334,11 +346,21 @@ def test_where_no_rate_keeps_it_the_prefill_is_to_blame(tmp_path: Path) -> None:
     content, said, _ = find(tmp_path, slo={"ttft_ms": 9}, exit_code=1)
     assert "No rate keeps TTFT <= 9 ms for 99 % of the requests: even at 30 requests/s" in said
     assert "(100 % of them by the prefill itself)" in said
-    assert "Less load would not help." in said
+    assert "Less load did not help." in said
     assert (content["kept"], content["futile"], len(content["points"])) == (None, True, 2)
     content, said, _ = find(tmp_path, "--replicas", slo={"ttft_ms": 9}, exit_code=1)
     assert "No number of replicas keeps" in said
     assert [point["replicas"] for point in content["points"]] == [2, 1]
+
+
+def test_a_few_requests_much_too_fast_are_no_reason_to_give_up(tmp_path: Path) -> None:
+    """One of ten is served in time at 20,000 a second, and one at 10,000, and chance explains a
+    backlog of ten; at 106.7 a second the ninth waits for 5 ms."""
+    content, _, _ = find(
+        tmp_path, "--rate", "20000", "--share", "90%", "--within", "10%", **traffic(requests=10)
+    )
+    kept, failed = content["kept"]["requests_per_s"], content["failed"]["requests_per_s"]
+    assert kept <= 1e3 / (STEP_MS - 5 / 8) < failed <= kept * 1.1
 
 
 def test_an_overloaded_start_is_searched_downwards(tmp_path: Path) -> None:
@@ -354,6 +376,17 @@ def test_requests_too_few_to_fail_are_told(tmp_path: Path, monkeypatch: pytest.M
     assert "at 1,000 requests/s 99 % lies within the interval of the share" in said
     assert "of 3 requests 100 % may pile up by chance" in said
     assert "all requests arrive within 2 ms, and an answer takes" in said
+
+
+def test_a_trace_that_is_over_before_anybody_leaves_tells_nothing(tmp_path: Path) -> None:
+    """60 requests within 393 ms, each answered after 400 ms whoever else is there."""
+    lengths = ONE_SEAT["trace"]["lengths"] | {"output": {"kind": "constant", "tokens": 40}}
+    parts = traffic(requests=60, lengths=lengths) | {"slo": {"tpot_ms": 30}}
+    room = {"max_num_seqs": 60, "max_num_batched_tokens": 999, "num_gpu_blocks_override": 999}
+    parts["engine"] = ONE_SEAT["engine"] | room
+    _, said, _ = find(tmp_path, "--replicas", "--rate", "150", exit_code=1, **parts)
+    assert "It cannot be told whether any number of replicas keeps TPOT <= 30 ms for" in said
+    assert "too short a trace for a load that lasts" in said
 
 
 def test_refused_requests_keep_nothing(tmp_path: Path) -> None:
@@ -385,6 +418,8 @@ def test_points_are_runs_that_are_used_again_and_get_their_figures_then(
     )
     assert Path(done.stdout.strip()) == other
     assert (other / "figures").is_dir()
+    find(tmp_path, "--within", "1", "--force")
+    assert (other / "figures").is_dir()
     monkeypatch.setattr("experiments.simulate.build_simulation", None)
     assert "2 of 2 runs were made before" in find(tmp_path, "--within", "100%").said
 
@@ -412,7 +447,7 @@ def test_a_stop_keeps_what_was_finished(tmp_path: Path, monkeypatch: pytest.Monk
         (("--share", "1.2"), {}, "--share: found '1.2'; allowed: above 0 to 1"),
         (("--share", "x%"), {}, "--share: found 'x%'; allowed: above 0 to 1"),
         (("--share", "nan"), {}, "--share: found 'nan'; allowed: above 0 to 1"),
-        (("--within", "0"), {}, "--within: found '0'; allowed: above 0 to 1"),
+        (("--within", "0.0001"), {}, "--within: found '0.0001'; allowed: 0.002 to 1, as 0.99"),
         (("--rate", "1e9"), {}, "--rate: found 1e+09; allowed: 0.0614 to 58,594, since the trace"),
         (("--rate", "nan"), {}, "--rate: found nan; allowed: 0.0614 to 58,594"),
         (("--json", "a.txt"), {}, "--json: found a.txt; allowed: a name in .json"),
@@ -454,3 +489,19 @@ def test_the_figure_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         done = run(tmp_path, "--quiet", *options)
         image = Path(done.stdout.strip()) / "figures" / "capacity.png"
         assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_nobody_has_gets_no_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of one token have no TPOT."""
+    monkeypatch.setattr("experiments.capacity_figure.draw_capacity", draw_capacity)
+    paint, drawn = experiments.capacity_figure._draw_latency, list[str]()
+
+    def note(*args: Any) -> None:
+        drawn.append(args[-1])
+        paint(*args)
+
+    monkeypatch.setattr("experiments.capacity_figure._draw_latency", note)
+    lengths = ONE_SEAT["trace"]["lengths"] | {"output": TWO_TOKENS}
+    for parts in ({}, traffic(lengths=lengths)):
+        assert run(tmp_path, "--within", "100%", **parts).exit_code == 0
+    assert drawn == ["ttft", "ttft", "tpot"]

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from calibrate.device import load_device
@@ -27,7 +28,7 @@ from sim.kv.paged import Paged
 from sim.kv.pool import Pool
 from sim.kv.prefix import PrefixCached
 from sim.kv.swap import HostTier, Swapped, SwappedPrefix
-from sim.latency import Linear, Replay
+from sim.latency import Counts, Linear, Replay
 from sim.moves import Swap
 from sim.plan import Plan
 from sim.request import Request, Sequence
@@ -249,9 +250,42 @@ class SlowerInStretches(Linear):
         return [duration + (k > 1) for duration in super().durations(plan, k)]
 
 
-def test_broken_latency_is_caught() -> None:
-    with pytest.raises(AssertionError, match="step 0 of a stretch"):
-        check_latency_model(SlowerInStretches(base_ns=100, per_token_ns=3, per_context_token_ns=2))
+class OfNumpy(Linear):
+    def durations(self, plan: Plan, k: int) -> list[int]:
+        return list(np.array(super().durations(plan, k)))
+
+
+class Fractional(Linear):
+    def alone(self, computed_before: Counts, n: Counts) -> Any:
+        return super().alone(computed_before, n) / 2
+
+
+class MostlyHost(Linear):
+    host_ns = 10_000
+
+
+class HalfAHost(Linear):
+    host_ns: Any = 0.5
+
+
+class Nameless(Linear):
+    modelled: Any = "linear"
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        (SlowerInStretches, "step 0 of a stretch"),
+        (OfNumpy, r"takes np.int64\(\d+\) ns, which is no int"),
+        (Fractional, "alone gives float64, not int64"),
+        (MostlyHost, r"a step takes \d+ ns, and its host 10000"),
+        (HalfAHost, "host_ns is 0.5, and no int"),
+        (Nameless, "modelled is 'linear', neither True nor False"),
+    ],
+)
+def test_broken_latency_is_caught(broken: type[Linear], why: str) -> None:
+    with pytest.raises(AssertionError, match=why):
+        check_latency_model(broken(base_ns=100, per_token_ns=3, per_context_token_ns=2))
 
 
 def test_pool_hands_out_in_vllm_order() -> None:

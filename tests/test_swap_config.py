@@ -21,9 +21,12 @@ from experiments.cli import main as pagesim
 from experiments.config import Config, parse_config
 from experiments.deployment import Deployment, resolve
 from experiments.errors import ConfigError
+from experiments.executed import Executed
 from experiments.simulate import describe_swaps
 from sim.fast.vllm import FastVllm
 from sim.kv.swap import Swapped, SwappedPrefix
+from sim.latency import WholeSteps
+from sim.plan import Plan
 
 BLOCK_BYTES = 2 * 32 * 8 * 128 * 2 * 16
 """Keys and values of 32 layers, 8 heads of 128 numbers, 2 bytes, 16 tokens: 2 MiB."""
@@ -202,6 +205,15 @@ def test_many_are_priced_as_each_of_them() -> None:
     assert together.tolist()[:3] == [0, 500, 90]
 
 
+class Even(WholeSteps):
+    """A clock as a user writes it, who thinks of no swaps."""
+
+    source = "here"
+
+    def durations(self, plan: Plan, k: int) -> list[int]:
+        return [1] * k
+
+
 def test_a_clock_says_what_it_takes_for_swaps(tmp_path: Path) -> None:
     def say(latency: dict[str, Any]) -> list[str]:
         engine = {"max_num_seqs": 8, "max_num_batched_tokens": 512}
@@ -214,6 +226,8 @@ def test_a_clock_says_what_it_takes_for_swaps(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("duration_ns\n5\n", encoding="utf-8")
     (kept,) = say({"kind": "replay", "path": str(tmp_path / "d.csv")})
     assert "steps take what was recorded" in kept
+    assert describe_swaps(Even()) == ["latency: swaps take no time (swap of its class)"]
+    assert describe_swaps(Executed("here")) == []
 
 
 def test_swaps_without_a_price_are_no_bargain() -> None:

@@ -13,11 +13,20 @@ from sim.request import Request, Sequence
 def check_latency_model(latency: LatencyModel) -> None:
     """One code path: k durations are k times one, each a whole number of nanoseconds; a
     chunk by itself costs nothing where it is empty, and many are priced as each of them; no swap
-    costs nothing."""
+    costs nothing. Host time is a part of every step."""
+    assert isinstance(latency.source, str), f"source is {latency.source!r}, and no text"
+    for name in ("modelled", "knows_alone"):
+        said = getattr(latency, name)
+        assert type(said) is bool, f"{name} is {said!r}, neither True nor False"
+    host_ns = latency.host_ns
+    assert type(host_ns) is int, f"host_ns is {host_ns!r}, and no int"
+    assert host_ns >= 0, "host_ns is negative"
     for chunks, contexts in (((), (17, 900)), (((0, 512),), ()), (((512, 100), (0, 1)), (5,) * 40)):
         together = latency.durations(_plan(chunks, contexts, step=0), 9)
-        assert all(type(duration) is int for duration in together)
+        strange = [duration for duration in together if type(duration) is not int]
+        assert not strange, f"a step takes {strange[0]!r} ns, which is no int"
         assert min(together) > 0, "a step that takes no time"
+        assert min(together) >= host_ns, f"a step takes {min(together)} ns, and its host {host_ns}"
         for j in range(len(together)):
             later = _plan(chunks, tuple(context + j for context in contexts), step=j)
             (alone,) = latency.durations(later, 1)
@@ -28,11 +37,12 @@ def check_latency_model(latency: LatencyModel) -> None:
     assert latency.durations(plan, 1)[0] >= without, "copies that take less than no time"
     before, n = np.array([0, 64, 100, 7]), np.array([64, 64, 0, 1])
     alone_ns = latency.alone(before, n)
-    assert alone_ns.dtype == np.int64
-    assert alone_ns.tolist() == [latency.alone(*each) for each in zip(before, n, strict=True)]
+    assert alone_ns.dtype == np.int64, f"alone gives {alone_ns.dtype}, not int64"
+    each_ns = [latency.alone(*each) for each in zip(before, n, strict=True)]
+    assert alone_ns.tolist() == each_ns, "chunks cost something else together than each of them"
     assert alone_ns[2] == 0, "an empty chunk costs time"
     swap_ns = latency.swap(0 * n, 0 * n)
-    assert swap_ns.dtype == np.int64
+    assert swap_ns.dtype == np.int64, f"swap gives {swap_ns.dtype}, not int64"
     assert not swap_ns.any(), "nothing is swapped, and takes time"
     if latency.knows_alone:
         assert (alone_ns[[0, 1, 3]] > 0).all(), "a chunk costs no time"
