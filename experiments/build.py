@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -71,7 +72,7 @@ class Simulation:
         try:
             with explain_kernels() if self.kernels else uncollected(stays=True):
                 self.cluster.serve(requests)
-        except OverflowError:
+        except (OverflowError, struct.error):  # an array's and a packed row's
             raise ConfigError(
                 "found a simulated time beyond 2**63 ns (292 years); allowed: shorter steps, or"
                 " fewer of them (latency), and earlier arrivals (trace)"

@@ -51,7 +51,8 @@ def _doubted(made_by: type[Any], path: str) -> type[Any]:
             )
         return found
 
-    return type(made_by.__name__, (made_by,), {"durations": durations})
+    with explained(f"{LATENCY}.path: {path} cannot be subclassed"):
+        return type(made_by.__name__, (made_by,), {"durations": durations})
 
 
 def _are_durations(found: object, k: int) -> bool:

@@ -22,11 +22,11 @@ def say_share(share: float | None) -> str:
 
 def say_whole(share: float) -> str:
     """99.1 %, 99.97 %: never 100 % where something is missing."""
-    said = f"{share * 100:.1f}"
-    for digits in (2, 3, 4):
-        if share < 1 and float(said) == 100:
-            said = f"{share * 100:.{digits}f}"
-    return f"{said} %"
+    for digits in (1, 2, 3, 4):
+        said = f"{share * 100:.{digits}f}"
+        if float(said) < 100 or share >= 1:
+            return f"{said} %"
+    return "> 99.9999 %"
 
 
 def say_time(ms: float | None) -> str:

@@ -141,6 +141,11 @@ class Ajar(Even):
         return computed_before / n
 
 
+class Final(Even):
+    def __init_subclass__(cls, *, tag):
+        pass
+
+
 class Slower(Roofline):
     def __init__(self, *, model, device, by):
         super().__init__(model, device)
@@ -448,6 +453,10 @@ def test_variants_may_be_custom(here: Path) -> None:
         (
             {"latency": custom("Growing", step_ns=10**6)},
             "latency: policies:Growing fails sim.contract.check_latency_model: ",
+        ),
+        (
+            {"latency": custom("Final", step_ns=10**6)},
+            "latency.path: policies:Final cannot be subclassed: ",
         ),
         (
             {"latency": custom("Ajar", step_ns=10**6)},

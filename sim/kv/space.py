@@ -147,11 +147,14 @@ class Buddies:
     def give_back(self, piece: range) -> None:
         self.free += len(piece)
         start, order = piece.start, _order(len(piece))
-        # The row's shorter pieces have no other half.
-        while (half := start ^ 1 << order) in self._holes[order]:
-            self._holes[order].remove(half)
+        while True:
+            holes, half = self._holes[order], start ^ 1 << order
+            at = bisect_left(holes, half)
+            if holes[at : at + 1] != [half]:  # the row's shorter pieces have no other half
+                break
+            del holes[at]
             start, order = min(start, half), order + 1
-        insort(self._holes[order], start)
+        insort(holes, start)
 
     def check(self, pieces: list[range]) -> None:
         holes = [

@@ -207,7 +207,7 @@ class Facts(NamedTuple):
 def packs(kind: type[tuple[Any, ...]]) -> Callable[..., bytes]:
     """What makes of the integers of a row the bytes that its `Log` takes. A third cheaper than an
     array's own way, which parses every integer like an argument."""
-    return Struct(f"{len(kind._fields)}q").pack  # type: ignore[attr-defined]
+    return Struct(f"{len(kind.__annotations__)}q").pack
 
 
 class Log:
@@ -252,5 +252,5 @@ class Log:
 
 
 def _columns(kind: type[Rows], flat: array[int]) -> Rows:
-    rows = np.array(flat, dtype=np.int64).reshape(-1, len(kind._fields))  # type: ignore[attr-defined]
+    rows = np.array(flat, dtype=np.int64).reshape(-1, len(kind.__annotations__))
     return kind(*rows.T.copy())

@@ -47,7 +47,10 @@ class Order(Protocol):
 
 
 class Fcfs(deque[Sequence]):
-    """First come, first served; the latest admitted gives way and resumes first."""
+    """First come, first served; the latest admitted gives way and resumes first.
+
+    It *is* a deque, some of whose verbs are named anew: nothing is called in between.
+    """
 
     overtakes = False
     add = deque.append
