@@ -251,8 +251,8 @@ def test_misses_in_a_row_widen_the_interval() -> None:
 
 
 def test_a_share_is_never_said_to_be_whole_where_it_is_not() -> None:
-    assert [say_whole(share) for share in (1, 0.9996, 0.99999, 0.991, 0)] == [
-        *("100.0 %", "99.96 %", "99.999 %", "99.1 %", "0.0 %")
+    assert [say_whole(share) for share in (1, 1 - 1e-9, 0.9996, 0.99999, 0.991, 0)] == [
+        *("100.0 %", "> 99.9999 %", "99.96 %", "99.999 %", "99.1 %", "0.0 %")
     ]
     rates_said = ["12.37", "0.05432", "12,370", "1,000"]
     assert [say_rate(rate) for rate in (12.3712, 0.054321, 12370.4, 999.9999)] == rates_said
