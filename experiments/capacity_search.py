@@ -150,8 +150,8 @@ def search_replicas(trials: Trials, *, rate: float | None = None) -> Capacity:
     case = trials.case
     check_rate(rate, case)
     factor = 1.0 if rate is None else rate / case.own_rate
-    start = min(case.config.cluster.replicas, case.most_replicas)
-    ladder = counts(most=case.most_replicas)
+    start = case.config.cluster.replicas
+    ladder = counts(most=max(start, case.most_replicas))
     return _search(
         "replicas", trials, start, ladder, lambda at: trials.simulate(factor=factor, replicas=at)
     )

@@ -142,8 +142,8 @@ def judge(result: RunResult) -> Judgement:
 
 
 def bound_share(good: NDArray[np.bool_]) -> tuple[float, float]:
-    """Between which two the share of good ones lies in 95 of 100 cases; [requests] in order of
-    arrival, at least one.
+    """Between which two the share of good ones lies in 95 of 100 cases, in fewer if bad ones come
+    in spells that are few, or long beside BLOCK; [requests] in order of arrival, at least one.
 
     Wilson's interval (1927), with fewer requests than there are by as much as neighbours are
     alike: good and bad come in spells, so the means of blocks of BLOCK neighbours vary more than

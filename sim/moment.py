@@ -40,4 +40,5 @@ class Moment(simpy.Event):
     ) -> None:
         self.env = env
         self.callbacks = [action]
+        # SimPy's type of a priority is an int by another name, which takes a call to make.
         env.schedule(self, priority, delay_ns)  # type: ignore[arg-type]
