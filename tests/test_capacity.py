@@ -324,6 +324,14 @@ def test_fewer_replicas_than_the_config_has(tmp_path: Path) -> None:
     assert "One replica keeps TTFT <= 15 ms for 99 % of the requests at 60 requests/s." in said
 
 
+def test_replicas_begin_with_those_of_the_config_even_where_some_have_nobody(
+    tmp_path: Path,
+) -> None:
+    some = traffic(requests=4)
+    content, _, _ = find(tmp_path, "--replicas", "--set", "cluster.replicas=6", **some)
+    assert max(point["replicas"] for point in content["points"]) == 6
+
+
 def test_squeezed_time_is_a_faster_process() -> None:
     """What the search does to synthetic arrivals is what a config with that rate does."""
 
